@@ -1,0 +1,109 @@
+"""The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
+
+from collections.abc import Buffer
+from types import GenericAlias, TracebackType
+from typing import Any, Generic, TypeVar, final
+
+T = TypeVar("T")
+
+class MultigilError(Exception):
+    """Base of the errors that only multigil raises."""
+
+class StaleHandle(MultigilError, ValueError):
+    """A pickled queue or lock was unpickled after the last handle to it had gone."""
+
+class RegionCorrupt(MultigilError, ValueError):
+    """Shared memory holds something that no version of multigil wrote."""
+
+class InterpreterTerminated(BaseException):
+    """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
+
+class Queue(Generic[T]):
+    """A first-in, first-out queue shared by threads and interpreters; `queue.Queue` in every method."""
+
+    maxsize: int
+    def __new__(cls, maxsize: int = 0) -> Queue[T]: ...
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> T: ...
+    def put_nowait(self, item: T) -> None: ...
+    def get_nowait(self) -> T: ...
+    def qsize(self) -> int: ...
+    def empty(self) -> bool: ...
+    def full(self) -> bool: ...
+    def task_done(self) -> None: ...
+    def join(self) -> None: ...
+    def shutdown(self, immediate: bool = False) -> None: ...
+    @property
+    def is_shutdown(self) -> bool: ...
+    @property
+    def unfinished_tasks(self) -> int: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+class SimpleQueue(Generic[T]):
+    """An unbounded queue shared by threads and interpreters; `queue.SimpleQueue` in every method."""
+
+    def __new__(cls) -> SimpleQueue[T]: ...
+    def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
+    def get(self, block: bool = True, timeout: float | None = None) -> T: ...
+    def put_nowait(self, item: T) -> None: ...
+    def get_nowait(self) -> T: ...
+    def qsize(self) -> int: ...
+    def empty(self) -> bool: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+
+class Lock:
+    """A mutual exclusion lock shared by threads and interpreters; `threading.Lock` in every method."""
+
+    def __new__(cls) -> Lock: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+@final
+class Subinterpreter:
+    """One interpreter with a GIL of its own, and the operating system's thread that runs it.
+
+    The constructor returns at once. The new thread makes the interpreter, runs the source text
+    `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter.
+    """
+
+    def __new__(cls, bootstrap: str) -> Subinterpreter: ...
+    @property
+    def id(self) -> int | None:
+        """CPython's id of the interpreter; None before it exists."""
+    @property
+    def ident(self) -> int | None:
+        """`threading.get_ident()` of its thread; None before it runs."""
+    @property
+    def native_id(self) -> int | None:
+        """The kernel's id of its thread; None before it runs."""
+    @property
+    def error(self) -> str | None:
+        """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
+    def interrupt(self, *, terminate: bool = False) -> bool:
+        """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
+
+        Returns False if the interpreter has ended (or is not yet running).
+        """
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the interpreter and its thread have ended (seconds); True if they have."""
+    def is_alive(self) -> bool:
+        """Whether the thread has not ended."""
+
+def blocks() -> tuple[memoryview, ...]:
+    """The memory blocks of this process's region, read-only, without a copy."""
+
+def statistics() -> dict[str, int]:
+    """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
+
+def current_interpreter_id() -> int: ...
+def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
+    """What a pickled queue or lock is unpickled by."""
+
+def encoded(item: object, /) -> Buffer: ...
