@@ -1,11 +1,11 @@
 """The main job on real input: count the words and names in Python files, in parallel.
 
-    run ──file names──▶ Queue ──▶ work, N times ──results──▶ Queue ──▶ run
-                                    └── under a Lock ──▶ one file that all of them write
+    feed ──file names──▶ Queue ──▶ work, N times ──results──▶ Queue ──▶ collect
+                                     └── under a Lock ──▶ one file that all of them write
 
-`run` and `work` are a pipeline as one writes it for threads. The modules that the threads and the
-queues come from are parameters, so the very same code runs as `run(threading, queue, …)`, with
-threads that share one GIL, and as `run(multigil, multigil, …)`, with a GIL for every worker.
+`run` builds this pipeline as one writes it for threads. The modules that the threads and the queues
+come from are parameters, so the very same code runs as `run(threading, queue, …)`, with threads
+that share one GIL, and as `run(multigil, multigil, …)`, with a GIL for each of them.
 
 Every worker imports this module: what only the main program needs is imported where it is used.
 """
@@ -19,9 +19,9 @@ import threading
 import tokenize
 from binascii import crc32
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from keyword import kwlist
-from time import perf_counter
+from time import monotonic, perf_counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     type AnyQueue[T] = queue.Queue[T] | multigil.Queue[T]
     type AnyLock = threading.Lock | multigil.Lock
-    # The path of a file that is done, all that one worker counted, its failure, or None: no more.
+    # The path of a file that is done, all that one worker counted, a failure, or None: no more.
     type Message = str | Tally | WorkerFailed | None
 
 KEYWORDS = frozenset(kwlist)
@@ -41,12 +41,12 @@ KEYWORDS = frozenset(kwlist)
 WORD = re.compile(r"(?<![\\\w])[^\W\d_]{2,}")
 # One line of the shared file: the path, then what was counted or why it was not.
 LINE = re.compile(r"(?P<path>(['\"]).*\2)\t(?:\d+\t\d+\t\d+\t[0-9a-f]{8}|skipped: \w+)\n")
-# After an error or Ctrl-C, the seconds that workers get to finish the file they are at.
+# After an error or Ctrl-C, the seconds that the workers get to end.
 GRACE = 1.0
 
 
 class WorkerFailed(RuntimeError):
-    """A worker ended with an exception, whose traceback is the message, or without a word."""
+    """A worker or the reader ended with an exception, whose traceback is the message, or too early."""
 
 
 class BadPath(ValueError):
@@ -113,28 +113,74 @@ class Tally:
         return f"{path!a}\t{tokens}\t{len(names)}\t{len(words)}\t{checksum:08x}\n"
 
 
+def feed(paths: Iterable[str], names: AnyQueue[str | None]) -> None:
+    """Name the files that are to be counted; this is what the reader runs."""
+    for path in paths:
+        names.put(path)
+
+
 def work(names: AnyQueue[str | None], results: AnyQueue[Message], lock: AnyLock, output: str) -> None:
     """Count the files named in `names` until a None comes; this is what each worker runs.
 
     Each file's line is added to the file `output`, and its path goes into `results`; at the end
     the tally does. A Counter for each file would be more to send than it is to make.
     """
+    tally = Tally()
+    # Not in append mode, where the kernel keeps apart what several write: here only the lock does.
+    with open(output, "r+b", buffering=0) as shared:
+        for path in iter(names.get, None):
+            line = tally.count(path).encode()
+            with lock:
+                shared.seek(0, os.SEEK_END)
+                shared.write(line)
+            results.put(path)
+    results.put(tally)
+
+
+def report(results: AnyQueue[Message], stage: Callable[..., None], *arguments: object) -> None:
+    """Run a stage of the pipeline; send its exception as a result."""
     try:
-        tally = Tally()
-        # Not in append mode, where the kernel keeps apart what several write: here only the lock does.
-        with open(output, "r+b", buffering=0) as shared:
-            for path in iter(names.get, None):
-                line = tally.count(path).encode()
-                with lock:
-                    shared.seek(0, os.SEEK_END)
-                    shared.write(line)
-                results.put(path)
-        results.put(tally)
+        stage(*arguments)
     except Exception:
         import traceback
 
         # As text, which can travel whatever the exception holds.
         results.put(WorkerFailed(traceback.format_exc()))
+
+
+def close(
+    reader: threading.Thread,
+    crew: Sequence[threading.Thread],
+    names: AnyQueue[str | None],
+    results: AnyQueue[Message],
+) -> None:
+    """End `names` when the reader has ended, and `results` when the workers have."""
+    reader.join()
+    for _ in crew:
+        names.put(None)
+    for worker in crew:
+        worker.join()
+    results.put(None)
+
+
+def abandon(
+    reader: threading.Thread,
+    crew: Sequence[threading.Thread],
+    names: AnyQueue[str | None],
+    empty: type[Exception],
+) -> None:
+    """Let the workers end after the file that they are at; wait for them, but not for long."""
+    deadline = monotonic() + GRACE
+    if reader.is_alive():
+        reader.join(GRACE)
+    with suppress(empty):
+        while True:
+            names.get_nowait()
+    for _ in crew:
+        names.put(None)
+    for worker in crew:
+        if worker.is_alive():
+            worker.join(max(0.0, deadline - monotonic()))
 
 
 def run(
@@ -150,45 +196,34 @@ def run(
     `threads` gives `Thread` and `Lock`, `queues` gives `Queue` and `Empty`. `output` is the file
     that all workers write; `on_file` is called after each file.
 
-    Raises WorkerFailed with the traceback of a worker's exception. After that or a Ctrl-C the other
-    workers end when they are done with the file they are at.
+    Raises WorkerFailed with the traceback of a worker's or the reader's exception. After that, or
+    a Ctrl-C, the workers end when they are done with the file that they are at.
     """
     names: AnyQueue[str | None] = queues.Queue()
     results: AnyQueue[Message] = queues.Queue()
     lock: AnyLock = threads.Lock()
-    crew = [
-        threads.Thread(target=work, args=(names, results, lock, output), daemon=True) for _ in range(workers)
-    ]
-    started = []
+
+    def prepare(stage: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread: threading.Thread = threads.Thread(
+            target=report, args=(results, stage, *arguments), daemon=True
+        )
+        return thread
+
+    reader = prepare(feed, paths, names)
+    crew = [prepare(work, names, results, lock, output) for _ in range(workers)]
+    # A thread of this interpreter in any case, which alone can wait for the others.
+    closer = threading.Thread(target=close, args=(reader, crew, names, results), daemon=True)
     try:
-        for worker in crew:
-            worker.start()
-            started.append(worker)
-        for path in paths:
-            names.put(path)
-        for _ in crew:
-            names.put(None)
-        # A thread of this program in either case. Also a worker that ends without a word ends the wait.
-        threading.Thread(target=close, args=(crew, results), daemon=True).start()
-        return collect(results, workers, on_file)
+        for thread in (reader, *crew, closer):
+            thread.start()
+        total = collect(results, workers, on_file)
     except BaseException:
-        try:
-            while True:
-                names.get_nowait()
-        except queues.Empty:
-            pass
-        for _ in started:
-            names.put(None)
-        for worker in started:
-            worker.join(GRACE)
+        abandon(reader, crew, names, queues.Empty)
         raise
-
-
-def close(crew: Iterable[threading.Thread], results: AnyQueue[Message]) -> None:
-    """Wait for all workers, then end `results`."""
-    for worker in crew:
-        worker.join()
-    results.put(None)
+    counted = total.files + len(total.skipped)
+    if counted < len(paths):
+        raise WorkerFailed(f"the reader ended after {counted} of {len(paths)} files")
+    return total
 
 
 def collect(results: AnyQueue[Message], workers: int, on_file: Callable[[], object]) -> Tally:

@@ -138,7 +138,16 @@ def test_error_of_the_caller_ends_the_workers(
     watched = cast("ModuleType", SimpleNamespace(Lock=threads.Lock, Thread=thread))
     with pytest.raises(ZeroDivisionError):
         demo.run(watched, queues, demo.find(str(tree)) * 10, 2, output, fail)
-    assert [worker.is_alive() for worker in crew] == [False, False]
+    assert [member.is_alive() for member in crew] == [False, False, False]
+
+
+@pytest.mark.parametrize(("threads", "queues"), BACKENDS)
+def test_reader_that_ends_too_early(
+    threads: ModuleType, queues: ModuleType, tree: Path, output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "feed", print)
+    with pytest.raises(demo.WorkerFailed, match="the reader ended after 0 of 9 files"):
+        demo.run(threads, queues, demo.find(str(tree)), 2, output)
 
 
 def test_check_finds_damage(tree: Path, output: str) -> None:
@@ -205,7 +214,10 @@ def test_demo_command_interrupted() -> None:
         while not running.stdout.readline().endswith("seconds\n"):  # The first run begins after this line.
             pass
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        try:
+            _, errors = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert (running.returncode, errors) == (130, "python -m multigil demo: interrupted\n")
 
 
