@@ -30,6 +30,7 @@ def run(name: str, count: int = 1) -> Sample:
 
 def cold(_count: int) -> Sample:
     """The start of the first interpreter, for which no spare can be ready."""
+    # Here, because `start` imports this module, and the other measurements need neither.
     import start
     from workers import Kind
 

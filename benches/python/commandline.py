@@ -21,7 +21,7 @@ from model import Contender, Outcome, Scenario, Settings
 from workers import HAS_MULTIGIL, Failed
 
 FULL = Settings(seconds=0.5, rounds=7, interpreters=1000, maxsize=None)
-QUICK = Settings(seconds=0.1, rounds=3, interpreters=100, maxsize=None)
+QUICK = Settings(seconds=0.2, rounds=3, interpreters=100, maxsize=None)
 
 
 def arguments() -> argparse.Namespace:

@@ -122,28 +122,25 @@ class Outcome:
 class PerSecond:
     """A measurement of a rate: repeats an attempt with a count that makes it last about `seconds`.
 
-    `attempt(count)` gives the seconds that `count` items took. The first call finds the count and is
-    slower therefore; run it once before what is to be recorded.
+    `attempt(count)` gives the seconds that `count` items took. Attempts that are much too short do not
+    count, as what a peer needs to get going would weigh too much; they raise the count for the next one.
     """
 
     STEP = 64
     """Counts are multiples of it, so that they divide by the number of workers."""
+    GROWTH = 8
+    """How many times the count rises at most from one attempt to the next."""
 
     def __init__(self, attempt: Callable[[int], float], seconds: float) -> None:
         self._attempt = attempt
         self._seconds = seconds
-        self._count = 0
+        self._count = self.STEP
 
     def __call__(self) -> Sample:
-        if not self._count:
-            self._count = self._calibrated()
-        return {"rate": self._count / self._attempt(self._count)}
-
-    def _calibrated(self) -> int:
-        count = self.STEP
-        while (taken := self._attempt(count)) < self._seconds / 4:
-            count *= 4
-        return max(1, round(count * self._seconds / taken / self.STEP)) * self.STEP
+        while (taken := self._attempt(self._count)) < self._seconds / 2:
+            wanted = self._count * min(self.GROWTH, self._seconds / taken)
+            self._count = round(wanted / self.STEP) * self.STEP
+        return {"rate": self._count / taken}
 
 
 def seconds_of(repeat: Callable[[int], object]) -> Callable[[int], float]:

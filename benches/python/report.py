@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from model import Metric, Outcome, Settings, Target, Unit
 
@@ -158,7 +159,7 @@ def machine(settings: Settings) -> dict[str, str]:
         "kernel": f"{platform.system()} {platform.release()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "rounds": f"{settings.rounds} rounds of {settings.seconds:g} s",
+        "rounds": f"{settings.rounds} × {settings.seconds:g} s",
     }
 
 
@@ -177,17 +178,20 @@ def picture(outcomes: Sequence[Outcome], path: str) -> None:
     drawn = [outcome for outcome in outcomes if outcome.scenario.name.startswith("throughput/")]
     if not drawn:
         sys.exit("The picture shows throughput, and none was measured.")
-    contenders = list(dict.fromkeys(name for outcome in drawn for name in outcome.samples))
+    yardsticks = {each.name for outcome in drawn for each in outcome.scenario.contenders if each.is_yardstick}
+    contenders = [
+        name for name in dict.fromkeys(chain(*(each.samples for each in drawn))) if name not in yardsticks
+    ]
     height = 0.8 / len(contenders)
-    inches = 1.5 + 0.16 * len(drawn) * len(contenders)
+    inches = 1.5 + 0.12 * len(drawn) * len(contenders)
     canvas, axes = pyplot.subplots(figsize=(9, inches), layout="constrained")
     for index, contender in enumerate(contenders):
         places = [place for place, outcome in enumerate(drawn) if contender in outcome.samples]
         rates = [drawn[place].median(contender, "rate") for place in places]
-        axes.barh([place + index * height for place in places], rates, height, label=contender)
+        axes.barh([place + index * height for place in places], rates, height, align="edge", label=contender)
     axes.set_xscale("log")
     axes.set_xlabel("items per second")
     axes.set_yticks([place + 0.4 for place in range(len(drawn))], [each.scenario.title for each in drawn])
-    axes.invert_yaxis()
+    axes.set_ylim(len(drawn) - 0.1, -0.1)
     canvas.legend(loc="outside lower center", ncols=2)
     canvas.savefig(path)

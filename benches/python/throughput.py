@@ -85,7 +85,7 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
         ]
         yield Scenario(
             f"throughput/1-1/{workload.name}",
-            f"{workload.title}, one worker to one{_bound(maxsize)}",
+            f"{workload.title}, 1 to 1{_bound(maxsize)}",
             (RATE,),
             (*contenders, *_yardsticks(workload, settings.seconds)),
             settings.rounds,
@@ -96,7 +96,7 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
             maxsize = shared.maxsize if settings.maxsize is None else settings.maxsize
             yield Scenario(
                 f"throughput/{producers}-{consumers}/{shared.name}",
-                f"{shared.title}, {producers} workers to {consumers}{_bound(maxsize)}",
+                f"{shared.title}, {producers} to {consumers}{_bound(maxsize)}",
                 (RATE,),
                 tuple(
                     Contender(

@@ -14,8 +14,12 @@ from typing import Any, Protocol
 
 KIB = 1024
 MIB = 1024 * KIB
-IN_FLIGHT = 16 * MIB
-"""Bytes that a queue of large items may hold, so that a slow consumer costs no memory without end."""
+IN_FLIGHT = 64 * MIB
+"""Bytes that a queue of large items may hold, so that a slow consumer costs no memory without end.
+
+Not fewer: `concurrent.interpreters` sleeps 10 ms whenever its queue is full, so a short queue would measure
+nothing else of it.
+"""
 FULLY = 256
 """One of so many items is compared in full where that would take longer than the transfer."""
 
@@ -56,7 +60,7 @@ class Integers:
 
 
 class Records:
-    """The dictionary of the issue: an id, a name of 16 characters and 8 floats."""
+    """A small dictionary: an id, a name of 16 characters and 8 floats."""
 
     name = "dict"
     title = "dict"
