@@ -209,7 +209,7 @@ impl Region {
 /// # Safety
 /// `repr(C)`, starts with an [`ObjectHeader`], valid when all bytes are zero, and changes only by atomics.
 #[expect(private_bounds, reason = "sealed: the header is the engine's own")]
-pub unsafe trait SharedState: AsRef<ObjectHeader> {
+pub unsafe trait SharedState: AsRef<ObjectHeader> + 'static {
     /// What marks it in its header.
     const KIND: ObjectKind;
 }
