@@ -117,7 +117,7 @@ impl Region {
             let id = queue.id;
             core::mem::forget(queue);
             self.heap.release_object(id);
-            self.heap.give_back(id.index);
+            self.heap.give_back(me, id.index);
             self.queues.fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
@@ -189,7 +189,7 @@ impl Region {
                 }
             }
             self.count(kind).fetch_sub(1, Ordering::Relaxed);
-            self.heap.give_back(id.index);
+            self.heap.give_back(me, id.index);
         }
     }
 
@@ -469,7 +469,7 @@ impl<'r> Message<'r> {
         let (region, me) = (self.region, self.me);
         self.release_pins(|id| region.release(id, me));
         if let Some(block) = self.block() {
-            region.heap.give_back(block);
+            region.heap.give_back(me, block);
         }
         self.disown();
     }
