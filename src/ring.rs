@@ -149,7 +149,7 @@ pub trait Rings {
 }
 
 /// A message as a slot holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     /// [`Meta`](crate::layout::Meta), packed.
     pub meta: u64,
@@ -271,8 +271,7 @@ impl Chain {
         rings: &impl Rings,
         me: PeerId,
         limit: u64,
-        meta: u64,
-        payload: &[u64],
+        cell: &Cell,
         on_claim: impl Fn(),
     ) -> Result<(), PushError> {
         loop {
@@ -288,8 +287,9 @@ impl Chain {
                         continue;
                     }
                     advance(&self.back.tail, position);
-                    slot.meta.write(meta);
-                    for (to, from) in slot.payload.iter().zip(payload) {
+                    slot.meta.write(cell.meta);
+                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
+                    for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
                         to.write(*from);
                     }
                     on_claim();
@@ -317,14 +317,20 @@ impl Chain {
         }
     }
 
-    /// Takes the oldest cell.
+    /// Takes the oldest cell; what is in `cell` is arbitrary when there is none.
     ///
     /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
     ///
     /// # Errors
     /// [`PopError`].
     #[inline]
-    pub fn pop(&self, rings: &impl Rings, me: PeerId, on_claim: impl Fn(&Cell)) -> Result<Cell, PopError> {
+    pub fn pop(
+        &self,
+        rings: &impl Rings,
+        me: PeerId,
+        cell: &mut Cell,
+        on_claim: impl Fn(&Cell),
+    ) -> Result<(), PopError> {
         loop {
             let Look { name, ring, position, slot, turn, seen } = look(rings, &self.front.head_ring, &self.front.head);
             let state = seen & STATE;
@@ -336,17 +342,17 @@ impl Chain {
                         continue;
                     }
                     advance(&self.front.head, position);
-                    let mut cell = Cell { meta: slot.meta.read(), payload: [0; INLINE_WORDS] };
+                    cell.meta = slot.meta.read();
                     let words = crate::layout::Meta::unpack(cell.meta).slot_words();
                     for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
                         *to = from.read();
                     }
-                    on_claim(&cell);
+                    on_claim(cell);
                     // The slot goes to the producer of the next turn. An addition, as in `push`.
                     // SYNC POINT: Release, so that the next producer's bytes come after our reading.
                     let free = word(FREE, turn + 1, 0);
                     slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), essential!(HandBack: Ordering::Release));
-                    return Ok(cell);
+                    return Ok(());
                 }
                 Compare::Equal if state == WRITING => return Err(PopError::Busy),
                 Compare::Equal if state == FREE && seen & CLOSED == 0 => return Err(PopError::Empty),
