@@ -275,7 +275,7 @@ impl Queue {
 
     /// Whether there is no message.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.chain.is_empty()
     }
 
     /// Whether there is no place.

@@ -374,6 +374,12 @@ impl Chain {
         self.back.tail.load(Ordering::Acquire).saturating_sub(head)
     }
 
+    /// Whether there is no message.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// How many messages were ever pushed.
     pub fn pushed(&self) -> u64 {
         self.back.tail.load(Ordering::Acquire)

@@ -6,17 +6,30 @@
 //! `unsafe` here: the futex system call, which reads one aligned word that outlives the call, and in models the
 //! cells behind [`OwnedWord`], whose accesses loom checks.
 #![expect(unsafe_code, reason = "the futex system call; loom's cells")]
-#![expect(clippy::disallowed_types, reason = "this is the facade that the lint points to")]
+#![cfg_attr(not(loom), expect(clippy::disallowed_types, reason = "this is the facade that the lint points to"))]
 
-#[cfg(loom)]
-pub(crate) use self::model::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use core::sync::atomic::{Ordering, fence};
+#[cfg(not(loom))]
+use core::time::Duration;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{Ordering, fence};
 
+#[cfg(loom)]
+pub(crate) use self::model::{AtomicU32, AtomicU64};
+
+// Aliases and not `pub use`, which clippy's lint would see through.
 #[cfg(not(loom))]
-use core::time::Duration;
+pub(crate) type AtomicBool = core::sync::atomic::AtomicBool;
+#[cfg(not(loom))]
+pub(crate) type AtomicU32 = core::sync::atomic::AtomicU32;
+#[cfg(not(loom))]
+pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
+#[cfg(not(loom))]
+pub(crate) type AtomicUsize = core::sync::atomic::AtomicUsize;
+#[cfg(not(loom))]
+pub(crate) type AtomicPtr<T> = core::sync::atomic::AtomicPtr<T>;
 
 /// A part of the protocol by its name: `essential!(Commit: Ordering::Release)` is `Ordering::Release`.
 ///
