@@ -330,6 +330,7 @@ pub mod model {
         // event
         NotifyFence,
         WaitFence,
+        Seen,
         PassOn,
         // lock
         Acquired,
