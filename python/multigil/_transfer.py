@@ -23,7 +23,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Never
 
 _PROTOCOL = 5
 
@@ -36,6 +36,8 @@ def dumps(item: object) -> bytes:
 
     Raises the error of plain pickle when the item holds more than that: a lambda, a lock, an open file.
     """
+    if isinstance(item, Parcel):
+        return item.pack()
     _Check(_Nowhere(), protocol=_PROTOCOL).dump(item)
     return _by_value_dumps(item)
 
@@ -73,17 +75,29 @@ def _any_dumps(value: object) -> bytes:
     return _by_value_dumps(value) if b"__main__" in data else data
 
 
-class ByValue:
-    """An item of a queue that arrives as `value`, lambdas and closures included.
+class Parcel:
+    """An item of a queue that arrives as something else than itself.
 
-    It is pickled inside of `put`, which keeps the queues and locks in it alive on the way.
+    Plain pickle refuses it, so `dumps` is asked: once, and inside of `put`, which sees to it that the queues and locks
+    in it stay alive on the way.
     """
+
+    def __reduce__(self) -> Never:
+        raise pickle.PicklingError(f"{type(self).__qualname__} is an item for a queue of multigil")
+
+    def pack(self) -> bytes:
+        """The pickle of what arrives."""
+        raise NotImplementedError
+
+
+class ByValue(Parcel):
+    """Arrives as `value`, lambdas and closures included."""
 
     def __init__(self, value: object) -> None:
         self._value = value
 
-    def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
-        return pickle.loads, (_by_value_dumps(self._value),)
+    def pack(self) -> bytes:
+        return _by_value_dumps(self._value)
 
 
 # --- exceptions -------------------------------------------------------------------------------------------------
@@ -102,14 +116,22 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-class Failure:
-    """An item of a queue that arrives as `exception`, chained to its remote traceback."""
+class Failure(Parcel):
+    """Arrives as `exception`, chained to its remote traceback."""
 
     def __init__(self, exception: BaseException) -> None:
         self._exception = exception
 
+    def pack(self) -> bytes:
+        return pickle.dumps(_Arriving(dumps_exception(self._exception)), protocol=_PROTOCOL)
+
+
+class _Arriving:
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
     def __reduce__(self) -> tuple[Callable[[bytes], BaseException], tuple[bytes]]:
-        return loads_exception, (dumps_exception(self._exception),)
+        return loads_exception, (self._data,)
 
 
 class _Class(NamedTuple):
