@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident, get_native_id
+from itertools import starmap
 from pickle import dumps, loads
 from time import monotonic
 
@@ -57,7 +58,7 @@ def into[T](slot: list[T], function: Callable[..., T], *arguments: object) -> No
     A signal or an asynchronous exception strikes between two instructions of Python, so in `x = queue.get()` it may
     take the item away after `get` has returned. Here C does both.
     """
-    slot.extend(map(function, *((argument,) for argument in arguments)))
+    slot.extend(starmap(function, (arguments,)))
 
 
 def put_any(box: SimpleQueue[Any], item: object) -> None:
@@ -121,6 +122,14 @@ class Worker:
         changes = {key: value for key, value in now.items() if self._known.get(key) != value}
         self.inbox.put((kind, number, box, changes))
         self._known.update(changes)
+
+    def is_alive(self) -> bool:
+        """Whether the interpreter has not ended."""
+        return self.subinterpreter.is_alive()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the interpreter has ended (seconds); True if it has."""
+        return self.subinterpreter.join(timeout)
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the task that runs, or in the target if that has not begun."""
@@ -368,7 +377,7 @@ class Loop:
 
     def _end(self) -> None:
         if (exit_module := sys.modules.get("multigil._exit")) is not None:
-            exit_module.end_interpreters(terminate=self._terminated)
+            exit_module.end_workers(terminate=self._terminated)
         flush()
         for queue in self._queues:
             queue.shutdown()

@@ -162,13 +162,13 @@ class Interpreter:
         Raises RuntimeError before it is started, and for the current interpreter.
         """
         worker = self._started("join")
-        worker.subinterpreter.join(None if timeout is None else max(timeout, 0))
+        worker.join(None if timeout is None else max(timeout, 0))
 
     def is_alive(self) -> bool:
         """Whether it was started and has not ended."""
         if self._place is not None:
             return True
-        return self._worker is not None and self._worker.subinterpreter.is_alive()
+        return self._worker is not None and self._worker.is_alive()
 
     @property
     def name(self) -> str:
@@ -350,7 +350,7 @@ class Interpreter:
             self._closed = True
         if self._worker is not None:
             self._worker.inbox.shutdown()
-            self._worker.subinterpreter.join()
+            self._worker.join()
 
     def __enter__(self) -> Self:
         """Open it, if it was not started yet: the target runs first, if there is one."""
