@@ -112,16 +112,30 @@ class Worker:
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
         self._known = _snapshot()
+        self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
         line = (queues, self.observed, self.interrupted, _main_thread(), "multigil._by_value" in sys.modules)
         self.subinterpreter = Subinterpreter(_BOOTSTRAP.format(path=self._known["path"], line=dumps(line)))
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
-        now = {**_snapshot(), "name": name, "daemon": daemon}
-        changes = {key: value for key, value in now.items() if self._known.get(key) != value}
-        self.inbox.put((kind, number, box, changes))
-        self._known.update(changes)
+        known = self._known
+        if (
+            name == known.get("name")
+            and sys.path == known["path"]
+            and sys.argv == known["argv"]
+            and _environ() == known["environ"]
+        ):
+            if kind == CALL and box is self._call_box:
+                self.inbox.put(number)
+            else:
+                self.inbox.put((kind, number, box, None))
+        else:
+            now = {**_snapshot(), "name": name, "daemon": daemon}
+            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known.get(key) != value}))
+            known.update(now)
+        if kind == CALL:
+            self._call_box = box
 
     def is_alive(self) -> bool:
         """Whether the interpreter has not ended."""
@@ -181,7 +195,7 @@ class Worker:
 
 def _snapshot() -> dict[str, Any]:
     """What every interpreter has a copy of, and a worker should have as it is here when its task is sent."""
-    return {"path": list(sys.path), "argv": list(getattr(sys, "argv", ())), "environ": dict(_environ())}
+    return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(_environ())}
 
 
 def _environ() -> dict[bytes, bytes]:
@@ -225,7 +239,7 @@ class _Task:
     __slots__ = ("announced", "header", "hook", "outcome", "reported", "sent")
 
     def __init__(self) -> None:
-        self.header: list[tuple[int, int, SimpleQueue[Any], dict[str, Any]]] = []
+        self.header: list[Any] = []
         self.hook: Callable[[Any], object] | None = None  # the excepthook, if it is not the usual one
         self.reported = False
         self.outcome: list[tuple[bool, Any]] = []
@@ -262,6 +276,7 @@ class Loop:
         self._interrupted = interrupted
         self._terminated = False
         self._task = _Task()
+        self._call_box: SimpleQueue[Any] | None = None  # of the last call
         self._prepare_stdio()
         if by_value:
             from multigil import _by_value  # noqa: F401  (takes its time: better now than when a task waits)
@@ -295,10 +310,16 @@ class Loop:
                 into(task.header, inbox.get)
             except ShutDown:
                 return False
-        kind, number, box, changes = task.header[0]
+        header = task.header[0]
+        if type(header) is int:
+            kind, number, box, changes = CALL, header, self._call_box, None
+        else:
+            kind, number, box, changes = header
+            if kind == CALL:
+                self._call_box = box
         if changes:
             self._apply(changes)
-            changes.clear()
+            changes.clear()  # so that a second time does no more
         if not task.outcome:
             self._perform(task, kind, box)
         if kind in (TARGET, OPENING) and not task.reported:
