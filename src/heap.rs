@@ -42,7 +42,7 @@ const GENERATION_SHIFT: u32 = 40;
 const PLACE_BITS: u32 = 18;
 const MAX_PLACES: usize = 1 << PLACE_BITS;
 const MAX_SLABS: usize = 1 << (32 - PLACE_BITS);
-/// Marks "no block" where a hint is missing.
+/// Marks "no block" where a hint is missing. Its slab, the last number, is never made.
 const NOWHERE: u32 = u32::MAX;
 
 /// The smallest block: two cache lines.
@@ -198,25 +198,63 @@ impl Heap {
     }
 
     /// Gives a block back.
-    pub(crate) fn give_back(&self, index: u32) {
+    pub(crate) fn give_back(&self, me: PeerId, index: u32) {
         let Some((slab, descriptor)) = self.find(index) else { return };
         let class = self.class(slab);
         let mut free = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT) | DIRTY;
         if slab.block_bytes >= LARGE_BYTES
             && self.idle_large.fetch_add(slab.block_bytes, Ordering::Relaxed) + slab.block_bytes > RETAINED_BYTES
+            && !self.evict(me, class)
         {
-            // SAFETY: the block is page aligned, as its size is a multiple of the page size; it is still ours.
-            unsafe {
-                self.segments.discard(Span { start: slab.block(place(index)).as_ptr(), length: slab.block_bytes })
-            };
-            self.idle_large.fetch_sub(slab.block_bytes, Ordering::Relaxed);
-            class.dirty.fetch_sub(1, Ordering::Relaxed);
+            self.discard_block(slab, place(index));
             free &= !DIRTY;
         }
         // SYNC POINT: Release, so that the next owner's bytes come after our last look.
         descriptor.store(free, Ordering::Release);
         class.hint.store(index, Ordering::Relaxed);
         class.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Gives the pages of a large free block back that is not of the class `used`, which is in use just now; false if
+    /// there is none. Otherwise the blocks of a size that nobody uses any more would stay for ever, and those in use go.
+    #[cold]
+    fn evict(&self, me: PeerId, used: &Class) -> bool {
+        for (family, number) in [Family::Data, Family::Ring].into_iter().flat_map(|f| (0..CLASSES).map(move |n| (f, n)))
+        {
+            let class = &self.classes(family)[number];
+            let idle = class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed);
+            if class_bytes(number) < LARGE_BYTES || !idle || core::ptr::eq(&raw const **class, used) {
+                continue;
+            }
+            for (slab, place) in self.places(class) {
+                let Some(descriptor) = slab.descriptor(place) else { continue };
+                let seen = descriptor.load(Ordering::Relaxed);
+                let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
+                if seen & (STATE | DIRTY) == FREE | DIRTY
+                    && descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                {
+                    self.discard_block(slab, place);
+                    descriptor.store(seen & !DIRTY, Ordering::Release);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Every place of a class.
+    fn places<'a>(&'a self, class: &Class) -> impl Iterator<Item = (&'a Slab, usize)> {
+        let newest = self.slab(class.newest.load(Ordering::Acquire) << PLACE_BITS);
+        core::iter::successors(newest, |slab| self.slab(slab.older << PLACE_BITS))
+            .flat_map(|slab| (0..slab.count).map(move |place| (slab, place)))
+    }
+
+    /// Gives a large block's pages back to the kernel. The block is the caller's.
+    fn discard_block(&self, slab: &Slab, place: usize) {
+        // SAFETY: the block is page aligned, as its size is a multiple of the page size; the caller owns it.
+        unsafe { self.segments.discard(Span { start: slab.block(place).as_ptr(), length: slab.block_bytes }) };
+        self.idle_large.fetch_sub(slab.block_bytes, Ordering::Relaxed);
+        self.class(slab).dirty.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Makes an object of `bytes` bytes with one reference, all zero but for its kind.
@@ -350,7 +388,7 @@ impl Heap {
             + if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
         let lead = lead.next_multiple_of(page_bytes());
         let span = self.segments.cut(lead + count * block_bytes)?;
-        if *slab_count as usize == MAX_SLABS {
+        if *slab_count as usize == MAX_SLABS - 1 {
             return Err(OutOfMemory { requested: block_bytes as u64, available: 0 });
         }
         let start = NonNull::new(span.start).expect("a mapping is not at address zero");
@@ -520,7 +558,7 @@ impl Rings for Heap {
     }
 
     fn free(&self, me: PeerId, reference: RingRef) {
-        self.give_back(reference.index());
+        self.give_back(me, reference.index());
         self.trim(me); // a ring too many was a sign that messages had piled up
     }
 }

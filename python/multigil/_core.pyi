@@ -1,6 +1,5 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Buffer
 from types import GenericAlias, TracebackType
 from typing import Any, Generic, TypeVar, final
 
@@ -86,10 +85,17 @@ class Subinterpreter:
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
-    def interrupt(self, *, terminate: bool = False) -> bool:
+    def interrupt(self, *, terminate: bool = False, timeout: float | None = None) -> bool:
         """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
 
-        Returns False if the interpreter has ended (or is not yet running).
+        Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C
+        that keeps the GIL. False if it was not reached, or the interpreter is not running.
+        """
+    def abandon(self, timeout: float | None = None) -> bool:
+        """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
+
+        Only for the end of the program: the thread never runs again, and what it holds is lost. False, and nothing
+        has changed, if the thread is awake or the interpreter has other threads.
         """
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the interpreter and its thread have ended (seconds); True if they have."""
@@ -105,5 +111,3 @@ def statistics() -> dict[str, int]:
 def current_interpreter_id() -> int: ...
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
     """What a pickled queue or lock is unpickled by."""
-
-def encoded(item: object, /) -> Buffer: ...
