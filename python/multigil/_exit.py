@@ -85,7 +85,7 @@ def _prepare() -> None:
     atexit.register(end_workers)
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
     _load_c_modules()
-    threading.Thread(target=_make_spares, name="multigil-spares").start()
+    threading.Thread(target=_make_spares, name="multigil-spares", daemon=False).start()
     _prepared = True
 
 
@@ -131,6 +131,8 @@ def end_workers(terminate: bool = False) -> None:
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
+    _spares.clear()
+    _in_use.clear()
 
 
 def _terminate(workers: list[Worker]) -> None:
@@ -138,7 +140,8 @@ def _terminate(workers: list[Worker]) -> None:
     for worker in workers:
         worker.terminate(0)
     for worker in workers:
-        worker.terminate(max(deadline - monotonic(), 0))
+        if not worker.terminate(max(deadline - monotonic(), 0)):
+            worker.subinterpreter.abandon(PATIENCE)
 
 
 # --- forks --------------------------------------------------------------------------------------------------------

@@ -37,12 +37,13 @@ class Submission(Future[Any]):
         """Take the outcome out of the box, or the news that there will be none."""
         if self.cancelled():
             return
-        outcome = worker.outcome(self._box, self._name)
+        outcome: list[Any] = []
+        worker.take_outcome(self._box, outcome, self._name)
         with contextlib.suppress(InvalidStateError):  # cancelled just now, in an interpreter that had ended
-            if isinstance(outcome, BaseException):
-                self.set_exception(outcome)
+            if isinstance(outcome[0], BaseException):
+                self.set_exception(outcome[0])
             else:
-                self.set_result(outcome[1])
+                self.set_result(outcome[0][0])
 
 
 class Collector:
@@ -66,7 +67,7 @@ class Collector:
 
     def join(self) -> None:
         """Wait until every future is resolved, once the worker has ended."""
-        if self._thread is not threading.current_thread():
+        if self._thread.ident != threading.get_ident():  # a callback may end the program's workers
             self._thread.join()
 
     def _collect(self) -> None:

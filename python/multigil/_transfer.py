@@ -23,7 +23,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, Never
+from typing import Any, NamedTuple
 
 _PROTOCOL = 5
 
@@ -37,7 +37,7 @@ def dumps(item: object) -> bytes:
     Raises the error of plain pickle when the item holds more than that: a lambda, a lock, an open file.
     """
     if isinstance(item, Parcel):
-        return item.pack()
+        return item.packed()
     _Check(_Nowhere(), protocol=_PROTOCOL).dump(item)
     return _by_value_dumps(item)
 
@@ -78,16 +78,23 @@ def _any_dumps(value: object) -> bytes:
 class Parcel:
     """An item of a queue that arrives as something else than itself.
 
-    Plain pickle refuses it, so `dumps` is asked: once, and inside of `put`, which sees to it that the queues and locks
-    in it stay alive on the way.
+    It is packed inside of `put`, which sees to it that the queues and locks in it stay alive on the way.
     """
 
-    def __reduce__(self) -> Never:
-        raise pickle.PicklingError(f"{type(self).__qualname__} is an item for a queue of multigil")
+    _packed: bytes | None = None
+
+    def packed(self) -> bytes:
+        """The pickle of what arrives, made once: `put` asks twice if it mentions `__main__`."""
+        if self._packed is None:
+            self._packed = self.pack()
+        return self._packed
 
     def pack(self) -> bytes:
-        """The pickle of what arrives."""
+        """Make that pickle."""
         raise NotImplementedError
+
+    def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
+        return pickle.loads, (self.packed(),)
 
 
 class ByValue(Parcel):

@@ -77,6 +77,9 @@ def _transfer() -> ModuleType:
     return _transfer
 
 
+# How long an exception of a target waits for somebody who asks for it, before it is printed.
+_SECONDS_TO_ASK = 0.1
+
 # An interrupt that comes as early as this is not lost: see `interrupted`.
 _BOOTSTRAP = """\
 import sys
@@ -105,7 +108,7 @@ class Worker:
         self.finished: Queue[None] = Queue()
         self.replied: Queue[int] = Queue()
         self.resolved: Queue[int] = Queue()
-        self.observed = Lock()  # held once somebody has asked for the target's outcome
+        self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
         self.interrupted = Lock()  # held once it was interrupted: perhaps before its target had begun
         self.daemon = False
         self.ends_by_itself = False  # with its target; else it is open until it is closed
@@ -114,7 +117,7 @@ class Worker:
         self._known = _snapshot()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
-        line = (queues, self.observed, self.interrupted, _main_thread(), "multigil._by_value" in sys.modules)
+        line = (queues, self.asked, self.interrupted, _main_thread(), "multigil._by_value" in sys.modules)
         self.subinterpreter = Subinterpreter(_BOOTSTRAP.format(path=self._known["path"], line=dumps(line)))
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
@@ -170,14 +173,17 @@ class Worker:
                 return False
             pause *= 2
 
-    def outcome(self, box: SimpleQueue[Any], name: str) -> Any:
-        """(True, value) or the exception, out of the box."""
-        try:
-            return box.get_nowait()
-        except Exception as error:
-            return self.explain(error, name)
+    def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
+        """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
+        while not slot:
+            try:
+                into(slot, box.get_nowait)
+            except Exception as error:
+                slot.append(self._explain(error, name))
+            if isinstance(slot[0], tuple) and len(slot[0]) != 1:
+                slot.clear()  # the call, which the interpreter did not even take out
 
-    def explain(self, error: Exception, name: str) -> Exception:
+    def _explain(self, error: Exception, name: str) -> Exception:
         """The exception that a box stands for which could not be opened."""
         if isinstance(error, Empty):
             return InterpreterDied(f"{name} {self.fate()} without an outcome")
@@ -242,7 +248,7 @@ class _Task:
         self.header: list[Any] = []
         self.hook: Callable[[Any], object] | None = None  # the excepthook, if it is not the usual one
         self.reported = False
-        self.outcome: list[tuple[bool, Any]] = []
+        self.outcome: list[tuple[Any] | BaseException] = []
         self.sent: list[None] = []
         self.announced: list[None] = []
 
@@ -258,7 +264,7 @@ class Loop:
     def __init__(
         self,
         queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
-        observed: Lock,
+        asked: Queue[None],
         interrupted: Lock,
         main_thread: tuple[int | None, int | None],
         by_value: bool,
@@ -272,7 +278,7 @@ class Loop:
         self.ended = False
         self.error: BaseException | None = None
         self._queues = queues
-        self._observed = observed
+        self._asked = asked
         self._interrupted = interrupted
         self._terminated = False
         self._task = _Task()
@@ -296,7 +302,7 @@ class Loop:
         task = self._task
         if task.header:
             if not task.outcome:
-                task.outcome.append((False, _trimmed(error)))
+                task.outcome.append(_trimmed(error))
         elif not isinstance(error, KeyboardInterrupt):  # not even a header can be had
             self.error = error
             self._terminated = True
@@ -322,8 +328,6 @@ class Loop:
             changes.clear()  # so that a second time does no more
         if not task.outcome:
             self._perform(task, kind, box)
-        if kind in (TARGET, OPENING) and not task.reported:
-            self._report(task)
         flush()
         if not task.sent:
             self._send(task, box)
@@ -331,6 +335,8 @@ class Loop:
             finished.shutdown()
             if kind == TARGET:
                 inbox.shutdown()
+            if not task.reported:
+                self._report(task)
         elif not task.announced:
             into(task.announced, (replied if kind == CALL else resolved).put, number)
         self._task = _Task()
@@ -355,36 +361,41 @@ class Loop:
         function, args, kwargs, extra = box.get_nowait()
         if kind == SUBMITTED:
             if not extra.acquire(blocking=False):  # the claim: it was cancelled
-                task.outcome.append((True, None))
+                task.outcome.append((None,))
                 task.sent.append(None)
                 return
         elif kind != CALL:
             task.hook = extra
             if self._interrupted.locked():
                 raise KeyboardInterrupt
-        task.outcome.append((True, function(*args, **kwargs)))
+        task.outcome.append((function(*args, **kwargs),))
 
     def _report(self, task: _Task) -> None:
-        """Call the excepthook, as a thread would, unless somebody waits for the exception anyway."""
+        """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
         task.reported = True
-        succeeded, error = task.outcome[0]
-        if not succeeded and not self._observed.locked():
-            from multigil import interpreter
+        outcome = task.outcome[0]
+        if isinstance(outcome, BaseException):
+            try:
+                self._asked.get(timeout=_SECONDS_TO_ASK)
+            except Empty:
+                from multigil import interpreter
 
-            interpreter.call_excepthook(task.hook, error)
+                interpreter.call_excepthook(task.hook, outcome)
+            except ShutDown:
+                return
 
     def _send(self, task: _Task, box: SimpleQueue[Any]) -> None:
         """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
-        succeeded, value = task.outcome[0]
-        if succeeded:
-            error = self._put(task, box, (True, value))
+        outcome = task.outcome[0]
+        if not isinstance(outcome, BaseException):
+            error = self._put(task, box, outcome)
             if error is not None and not isinstance(error, MemoryError):
-                error = self._put(task, box, _transfer().ByValue((True, value)))
+                error = self._put(task, box, _transfer().ByValue(outcome))
             if error is None:
                 return
-            error.add_note(f"The result is of type {type(value).__qualname__!r}.")
-            value = _trimmed(error)
-        if self._put(task, box, _transfer().Failure(value)) is not None:
+            error.add_note(f"The result is of type {type(outcome[0]).__qualname__!r}.")
+            outcome = _trimmed(error)
+        if self._put(task, box, _transfer().Failure(outcome)) is not None:
             task.sent.append(None)  # there is no memory even for that: the empty box says so
 
     def _put(self, task: _Task, box: SimpleQueue[Any], item: object) -> BaseException | None:
@@ -397,8 +408,12 @@ class Loop:
         return None
 
     def _end(self) -> None:
+        """Leave nothing behind. May be called again when it was disturbed."""
         if (exit_module := sys.modules.get("multigil._exit")) is not None:
             exit_module.end_workers(terminate=self._terminated)
+        if (threading := sys.modules.get("threading")) is not None:
+            # 3.13.0 prints an error when it comes to the object that stands for this thread later than here.
+            vars(getattr(threading, "_thread_local_info", self)).pop("_track_dummy_thread_ref", None)
         flush()
         for queue in self._queues:
             queue.shutdown()

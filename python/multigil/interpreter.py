@@ -12,7 +12,7 @@ from threading import ExceptHookArgs
 import multigil
 from multigil import _exit, _worker
 from multigil._core import Empty, ShutDown, SimpleQueue, current_interpreter_id
-from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, into, put_any
+from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ class Interpreter:
 
     def _wait(self, timeout: float | None) -> Any:
         worker = self._started("wait for")
-        worker.observed.acquire(blocking=False)
+        worker.asked.shutdown()
         try:
             worker.finished.get(timeout=None if timeout is None else max(timeout, 0))
         except ShutDown:  # that is how it tells
@@ -263,10 +263,7 @@ class Interpreter:
         with self._lock:
             if not self._outcome:
                 assert self._box is not None
-                try:
-                    into(self._outcome, self._box.get_nowait)
-                except Exception as error:
-                    self._outcome.append(worker.explain(error, self._name))
+                worker.take_outcome(self._box, self._outcome, self._name)
             return self._outcome[0]
 
     # --- beyond threading.Thread --------------------------------------------------------------------------------
@@ -301,9 +298,10 @@ class Interpreter:
                 except ShutDown:
                     break
             self._answered.discard(number)
-            outcome = worker.outcome(box, self._name)
+            outcome: list[Any] = []
+            worker.take_outcome(box, outcome, self._name)
             self._call_box = box
-        return _give(outcome)
+        return _give(outcome[0])
 
     def submit[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and give a `concurrent.futures.Future` of its result. Raises as `call` does."""
@@ -399,7 +397,7 @@ class Interpreter:
         if kind == OPENING and self._target is None and not own_run:
             worker = _exit.take_worker()
             worker.finished.shutdown()
-            self._outcome.append((True, None))
+            self._outcome.append((None,))
         else:
             box: SimpleQueue[Any] = SimpleQueue()
             call = (_run, (self,), {}) if own_run else (self._target or _nothing, tuple(self._args), dict(self._kwargs))
@@ -443,7 +441,7 @@ class _Place:
 
 def _give(outcome: Any) -> Any:
     if not isinstance(outcome, BaseException):
-        return outcome[1]
+        return outcome[0]
     try:
         raise outcome.with_traceback(None)
     finally:
@@ -494,9 +492,9 @@ def call_excepthook(hook: Callable[[ExceptHookArgs], object] | None, error: Base
 def excepthook(args: ExceptHookArgs, /) -> None:
     """Print an exception that a target let through, in the interpreter where that happened.
 
-    `args.thread` is the interpreter; SystemExit is silent. It is not called when `result()` or `exception()` was called
-    before: whoever did gets the exception. A function that is assigned to `multigil.excepthook` takes its place in
-    interpreters that are started later.
+    `args.thread` is the interpreter; SystemExit is silent. It is not called when somebody has called `result()` or
+    `exception()`, or does so within 0.1 seconds: whoever asks gets the exception. A function that is assigned to
+    `multigil.excepthook` takes its place in interpreters that are started later.
     """
     if args.exc_type is SystemExit or sys.stderr is None:
         return
