@@ -1,0 +1,37 @@
+"""Fixtures of all tests, and what no test may leave behind."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import multigil
+from harness import AMPLE, ProgramRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds or much memory; left out by -m 'not slow'")
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> ProgramRunner:
+    return ProgramRunner(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
+    threads = threading.enumerate()
+    interpreters = multigil.enumerate()
+    yield
+    left_threads = [thread for thread in threading.enumerate() if thread not in threads]
+    for thread in left_threads:
+        thread.join(AMPLE)
+    left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
+    assert [thread for thread in left_threads if thread.is_alive()] == []
+    assert left_interpreters == []
