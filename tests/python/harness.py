@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
 
 import pytest
 
+from multigil import Interpreter
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -168,6 +170,13 @@ def in_thread(fn: Callable[..., T], *args: object, **kwargs: object) -> Future[T
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def started(target: Callable[..., T], *args: object, **kwargs: object) -> Interpreter:
+    """Call `target` in an interpreter of its own; the counterpart of `in_thread`."""
+    interpreter = Interpreter(target=target, args=args, kwargs=kwargs)
+    interpreter.start()
+    return interpreter
 
 
 def assert_waits(*futures: Future[T]) -> None:

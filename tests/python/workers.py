@@ -1,0 +1,118 @@
+"""What the tests let other interpreters run. Imports little, because each interpreter imports it anew."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from multigil import Empty, Full, ShutDown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from multigil import Lock, Queue, SimpleQueue
+
+
+class Record:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def produce(q: Queue[Any], number: int, count: int) -> None:
+    """Put `count` numbered items of various sizes."""
+    for i in range(count):
+        q.put((number, i, bytes((number + i) % 256 for _ in range(i % 300))))
+
+
+def consume(q: Queue[Any]) -> list[tuple[int, int]]:
+    """Get the items of `produce` until None comes; check their content."""
+    received = []
+    while (item := q.get()) is not None:
+        number, i, content = item
+        if content != bytes([(number + i) % 256]) * (i % 300):
+            raise AssertionError(f"item {i} of producer {number} has wrong content: {content!r}")
+        received.append((number, i))
+        q.task_done()
+    q.task_done()
+    return received
+
+
+def echo(requests: Queue[Any], replies: Queue[Any]) -> None:
+    """Send back each item until the queue is shut down."""
+    while True:
+        try:
+            replies.put(requests.get())
+        except ShutDown:
+            return
+
+
+def put_all(q: Queue[Any], *items: object) -> None:
+    for item in items:
+        q.put(item)
+
+
+def put_records(q: Queue[Any], count: int) -> None:
+    for number in range(count):
+        q.put(Record(number))
+
+
+def timed_get(q: Queue[Any], timeout: float) -> tuple[int, float]:
+    """Nanoseconds of waiting and seconds of processor time until Empty was raised."""
+    start, processor_start = time.monotonic_ns(), time.thread_time()
+    try:
+        q.get(timeout=timeout)
+    except Empty:
+        return time.monotonic_ns() - start, time.thread_time() - processor_start
+    raise AssertionError("the queue was not empty")
+
+
+def outcome(q: Queue[Any], method: str, *args: object, **kwargs: object) -> str:
+    """The name of what a call raises, or the repr of what it returns."""
+    try:
+        return repr(getattr(q, method)(*args, **kwargs))
+    except (Empty, Full, ShutDown, ValueError) as error:
+        return type(error).__name__
+
+
+def set_maxsize(q: Queue[Any], maxsize: int) -> None:
+    q.maxsize = maxsize
+
+
+def state(q: Queue[Any]) -> tuple[int, int, int, bool]:
+    return q.maxsize, q.qsize(), q.unfinished_tasks, q.is_shutdown
+
+
+def put_and_forget(carrier: SimpleQueue[Any]) -> None:
+    """Put a new queue with an item in it; every handle here is gone when this returns."""
+    from multigil import Lock, Queue
+
+    q: Queue[str] = Queue()
+    q.put("made elsewhere")
+    lock = Lock()
+    lock.acquire()
+    carrier.put([q, lock])
+
+
+def count_in_file(path: Path, lock: Lock, times: int) -> None:
+    """Add 1 to the number in a file, in three steps that only the lock holds together."""
+    for _ in range(times):
+        with lock:
+            number = int(path.read_text())
+            path.write_text(str(number + 1))
+
+
+def acquire_and_tell(lock: Lock, told: SimpleQueue[str], name: str) -> None:
+    lock.acquire()
+    told.put(name)
+
+
+def timed_acquire(lock: Lock, timeout: float) -> tuple[bool, int]:
+    start = time.monotonic_ns()
+    return lock.acquire(timeout=timeout), time.monotonic_ns() - start
+
+
+def acquire_twice(lock: Lock, told: SimpleQueue[str]) -> None:
+    lock.acquire()
+    told.put("once")
+    lock.acquire()
+    told.put("twice")
