@@ -45,7 +45,7 @@ class Outcome:
 class HowToRun(TypedDict, total=False):
     """The optional arguments of `run_program`."""
 
-    how: Literal["script", "-c", "stdin", "repl"]
+    how: Literal["script", "-m", "-c", "stdin", "repl"]
     args: Sequence[str]
     options: Sequence[str]
     interrupt_after: str
@@ -61,7 +61,7 @@ class ProgramRunner:
     def __call__(self, source: str, **how_to_run: Unpack[HowToRun]) -> Outcome:
         """Run `source` and return its outcome; fail the test with all stacks if it takes too long.
 
-        how: a script file (the default), the option -c, the standard input, or typed into the interactive console.
+        how: a script file (the default), a module, the option -c, the standard input, or typed into the console.
         args, options: what follows the program, and what Python itself is given.
         interrupt_after: a line of the program's output after which it is sent SIGINT, as by Ctrl-C.
         time_limit: in seconds.
@@ -76,6 +76,9 @@ class ProgramRunner:
                 script = self.folder / "program.py"
                 script.write_text(source)
                 command.append(str(script))
+            case "-m":
+                (self.folder / "program.py").write_text(source)
+                command += ["-m", "program"]
             case "-c":
                 command += ["-c", source]
             case "stdin":
@@ -92,6 +95,7 @@ class ProgramRunner:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            cwd=self.folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
         )
         late = threading.Event()

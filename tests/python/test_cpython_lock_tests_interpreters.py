@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import multigil
+import workers
 from harness import AMPLE
 
 if TYPE_CHECKING:
@@ -22,24 +23,13 @@ lock_tests = pytest.importorskip(
 )
 
 
-def lists_of(function: Callable[[], object]) -> list[list[object]]:
-    """The lists that a closure has from the function around it."""
-    contents = [cell.cell_contents for cell in function.__closure__ or ()]  # type: ignore[attr-defined]
-    return [content for content in contents if isinstance(content, list)]
-
-
-def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
-    function()
-    return lists_of(function)
-
-
 class InterpreterBunch:
     """Takes the place of `lock_tests.Bunch`: calls a function in several interpreters at once."""
 
     def __init__(self, function: Callable[[], object], count: int) -> None:
         self.function = function
         self.interpreters = [
-            multigil.Interpreter(target=call_and_send_lists, args=(function,)) for _ in range(count)
+            multigil.Interpreter(target=workers.call_and_send_lists, args=(function,)) for _ in range(count)
         ]
 
     @property
@@ -55,7 +45,7 @@ class InterpreterBunch:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for interpreter in self.interpreters:
-            for ours, theirs in zip(lists_of(self.function), interpreter.result(AMPLE), strict=True):
+            for ours, theirs in zip(workers.lists_of(self.function), interpreter.result(AMPLE), strict=True):
                 ours += theirs
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from multigil import Empty, Full, ShutDown
+import multigil
+from multigil import Empty, Full, ShutDown, _core
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from multigil import Lock, Queue, SimpleQueue
@@ -116,3 +119,64 @@ def acquire_twice(lock: Lock, told: SimpleQueue[str]) -> None:
     told.put("once")
     lock.acquire()
     told.put("twice")
+
+
+def lists_of(function: Callable[[], object]) -> list[list[object]]:
+    """The lists that a closure has from the function around it."""
+    contents = [cell.cell_contents for cell in function.__closure__ or ()]  # type: ignore[attr-defined]
+    return [content for content in contents if isinstance(content, list)]
+
+
+def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
+    function()
+    return lists_of(function)
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def places(marker: bytes) -> list[tuple[int, int]]:
+    """Where in the region's blocks a marker is: numbers of blocks, and offsets in them."""
+    return [
+        (number, match.start())
+        for number, block in enumerate(_core.blocks())
+        for match in re.finditer(re.escape(marker), block)
+    ]
+
+
+def describe_call(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    return args, kwargs
+
+
+def start_and_get_result(target: Callable[..., Any], *args: object) -> Any:
+    interpreter = multigil.Interpreter(target=target, args=args)
+    interpreter.start()
+    return interpreter.result()
+
+
+def join_itself() -> None:
+    multigil.current_interpreter().join()
+
+
+def own_name() -> str:
+    return multigil.current_interpreter().name
+
+
+def identifiers() -> tuple[int | None, int | None, int | None]:
+    return multigil.get_ident(), multigil.get_native_id(), _core.current_interpreter_id()
+
+
+def daemon_of_a_new_interpreter() -> bool:
+    return multigil.Interpreter().daemon
+
+
+def is_main() -> bool:
+    return multigil.current_interpreter() is multigil.main_interpreter()
+
+
+def compute(ready: Queue[None], go: Queue[None]) -> int:
+    """Tell that the interpreter is there, wait for the word, and compute for some tenths of a second."""
+    ready.put(None)
+    go.get()
+    return sum(i * i for i in range(3_000_000))
