@@ -1,0 +1,116 @@
+# Builds, tests and measures multigil in a virtual environment of its own; nothing needs to be done before.
+#
+#   make demo
+#   make test PYTHON=python3.13 VENV=.venv-3.13
+#
+# PYTHON is a name or a path; without it, scripts/find-python picks the newest usable one. VENV is where the
+# package, and all that it is built and tested with, is installed.
+
+PYTHON ?=
+VENV ?= .venv
+DEMO ?=
+
+# Where rustup puts cargo: the shell that installed it has not read its new profile yet.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# maturin builds for the environment that VIRTUAL_ENV names, and refuses to choose when conda names another.
+export VIRTUAL_ENV := $(abspath $(VENV))
+unexport CONDA_PREFIX
+
+python := $(VIRTUAL_ENV)/bin/python
+pip_install := $(python) -m pip install --quiet
+
+# What was done, as empty files: beside what cargo built, so that they go when it goes, and what was done in an
+# environment in a folder of its own.
+done_here := target/make
+done_there := $(done_here)$(VIRTUAL_ENV)
+
+# Folders are listed too: theirs is the time at which a file was removed.
+rust_sources := $(wildcard Cargo.toml Cargo.lock) $(shell find src ffi)
+rust_tests := $(shell find tests benches \( -path tests/python -o -path benches/python \) -prune -o -print)
+
+loom := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(or $(CARGO_TARGET_DIR),target)/loom
+
+# All of them write to the same environment and the same folder of cargo's.
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help build demo test test-rust test-python bench soak lint lint-rust lint-python clean FORCE
+
+help: ## what there is to make
+	@echo 'usage: make TARGET [PYTHON=python3.14] [VENV=.venv] [DEMO=PATH]'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' Makefile
+
+build: $(done_there)/build ## build multigil and install it in VENV
+
+demo: build ## count the words of the standard library's files, or of those in DEMO
+	$(python) -m multigil demo $(if $(DEMO),'$(DEMO)')
+
+test: test-rust test-python ## run the tests
+
+test-rust: $(done_here)/test-rust
+	@echo 'The Rust tests have passed; they run again when a file of theirs changes.'
+
+test-python: build $(done_there)/requirements-test
+	$(python) -m pytest
+
+bench: build $(done_there)/requirements-bench ## measure multigil and its peers
+	cargo bench --package multigil
+	$(python) benches/python/run.py
+
+soak: build ## pass messages of all sizes for 5 minutes and check each one
+	$(python) tests/python/soak.py --minutes 5
+
+lint: lint-rust lint-python ## check format, style and types
+
+lint-rust: export PYO3_PYTHON := $(python)
+lint-rust: $(VENV)/pyvenv.cfg
+	scripts/check-cargo
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(loom) cargo clippy --package multigil --test loom -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --package multigil --no-deps
+
+# The types are checked as the oldest supported Python has them (pyproject.toml) and as VENV's has them.
+lint-python: build $(done_there)/requirements-lint
+	$(python) -m ruff check
+	$(python) -m ruff format --check
+	$(python) -m mypy
+	$(python) -m mypy --python-version $$($(python) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	$(python) -m mypy.stubtest multigil._core --mypy-config-file pyproject.toml
+
+clean: ## remove all that was made, the environment included
+	rm -rf target .pytest_cache .mypy_cache .ruff_cache .hypothesis python/multigil/*.so
+	find python tests benches -name __pycache__ -prune -exec rm -rf {} +
+	if [ -f '$(VENV)/.made-by' ]; then rm -rf '$(VENV)'; fi
+
+# Always looked at, but only a new environment is newer than what was done in the old one.
+$(VENV)/pyvenv.cfg: FORCE
+	@PYTHON='$(PYTHON)' scripts/make-venv '$(VENV)'
+
+# pip installs dependency groups since 25.1.
+$(done_there)/requirements-build: $(VENV)/pyvenv.cfg pyproject.toml
+	@mkdir -p $(@D)
+	$(pip_install) 'pip>=25.1'
+	$(pip_install) --group build
+	@touch $@
+
+$(done_there)/requirements-test $(done_there)/requirements-lint: $(done_there)/requirements-%: \
+		$(done_there)/requirements-build
+	$(pip_install) --group $*
+	@touch $@
+
+$(done_there)/requirements-bench: $(done_there)/requirements-build $(wildcard benches/python/requirements.txt)
+	$(if $(wildcard benches/python/requirements.txt),$(pip_install) -r benches/python/requirements.txt)
+	@touch $@
+
+$(done_there)/build: $(done_there)/requirements-build $(rust_sources)
+	@scripts/check-cargo
+	$(VIRTUAL_ENV)/bin/maturin develop --release --extras demo
+	@touch $@
+
+# The models are explored up to 3 preemptions: enough for every known kind of fault, in minutes instead of days.
+$(done_here)/test-rust: $(rust_sources) $(rust_tests)
+	@mkdir -p $(@D)
+	@scripts/check-cargo
+	cargo test --package multigil
+	LOOM_MAX_PREEMPTIONS=3 $(loom) cargo test --package multigil --release --test loom
+	@touch $@

@@ -1,0 +1,122 @@
+"""The queues and locks that are compared: a name, the kind of workers, and how to make one.
+
+The scenarios use `put` and `get`, or `acquire` and `release`, and know nothing else of a peer, so all peers
+run the same code. Between threads a queue hands on a reference, so large items cost it nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Protocol
+
+from workers import HAS_MULTIGIL, Kind
+
+if HAS_MULTIGIL:
+    import multigil
+if sys.version_info >= (3, 14):
+    from concurrent import interpreters
+
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+class Channel(Protocol):
+    """What the scenarios use of a queue; it pickles on its way to a worker."""
+
+    @property
+    def put(self) -> Callable[[Any], object]: ...
+    @property
+    def get(self) -> Callable[[], Any]: ...
+
+
+class Exclusion(Protocol):
+    """What the scenarios use of a lock; it pickles on its way to a worker."""
+
+    def acquire(self) -> object: ...
+    def release(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class QueuePeer:
+    """A queue between one kind of workers."""
+
+    name: str
+    kind: Kind
+    make: Callable[[int], Channel]
+    """Makes one for at most so many items (0: any number), as far as it can be bounded."""
+    is_shared: bool = True
+    """Whether several workers may put, and several get, at the same time."""
+
+
+@dataclass(frozen=True)
+class LockPeer:
+    """A lock between one kind of workers."""
+
+    name: str
+    kind: Kind
+    make: Callable[[], Exclusion]
+
+
+@dataclass(frozen=True)
+class Pipe:
+    """The two ends of a `multiprocessing.Pipe` under the names that a queue has."""
+
+    reader: Connection
+    writer: Connection
+
+    @property
+    def put(self) -> Callable[[Any], object]:
+        return self.writer.send
+
+    @property
+    def get(self) -> Callable[[], Any]:
+        return self.reader.recv
+
+
+def queues() -> list[QueuePeer]:
+    """The queues that this Python has; ours between interpreters first."""
+    peers: list[QueuePeer] = []
+    if HAS_MULTIGIL:
+        peers += [
+            QueuePeer("multigil.Queue, interpreters", Kind.INTERPRETER, multigil.Queue),
+            QueuePeer("multigil.Queue, threads", Kind.THREAD, multigil.Queue),
+        ]
+    peers += [
+        QueuePeer("queue.Queue, threads", Kind.THREAD, queue.Queue),
+        QueuePeer("queue.SimpleQueue, threads", Kind.THREAD, lambda _: queue.SimpleQueue()),
+    ]
+    if sys.version_info >= (3, 14):
+        peers.append(
+            QueuePeer("concurrent.interpreters.Queue", Kind.STANDARD_INTERPRETER, interpreters.create_queue)
+        )
+    peers += [
+        QueuePeer("multiprocessing.Queue", Kind.FORKSERVER, PROCESSES.Queue),
+        QueuePeer("multiprocessing.SimpleQueue", Kind.FORKSERVER, lambda _: PROCESSES.SimpleQueue()),
+        QueuePeer(
+            "multiprocessing.Pipe",
+            Kind.FORKSERVER,
+            lambda _: Pipe(*PROCESSES.Pipe(duplex=False)),
+            is_shared=False,
+        ),
+    ]
+    return peers
+
+
+def locks() -> list[LockPeer]:
+    """The locks that this Python has; ours between interpreters first."""
+    peers: list[LockPeer] = []
+    if HAS_MULTIGIL:
+        peers += [
+            LockPeer("multigil.Lock, interpreters", Kind.INTERPRETER, multigil.Lock),
+            LockPeer("multigil.Lock, threads", Kind.THREAD, multigil.Lock),
+        ]
+    return [
+        *peers,
+        LockPeer("threading.Lock, threads", Kind.THREAD, threading.Lock),
+        LockPeer("multiprocessing.Lock", Kind.FORKSERVER, PROCESSES.Lock),
+    ]

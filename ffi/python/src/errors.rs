@@ -1,0 +1,56 @@
+//! The one place where the engine's errors become exceptions.
+
+use multigil::error::{AttachError, GetError, OutOfMemory, PutError};
+use pyo3::ffi;
+
+use crate::py::{Raised, Result, raise};
+use crate::state::State;
+
+/// Raises MemoryError with both numbers.
+#[cold]
+pub(crate) unsafe fn out_of_memory<T>(error: OutOfMemory) -> Result<T> {
+    let OutOfMemory { requested, available } = error;
+    let text = format!("a message of {requested} bytes does not fit: {available} bytes of memory are available");
+    raise(ffi::PyExc_MemoryError, &text)
+}
+
+#[cold]
+unsafe fn bare<T>(class: *mut ffi::PyObject) -> Result<T> {
+    ffi::PyErr_SetNone(class);
+    Err(Raised)
+}
+
+/// Raises what a put failed with. Interruptions are [`crate::wait`]'s business and never get here.
+#[cold]
+pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
+    match error {
+        PutError::Full | PutError::Interrupted => bare(state.object(&state.objects.full)?.as_ptr()),
+        PutError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+        PutError::OutOfMemory(error) => out_of_memory(error),
+    }
+}
+
+/// Raises what a get failed with.
+#[cold]
+pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
+    match error {
+        GetError::Empty | GetError::Interrupted => bare(state.object(&state.objects.empty)?.as_ptr()),
+        GetError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+    }
+}
+
+/// Raises why an id led nowhere.
+#[cold]
+pub(crate) unsafe fn attach<T>(state: &State, error: AttachError) -> Result<T> {
+    let class = match error {
+        AttachError::OtherRegion | AttachError::Gone => &state.objects.stale_handle,
+        AttachError::Corrupt => &state.objects.region_corrupt,
+    };
+    raise(state.object(class)?.as_ptr(), &error.to_string())
+}
+
+/// Raises that a message is no message.
+#[cold]
+pub(crate) unsafe fn corrupt<T>(state: &State, what: &str) -> Result<T> {
+    raise(state.object(&state.objects.region_corrupt)?.as_ptr(), what)
+}

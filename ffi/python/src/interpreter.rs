@@ -1,0 +1,402 @@
+//! `Subinterpreter`: an interpreter with a GIL of its own, and the operating system's thread that runs it.
+//!
+//! The thread is made here and belongs to the interpreter alone, from its creation to its end: CPython has trouble with
+//! interpreters that are run from several threads, or ended while somebody runs in them.
+//!
+//! ```text
+//!   thread  attach to the main interpreter → Py_NewInterpreterFromConfig → run the bootstrap → Py_EndInterpreter
+//!   gate      closed ─────────────────────────────────────────→ open ──────────→ closed for ever
+//! ```
+//!
+//! The gate is open while an exception may be sent: whoever sends one holds it, so the interpreter stays until then.
+
+use core::ffi::{CStr, c_int, c_long, c_void};
+use core::ptr::null_mut;
+use std::ffi::CString;
+use std::sync::Arc;
+
+use multigil::error::WaitError;
+use multigil::event::Event;
+use parking_lot::Mutex;
+use pyo3::ffi;
+
+use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
+use crate::state::State;
+use crate::wait::{self, Request, Seat};
+
+/// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
+const STACK_BYTES: usize = 16 << 20;
+
+/// What the interpreter's thread and the handles to it share.
+#[derive(Debug, Default)]
+struct Shared {
+    gate: Mutex<Gate>,
+    facts: Mutex<Facts>,
+    ended: Event,
+}
+
+/// Where to send exceptions; None while nobody may.
+#[derive(Debug, Default)]
+struct Gate(Option<Target>);
+
+#[derive(Debug)]
+struct Target {
+    interpreter: *mut ffi::PyInterpreterState,
+    ident: u64,
+    seat: Arc<Seat>,
+}
+
+// SAFETY: an interpreter's address may be used on any thread while the gate is held.
+unsafe impl Send for Gate {}
+
+/// What is known of the interpreter.
+#[derive(Debug, Default)]
+struct Facts {
+    id: Option<i64>,
+    ident: Option<u64>,
+    native_id: Option<i32>,
+    error: Option<String>,
+    ended: bool,
+}
+
+impl Shared {
+    fn has_ended(&self) -> bool {
+        self.facts.lock().ended
+    }
+
+    /// The whole life of the interpreter, on its own thread.
+    fn run(&self, bootstrap: &CStr) {
+        // SAFETY: this thread is attached to nothing before and after, and to what the function says in between.
+        if let Err(error) = unsafe { self.live(bootstrap) } {
+            self.facts.lock().error = Some(error);
+        }
+        self.facts.lock().ended = true;
+        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
+    }
+
+    unsafe fn live(&self, bootstrap: &CStr) -> core::result::Result<(), String> {
+        if wait::is_finalizing() {
+            return Err("the program is ending".to_owned());
+        }
+        let native_id = libc::gettid();
+        let ident = ffi::PyThread_get_thread_ident();
+        {
+            let mut facts = self.facts.lock();
+            (facts.ident, facts.native_id) = (Some(ident), Some(native_id));
+        }
+        let thread = create()?;
+        let interpreter = ffi::PyInterpreterState_Get();
+        self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
+        self.open_gate(Target { interpreter, ident, seat: wait::my_seat() });
+        let result = run_text(bootstrap);
+        // Nobody may be at the gate while it closes, and whoever is there waits for this interpreter's GIL.
+        wait::detached(|| self.gate.lock().0.take());
+        ffi::PyThreadState_SetAsyncExc(ident as c_long, null_mut());
+        ffi::Py_EndInterpreter(thread);
+        result
+    }
+
+    unsafe fn open_gate(&self, target: Target) {
+        wait::detached(|| self.gate.lock().0 = Some(target));
+    }
+
+    /// Makes the interpreter's thread raise what is requested, as soon as it gives its GIL away; false if it is not
+    /// running. On a thread that is attached to nothing.
+    fn send(&self, request: Request) -> bool {
+        let gate = self.gate.lock();
+        let Some(target) = &gate.0 else { return false };
+        // SAFETY: the gate is held, so the interpreter stays; this thread is attached to it from here to the end.
+        unsafe {
+            let thread = ffi::PyThreadState_New(target.interpreter);
+            ffi::PyEval_AcquireThread(thread);
+            let sent = target.raise(request);
+            if sent.is_err() {
+                ffi::PyErr_Clear();
+            }
+            ffi::PyThreadState_Clear(thread);
+            ffi::PyThreadState_DeleteCurrent();
+            sent.unwrap_or(false)
+        }
+    }
+}
+
+impl Target {
+    /// Attached to the interpreter, on another thread than its own.
+    unsafe fn raise(&self, request: Request) -> Result<bool> {
+        let name = Owned::from_raw(ffi::PyUnicode_FromString(c"multigil._core".as_ptr()))?;
+        let module = ffi::PyImport_GetModule(name.as_ptr());
+        if module.is_null() {
+            return Ok(false); // the bootstrap has not come that far, or is at its end
+        }
+        let module = Owned::from_raw(module)?;
+        if self.seat.disturb(request) {
+            return Ok(true);
+        }
+        let class = request.class(crate::state_of_module(module.as_ptr()))?;
+        Ok(ffi::PyThreadState_SetAsyncExc(self.ident as c_long, class.as_ptr()) == 1)
+    }
+}
+
+/// Makes an interpreter with its own GIL; the calling thread is attached to it then.
+unsafe fn create() -> core::result::Result<*mut ffi::PyThreadState, String> {
+    let config = ffi::PyInterpreterConfig {
+        use_main_obmalloc: 0,
+        allow_fork: 0,
+        allow_exec: 0,
+        allow_threads: 1,
+        allow_daemon_threads: 0,
+        check_multi_interp_extensions: 1,
+        gil: ffi::PyInterpreterConfig_OWN_GIL,
+    };
+    // The documentation asks for an attached thread, whichever interpreter it is attached to.
+    let main = ffi::PyThreadState_New(ffi::PyInterpreterState_Main());
+    ffi::PyEval_AcquireThread(main);
+    let mut thread = null_mut();
+    let status = ffi::Py_NewInterpreterFromConfig(&raw mut thread, &raw const config);
+    let failed = ffi::PyStatus_Exception(status) != 0;
+    // A failure leaves this thread attached to the main interpreter, success to the new one.
+    let created = if failed { null_mut() } else { ffi::PyEval_SaveThread() };
+    if !failed {
+        ffi::PyEval_AcquireThread(main);
+    }
+    ffi::PyThreadState_Clear(main);
+    ffi::PyThreadState_DeleteCurrent();
+    if failed {
+        let reason = if status.err_msg.is_null() {
+            "unknown reason".into()
+        } else {
+            CStr::from_ptr(status.err_msg).to_string_lossy()
+        };
+        return Err(format!("CPython could not make an interpreter: {reason}"));
+    }
+    ffi::PyEval_AcquireThread(created);
+    Ok(created)
+}
+
+/// Runs source text in a namespace of its own. What escapes from it is the error.
+unsafe fn run_text(text: &CStr) -> core::result::Result<(), String> {
+    let run = || {
+        let namespace = Owned::from_raw(ffi::PyDict_New())?;
+        check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
+        let (namespace, start) = (namespace.as_ptr(), ffi::Py_file_input);
+        Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, namespace, namespace, null_mut()))
+    };
+    match run() {
+        Ok(_) => Ok(()),
+        Err(Raised) => Err(describe_error()),
+    }
+}
+
+/// Takes the exception that is set and puts it into words.
+unsafe fn describe_error() -> String {
+    let Ok(error) = Owned::from_raw(ffi::PyErr_GetRaisedException()) else { return String::new() };
+    let name = CStr::from_ptr((*ffi::Py_TYPE(error.as_ptr())).tp_name).to_string_lossy().into_owned();
+    let text = Owned::from_raw(ffi::PyObject_Str(error.as_ptr())).and_then(|text| {
+        let mut length = 0;
+        let start = ffi::PyUnicode_AsUTF8AndSize(text.as_ptr(), &raw mut length);
+        if start.is_null() {
+            return Err(Raised);
+        }
+        Ok(String::from_utf8_lossy(core::slice::from_raw_parts(start.cast(), length as usize)).into_owned())
+    });
+    match text {
+        Ok(text) => format!("{name}: {text}"),
+        Err(Raised) => {
+            ffi::PyErr_Clear();
+            name
+        }
+    }
+}
+
+#[repr(C)]
+struct Object {
+    base: ffi::PyObject,
+    state: *const State,
+    shared: Option<Arc<Shared>>,
+}
+
+unsafe fn parts<'a>(object: *mut ffi::PyObject) -> (&'static State, &'a Arc<Shared>) {
+    let this = &*object.cast::<Object>();
+    // `new`, which sets both, is the only maker of such objects.
+    (&*this.state, this.shared.as_ref().unwrap_unchecked())
+}
+
+unsafe extern "C" fn new(
+    class: *mut ffi::PyTypeObject,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_type(class)?;
+        let bootstrap = py::with_arguments(arguments, keywords, |arguments| {
+            let [bootstrap] = arguments.parse("Subinterpreter", [c"bootstrap"], 1)?;
+            let text = ffi::PyUnicode_AsUTF8AndSize(bootstrap, null_mut());
+            if text.is_null() { Err(Raised) } else { Ok(CString::from(CStr::from_ptr(text))) }
+        })?;
+        let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
+        let object = Owned::from_raw(allocate(class, 0))?;
+        let this = object.as_ptr().cast::<Object>();
+        let shared = Arc::new(Shared::default());
+        (&raw mut (*this).state).write(state);
+        (&raw mut (*this).shared).write(Some(Arc::clone(&shared)));
+        let builder = std::thread::Builder::new().name("multigil".to_owned()).stack_size(STACK_BYTES);
+        match builder.spawn(move || shared.run(&bootstrap)) {
+            Ok(_) => Ok(object),
+            Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
+        }
+    })
+}
+
+unsafe extern "C" fn deallocate(object: *mut ffi::PyObject) {
+    let class = ffi::Py_TYPE(object);
+    (&raw mut (*object.cast::<Object>()).shared).drop_in_place();
+    let free = (*class).tp_free.unwrap_unchecked(); // every type has it
+    free(object.cast());
+    ffi::Py_DECREF(class.cast());
+}
+
+unsafe extern "C" fn join(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        let [timeout] = Arguments::new(values, count, names).parse("join", [c"timeout"], 0)?;
+        let deadline = wait::join_timeout(timeout)?;
+        let (state, shared) = parts(object);
+        let ended = || shared.has_ended().then_some(());
+        if ended().is_some() {
+            return Ok(true);
+        }
+        let result = wait::wait(
+            state,
+            deadline,
+            |patience| shared.ended.wait_until(patience, ended, || true),
+            |error| *error == WaitError::Interrupted,
+        )?;
+        Ok(result.is_ok())
+    })
+}
+
+unsafe extern "C" fn interrupt(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        if count != 0 {
+            return raise(ffi::PyExc_TypeError, "interrupt() takes keyword arguments only");
+        }
+        let parameters = [c"terminate", c"timeout"];
+        let [terminate, timeout] = Arguments::new(values, count, names).parse("interrupt", parameters, 0)?;
+        let request = if py::truth(terminate, false)? { Request::Terminate } else { Request::Interrupt };
+        let deadline = wait::join_timeout(timeout)?;
+        let (state, shared) = parts(object);
+        // Sending waits for the interpreter's GIL, which a long call into C may keep. So a thread of its own waits for
+        // that, and this one for the thread, as long as it likes.
+        let delivery = Arc::new((Mutex::new(None), Event::default()));
+        let (target, report) = (Arc::clone(shared), Arc::clone(&delivery));
+        let deliver = move || {
+            let sent = target.send(request);
+            *report.0.lock() = Some(sent);
+            report.1.notify_all(); // unlocking was the read-modify-write that it asks for
+        };
+        if let Err(error) = std::thread::Builder::new().name("multigil-interrupt".to_owned()).spawn(deliver) {
+            return raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}"));
+        }
+        let result = wait::wait(
+            state,
+            deadline,
+            |patience| delivery.1.wait_until(patience, || *delivery.0.lock(), || true),
+            |error| *error == WaitError::Interrupted,
+        )?;
+        Ok(result.unwrap_or(false))
+    })
+}
+
+unsafe extern "C" fn is_alive(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(!parts(object).1.has_ended()))
+}
+
+/// An integer that may be unknown.
+unsafe fn optional(value: Option<i64>) -> Result<Owned> {
+    value.map_or_else(|| Ok(Owned::none()), |value| Owned::from_raw(ffi::PyLong_FromLongLong(value)))
+}
+
+unsafe extern "C" fn get_id(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| optional(parts(object).1.facts.lock().id))
+}
+
+unsafe extern "C" fn get_ident(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| optional(parts(object).1.facts.lock().ident.map(|ident| ident as i64)))
+}
+
+unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| optional(parts(object).1.facts.lock().native_id.map(i64::from)))
+}
+
+unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| match &parts(object).1.facts.lock().error {
+        None => Ok(Owned::none()),
+        Some(text) => {
+            Owned::from_raw(ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t))
+        }
+    })
+}
+
+static mut METHODS: [ffi::PyMethodDef; 4] = [
+    py::method_fast(
+        c"join",
+        join,
+        c"join($self, timeout=None)\n--\n\n\
+Wait until the interpreter and its thread have ended, at most timeout seconds; whether they have.",
+    ),
+    py::method_fast(
+        c"interrupt",
+        interrupt,
+        c"interrupt($self, *, terminate=False, timeout=None)\n--\n\n\
+Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.\n\n\
+Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C that keeps the\n\
+GIL. Gives False if it was not reached, or is not running.",
+    ),
+    py::method_no_args(c"is_alive", is_alive, c"is_alive($self)\n--\n\nWhether the thread has not ended."),
+    py::METHODS_END,
+];
+
+const fn attribute(name: &'static CStr, get: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef { name: name.as_ptr(), get: Some(get), set: None, doc: doc.as_ptr(), closure: null_mut() }
+}
+
+static mut ATTRIBUTES: [ffi::PyGetSetDef; 5] = [
+    attribute(c"id", get_id, c"CPython's id of the interpreter; None before it exists."),
+    attribute(c"ident", get_ident, c"threading.get_ident() of its thread; None before it runs."),
+    attribute(c"native_id", get_native_id, c"The kernel's id of its thread; None before it runs."),
+    attribute(c"error", get_error, c"Why it could not be made, or what escaped from bootstrap; None if nothing did."),
+    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
+];
+
+/// Makes the type `Subinterpreter`.
+pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
+    let doc = c"Subinterpreter(bootstrap)\n--\n\n\
+One interpreter with a GIL of its own, and the operating system's thread that runs it.\n\n\
+Gives at once. The new thread makes the interpreter, runs the source text bootstrap in a namespace of its own (not in\n\
+__main__), then ends the interpreter.";
+    let mut slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
+        ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: deallocate as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut METHODS).cast() },
+        ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: (&raw mut ATTRIBUTES).cast() },
+        ffi::PyType_Slot { slot: 0, pfunc: null_mut() },
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: c"multigil._core.Subinterpreter".as_ptr(),
+        basicsize: size_of::<Object>() as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
+        slots: slots.as_mut_ptr(),
+    };
+    Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, null_mut()))
+}

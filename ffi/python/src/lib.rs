@@ -1,0 +1,172 @@
+//! `multigil._core`: queues, locks and interpreters as native types of CPython, over raw `pyo3::ffi`.
+//!
+//! PyO3's safe layer refuses to be imported by a second interpreter, so this crate speaks CPython's C API itself.
+//!
+//! # What makes it sound
+//! * Every `unsafe fn` here asks two things, unless it says more: the calling thread is attached to an interpreter, and
+//!   each object that it is given is alive and belongs to that interpreter.
+//! * A function that gives an object gives an owned reference ([`py::Owned`]), or says that it is borrowed.
+//! * No object is in a static: what an interpreter needs is in its module's [`state::State`], and an instance reaches
+//!   it through a pointer that stays valid because instance → type → module.
+//! * [`py::guard`] is at every entrance, so that no panic reaches C.
+//!
+//! # The rooms
+//! | room | job |
+//! |---|---|
+//! | [`py`] | owned references, errors, arguments: the little that the others need of the C API |
+//! | [`state`] | what one interpreter has: its number, its types, the objects that it calls |
+//! | [`errors`] | the one place where the engine's errors become exceptions |
+//! | [`wait`] | waiting without the GIL, signals, and being interrupted |
+//! | [`codec`] | objects to messages and back |
+//! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
+//! | [`queue`], [`lock`] | the types |
+//! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | this one | the module |
+
+mod codec;
+mod errors;
+mod handle;
+mod interpreter;
+mod lock;
+mod py;
+mod queue;
+mod state;
+mod wait;
+
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
+
+use pyo3::ffi;
+
+use crate::py::{Owned, Raised, Shared};
+use crate::state::State;
+
+static mut METHODS: [ffi::PyMethodDef; 5] = [
+    py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
+    py::method_no_args(
+        c"blocks",
+        blocks,
+        c"The memory of this process's region, block by block, read-only, without a copy.",
+    ),
+    py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
+    py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::METHODS_END,
+];
+
+static SLOTS: Shared<[ffi::PyModuleDef_Slot; SLOT_COUNT]> = Shared([
+    ffi::PyModuleDef_Slot { slot: ffi::Py_mod_exec, value: execute as *mut c_void },
+    ffi::PyModuleDef_Slot { slot: ffi::Py_mod_multiple_interpreters, value: ffi::Py_MOD_PER_INTERPRETER_GIL_SUPPORTED },
+    #[cfg(Py_3_13)]
+    ffi::PyModuleDef_Slot { slot: ffi::Py_mod_gil, value: ffi::Py_MOD_GIL_NOT_USED },
+    ffi::PyModuleDef_Slot { slot: 0, value: null_mut() },
+]);
+const SLOT_COUNT: usize = if cfg!(Py_3_13) { 4 } else { 3 };
+
+/// The module's definition. CPython writes to it (its reference count and index), so it is mutable.
+static mut MODULE: ffi::PyModuleDef = ffi::PyModuleDef {
+    m_base: ffi::PyModuleDef_HEAD_INIT,
+    m_name: c"multigil._core".as_ptr(),
+    m_doc: c"The native module: queues, locks and interpreters over the shared-memory engine.".as_ptr(),
+    m_size: size_of::<*mut State>() as ffi::Py_ssize_t,
+    m_methods: (&raw mut METHODS).cast(),
+    m_slots: (&raw const SLOTS).cast_mut().cast(),
+    m_traverse: Some(traverse),
+    m_clear: Some(clear),
+    m_free: Some(free),
+};
+
+/// The entrance: CPython calls it once an interpreter.
+///
+/// # Safety
+/// Only CPython's import system calls it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn PyInit__core() -> *mut ffi::PyObject {
+    ffi::PyModuleDef_Init(&raw mut MODULE)
+}
+
+/// Where a module keeps the pointer to its state; null if it is not made yet or was freed.
+unsafe fn state_slot(module: *mut ffi::PyObject) -> *mut *mut State {
+    ffi::PyModule_GetState(module).cast()
+}
+
+/// The state of the module that defines `class` or one of its bases.
+pub(crate) unsafe fn state_of_type(class: *mut ffi::PyTypeObject) -> py::Result<&'static State> {
+    let module = ffi::PyType_GetModuleByDef(class, &raw mut MODULE);
+    if module.is_null() {
+        return Err(Raised);
+    }
+    Ok(&**state_slot(module))
+}
+
+unsafe extern "C" fn execute(module: *mut ffi::PyObject) -> c_int {
+    py::guard_status(|| {
+        let state = Box::into_raw(Box::new(State::new(module)?));
+        *state_slot(module) = state;
+        (*state).fill(module)
+    })
+}
+
+unsafe extern "C" fn traverse(module: *mut ffi::PyObject, visit: ffi::visitproc, argument: *mut c_void) -> c_int {
+    let slot = state_slot(module);
+    if slot.is_null() || (*slot).is_null() { 0 } else { (**slot).traverse(visit, argument) }
+}
+
+unsafe extern "C" fn clear(module: *mut ffi::PyObject) -> c_int {
+    let slot = state_slot(module);
+    if !slot.is_null() && !(*slot).is_null() {
+        (**slot).clear();
+    }
+    0
+}
+
+unsafe extern "C" fn free(module: *mut c_void) {
+    let slot = state_slot(module.cast());
+    if !slot.is_null() && !(*slot).is_null() {
+        drop(Box::from_raw(*slot));
+        *slot = null_mut();
+    }
+}
+
+unsafe fn state_of_module(module: *mut ffi::PyObject) -> &'static State {
+    &**state_slot(module)
+}
+
+unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let segments = state_of_module(module).region.segments();
+        let tuple = Owned::from_raw(ffi::PyTuple_New(segments.len() as ffi::Py_ssize_t))?;
+        for (place, (start, length)) in segments.into_iter().enumerate() {
+            let length = length as ffi::Py_ssize_t;
+            // The segments of this process's region are never unmapped, so the view needs no owner.
+            let view = Owned::from_raw(ffi::PyMemoryView_FromMemory(start.cast_mut().cast(), length, ffi::PyBUF_READ))?;
+            ffi::PyTuple_SetItem(tuple.as_ptr(), place as ffi::Py_ssize_t, view.into_raw());
+        }
+        Ok(tuple)
+    })
+}
+
+unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let statistics = state_of_module(module).region.statistics();
+        let dict = Owned::from_raw(ffi::PyDict_New())?;
+        for (name, value) in [
+            (c"bytes_reserved", statistics.memory.reserved),
+            (c"bytes_in_use", statistics.memory.in_use),
+            (c"bytes_retained", statistics.memory.retained),
+            (c"blocks", statistics.memory.blocks),
+            (c"queues", statistics.queues),
+            (c"locks", statistics.locks),
+            (c"interpreters", u64::from(statistics.peers)),
+        ] {
+            let value = Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(value))?;
+            py::check(ffi::PyDict_SetItemString(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
+        }
+        Ok(dict)
+    })
+}
+
+unsafe extern "C" fn current_interpreter_id(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        Owned::from_raw(ffi::PyLong_FromLongLong(ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get())))
+    })
+}

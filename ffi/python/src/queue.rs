@@ -1,0 +1,339 @@
+//! `Queue` and `SimpleQueue`: `queue.Queue` and `queue.SimpleQueue` in every method, between threads and interpreters.
+
+use core::ffi::{c_int, c_void};
+use core::ptr::null_mut;
+
+use multigil::error::{GetError, PutError, WaitError};
+use multigil::queue::Queue;
+use pyo3::ffi;
+
+use crate::handle::{self, HandleObject};
+use crate::py::{self, Arguments, Owned, Raised, Result, raise};
+use crate::state::State;
+use crate::wait::{self, Willing};
+use crate::{codec, errors};
+
+type Object = HandleObject<Queue>;
+
+unsafe fn put(object: *mut ffi::PyObject, item: *mut ffi::PyObject, willing: Willing) -> Result<()> {
+    let (state, queue) = Object::of(object);
+    let mut message = codec::encode(state, item)?;
+    let result = queue.put(&mut message, state.region, state.me, None);
+    let (Err(PutError::Full), Willing::Until(deadline)) = (&result, willing) else {
+        return result.or_else(|error| errors::put(state, error));
+    };
+    // The lists of what the message needs are ready; only a place is missing. The caller holds the queue.
+    let result = wait::wait(
+        state,
+        deadline,
+        |patience| queue.put(&mut message, state.region, state.me, Some(patience)),
+        |error| *error == PutError::Interrupted,
+    )?;
+    result.or_else(|error| errors::put(state, error))
+}
+
+unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
+    let (state, queue) = Object::of(object);
+    match (queue.get(state.region, state.me, None), willing) {
+        (Ok(message), _) => codec::decode(state, &message),
+        (Err(GetError::Empty), Willing::Until(deadline)) => {
+            let result = wait::wait(
+                state,
+                deadline,
+                |patience| queue.get(state.region, state.me, Some(patience)),
+                |error| *error == GetError::Interrupted,
+            )?;
+            match result {
+                Ok(message) => codec::decode(state, &message),
+                Err(error) => errors::get(state, error),
+            }
+        }
+        (Err(error), _) => errors::get(state, error),
+    }
+}
+
+unsafe extern "C" fn queue_put(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let arguments = Arguments::new(values, count, names);
+        if let Some(item) = arguments.single() {
+            return put(object, item, Willing::Until(None));
+        }
+        let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
+        put(object, item, wait::queue_timeout(block, timeout)?)
+    })
+}
+
+/// `SimpleQueue.put` takes `block` and `timeout` for the sake of `Queue`'s and looks at neither: it never waits.
+unsafe extern "C" fn simple_put(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [item, _, _] = Arguments::new(values, count, names).parse("put", [c"item", c"block", c"timeout"], 1)?;
+        put(object, item, Willing::No)
+    })
+}
+
+unsafe extern "C" fn put_nowait(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [item] = Arguments::new(values, count, names).parse("put_nowait", [c"item"], 1)?;
+        put(object, item, Willing::No)
+    })
+}
+
+unsafe extern "C" fn queue_get(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let arguments = Arguments::new(values, count, names);
+        if arguments.is_empty() {
+            return get(object, Willing::Until(None));
+        }
+        let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
+        get(object, wait::queue_timeout(block, timeout)?)
+    })
+}
+
+unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| get(object, Willing::No))
+}
+
+unsafe extern "C" fn qsize(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(Object::of(object).1.len())))
+}
+
+unsafe extern "C" fn empty(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(Object::of(object).1.is_empty()))
+}
+
+unsafe extern "C" fn full(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(Object::of(object).1.is_full()))
+}
+
+unsafe extern "C" fn task_done(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        Object::of(object).1.task_done().or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+    })
+}
+
+unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let (state, queue) = Object::of(object);
+        if queue.unfinished() != 0 {
+            // Without a deadline there is no other error than the one that `wait` deals with.
+            let _ = wait::wait(state, None, |patience| queue.join(patience), |error| *error == WaitError::Interrupted)?;
+        }
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn shutdown(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [immediate] = Arguments::new(values, count, names).parse("shutdown", [c"immediate"], 0)?;
+        let immediate = py::truth(immediate, false)?;
+        let (state, queue) = Object::of(object);
+        queue.shut_down(immediate, state.region, state.me);
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn get_maxsize(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromLongLong(Object::of(object).1.maxsize())))
+}
+
+unsafe extern "C" fn set_maxsize(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    py::guard_status(|| {
+        if value.is_null() {
+            return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
+        }
+        Object::of(object).1.set_maxsize(size(value)?);
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn get_unfinished(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(Object::of(object).1.unfinished())))
+}
+
+unsafe extern "C" fn get_is_shutdown(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(Object::of(object).1.is_shut_down()))
+}
+
+/// A size: any integer; one beyond 64 bits is as good as none.
+unsafe fn size(object: *mut ffi::PyObject) -> Result<i64> {
+    let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
+    let mut overflow = 0;
+    let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
+    if value == -1 && !ffi::PyErr_Occurred().is_null() {
+        return Err(Raised);
+    }
+    Ok(if overflow == 0 { value } else { 0 })
+}
+
+unsafe fn create(class: *mut ffi::PyTypeObject, maxsize: i64) -> Result<Owned> {
+    let state: &'static State = crate::state_of_type(class)?;
+    match state.region.create_queue(state.me, maxsize) {
+        Ok(handle) => handle::wrap(state, class, handle),
+        Err(error) => errors::out_of_memory(error),
+    }
+}
+
+unsafe extern "C" fn new_queue(
+    class: *mut ffi::PyTypeObject,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let maxsize = py::with_arguments(arguments, keywords, |arguments| {
+            let [maxsize] = arguments.parse("Queue", [c"maxsize"], 0)?;
+            if maxsize.is_null() { Ok(0) } else { size(maxsize) }
+        })?;
+        create(class, maxsize)
+    })
+}
+
+unsafe extern "C" fn new_simple_queue(
+    class: *mut ffi::PyTypeObject,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        py::with_arguments(arguments, keywords, |arguments| arguments.parse::<0>("SimpleQueue", [], 0))?;
+        create(class, 0)
+    })
+}
+
+const QSIZE: ffi::PyMethodDef =
+    py::method_no_args(c"qsize", qsize, c"qsize($self)\n--\n\nThe number of items, as it was a moment ago.");
+const EMPTY: ffi::PyMethodDef =
+    py::method_no_args(c"empty", empty, c"empty($self)\n--\n\nWhether there was no item a moment ago.");
+const PUT_DOC: &core::ffi::CStr = c"put($self, item, block=True, timeout=None)\n--\n\n\
+Put an item into the queue.\n\n\
+If block is true, wait for a place, at most timeout seconds if that is not None, and raise Full when there was none.\n\
+Otherwise raise Full at once. Raises ShutDown after shutdown(), MemoryError when there is no memory for the item, and\n\
+whatever pickling it raises; the queue is as it was then.";
+const GET_DOC: &core::ffi::CStr = c"get($self, block=True, timeout=None)\n--\n\n\
+Take the oldest item out of the queue.\n\n\
+If block is true, wait for one, at most timeout seconds if that is not None, and raise Empty when none came. Otherwise\n\
+raise Empty at once. Raises ShutDown when the queue is shut down and empty, and whatever unpickling the item raises.";
+const PUT_NOWAIT: ffi::PyMethodDef =
+    py::method_fast(c"put_nowait", put_nowait, c"put_nowait($self, item)\n--\n\nThe same as put(item, block=False).");
+const GET: ffi::PyMethodDef = py::method_fast(c"get", queue_get, GET_DOC);
+const GET_NOWAIT: ffi::PyMethodDef =
+    py::method_no_args(c"get_nowait", get_nowait, c"get_nowait($self)\n--\n\nThe same as get(block=False).");
+const REDUCE: ffi::PyMethodDef =
+    py::method_no_args(c"__reduce__", handle::reduce::<Queue>, c"Pickle the queue by its id.");
+
+static mut QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
+    py::method_fast(c"put", queue_put, PUT_DOC),
+    GET,
+    PUT_NOWAIT,
+    GET_NOWAIT,
+    QSIZE,
+    EMPTY,
+    py::method_no_args(c"full", full, c"full($self)\n--\n\nWhether there was no place a moment ago."),
+    py::method_no_args(
+        c"task_done",
+        task_done,
+        c"task_done($self)\n--\n\nReport an item that was got as done. Raises ValueError if there was none.",
+    ),
+    py::method_no_args(c"join", join, c"join($self)\n--\n\nWait until every item that was put is reported done."),
+    py::method_fast(
+        c"shutdown",
+        shutdown,
+        c"shutdown($self, immediate=False)\n--\n\n\
+Let no more items in: puts raise ShutDown, and so do gets once the queue is empty.\n\n\
+If immediate is true, the queue is emptied now, and each item that is thrown away counts as done.",
+    ),
+    REDUCE,
+    py::CLASS_GET_ITEM,
+    py::METHODS_END,
+];
+
+static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 9] = [
+    py::method_fast(
+        c"put",
+        simple_put,
+        c"put($self, item, block=True, timeout=None)\n--\n\n\
+Put an item into the queue, which never waits; block and timeout are there for the sake of Queue's.",
+    ),
+    GET,
+    PUT_NOWAIT,
+    GET_NOWAIT,
+    QSIZE,
+    EMPTY,
+    REDUCE,
+    py::CLASS_GET_ITEM,
+    py::METHODS_END,
+];
+
+static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
+    ffi::PyGetSetDef {
+        name: c"maxsize".as_ptr(),
+        get: Some(get_maxsize),
+        set: Some(set_maxsize),
+        doc: c"The most items that the queue holds; 0 for any number. May be changed while the queue is in use."
+            .as_ptr(),
+        closure: null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: c"unfinished_tasks".as_ptr(),
+        get: Some(get_unfinished),
+        set: None,
+        doc: c"How many items were put and not reported done.".as_ptr(),
+        closure: null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: c"is_shutdown".as_ptr(),
+        get: Some(get_is_shutdown),
+        set: None,
+        doc: c"Whether shutdown() was called.".as_ptr(),
+        closure: null_mut(),
+    },
+    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
+];
+
+/// Makes the type `Queue`.
+pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned> {
+    let doc = c"Queue(maxsize=0)\n--\n\n\
+A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
+maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
+and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
+    handle::make_type::<Queue>(
+        module,
+        c"multigil.Queue",
+        doc,
+        new_queue,
+        (&raw mut QUEUE_METHODS).cast(),
+        (&raw mut QUEUE_ATTRIBUTES).cast(),
+        &[],
+    )
+}
+
+/// Makes the type `SimpleQueue`.
+pub(crate) unsafe fn make_simple_queue_type(module: *mut ffi::PyObject) -> Result<Owned> {
+    let doc = c"SimpleQueue()\n--\n\n\
+An unbounded first-in, first-out queue shared by threads and interpreters; queue.SimpleQueue in every method.";
+    let methods = (&raw mut SIMPLE_QUEUE_METHODS).cast();
+    handle::make_type::<Queue>(module, c"multigil.SimpleQueue", doc, new_simple_queue, methods, null_mut(), &[])
+}

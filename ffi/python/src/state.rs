@@ -1,0 +1,206 @@
+//! What one interpreter has: its number as a participant, its types, and the Python objects that it calls.
+
+use core::cell::Cell;
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr::null_mut;
+
+use multigil::layout::PeerId;
+use multigil::object::Region;
+use parking_lot::Mutex;
+use pyo3::ffi;
+
+use crate::codec::Pickler;
+use crate::handle::Known;
+use crate::py::{Owned, Raised, Result, check, import, raise};
+use crate::{interpreter, lock, queue};
+
+/// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
+macro_rules! objects {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The Python objects that the module holds. Null until [`State::fill`] made them, and after a clear.
+        #[derive(Debug)]
+        pub(crate) struct Objects {
+            $($(#[$doc])* pub(crate) $name: Cell<*mut ffi::PyObject>,)*
+        }
+
+        impl Objects {
+            const fn new() -> Objects {
+                Objects { $($name: Cell::new(null_mut()),)* }
+            }
+
+            fn all(&self) -> impl Iterator<Item = &Cell<*mut ffi::PyObject>> {
+                [$(&self.$name),*].into_iter()
+            }
+        }
+    };
+}
+
+objects! {
+    /// The type of the name.
+    queue_type,
+    /// The type of the name.
+    simple_queue_type,
+    /// The type of the name.
+    lock_type,
+    /// The type of the name.
+    subinterpreter_type,
+    /// The type of the file that picklers write to.
+    writer_type,
+    /// The exception of the name.
+    empty,
+    /// The exception of the name.
+    full,
+    /// The exception of the name.
+    shut_down,
+    /// The exception of the name.
+    stale_handle,
+    /// The exception of the name.
+    region_corrupt,
+    /// The exception of the name.
+    interpreter_terminated,
+    /// `multigil._core.attach`.
+    attach,
+    /// `_pickle.Pickler`.
+    pickler,
+    /// `_pickle.loads`.
+    loads,
+}
+
+/// What one interpreter has.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) region: &'static Region,
+    /// Its name in every word that it owns.
+    pub(crate) me: PeerId,
+    pub(crate) objects: Objects,
+    /// The queues and locks that exist as objects here.
+    pub(crate) known: Mutex<Known>,
+    /// A pickler that is not in use: making one costs as much as pickling a small message.
+    pub(crate) idle_pickler: Mutex<Option<Pickler>>,
+}
+
+impl State {
+    /// The state of a module that is being loaded.
+    pub(crate) unsafe fn new(_module: *mut ffi::PyObject) -> Result<State> {
+        let region = match Region::of_this_process() {
+            Ok(region) => region,
+            Err(error) => return raise(ffi::PyExc_MemoryError, &error.to_string()),
+        };
+        let Some(me) = region.register() else {
+            return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
+        };
+        Ok(State { region, me, objects: Objects::new(), known: Mutex::default(), idle_pickler: Mutex::new(None) })
+    }
+
+    /// Makes the module's types and exceptions, and imports what it calls.
+    pub(crate) unsafe fn fill(&self, module: *mut ffi::PyObject) -> Result<()> {
+        let objects = &self.objects;
+        let set = |slot: &Cell<*mut ffi::PyObject>, value: Owned| slot.set(value.into_raw());
+        let add = |name: &CStr, slot: &Cell<*mut ffi::PyObject>, value: Owned| {
+            let status = check(ffi::PyModule_AddObjectRef(module, name.as_ptr(), value.as_ptr()));
+            slot.set(value.into_raw());
+            status
+        };
+        let exception = |name: &CStr, doc: &CStr, bases: &[*mut ffi::PyObject]| {
+            let tuple = Owned::from_raw(ffi::PyTuple_New(bases.len() as ffi::Py_ssize_t))?;
+            for (place, base) in bases.iter().enumerate() {
+                ffi::PyTuple_SetItem(tuple.as_ptr(), place as ffi::Py_ssize_t, Owned::from_borrowed(*base).into_raw());
+            }
+            Owned::from_raw(ffi::PyErr_NewExceptionWithDoc(name.as_ptr(), doc.as_ptr(), tuple.as_ptr(), null_mut()))
+        };
+
+        let base = exception(
+            c"multigil.MultigilError",
+            c"Base of the errors that only multigil raises.",
+            &[ffi::PyExc_Exception],
+        )?;
+        check(ffi::PyModule_AddObjectRef(module, c"MultigilError".as_ptr(), base.as_ptr()))?;
+        let stale_handle = exception(
+            c"multigil.StaleHandle",
+            c"A pickled queue or lock was unpickled after the last handle to it had gone.",
+            &[base.as_ptr(), ffi::PyExc_ValueError],
+        )?;
+        add(c"StaleHandle", &objects.stale_handle, stale_handle)?;
+        let region_corrupt = exception(
+            c"multigil.RegionCorrupt",
+            c"Shared memory holds something that no version of multigil wrote.",
+            &[base.as_ptr(), ffi::PyExc_ValueError],
+        )?;
+        add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let terminated = exception(
+            c"multigil.InterpreterTerminated",
+            c"Raised inside an interpreter that terminate() stops, wherever it runs or waits.",
+            &[ffi::PyExc_BaseException],
+        )?;
+        add(c"InterpreterTerminated", &objects.interpreter_terminated, terminated)?;
+
+        let queues = import(c"queue")?;
+        add(c"Empty", &objects.empty, queues.attribute(c"Empty")?)?;
+        add(c"Full", &objects.full, queues.attribute(c"Full")?)?;
+        let shut_down = if cfg!(Py_3_13) {
+            queues.attribute(c"ShutDown")?
+        } else {
+            // The standard library has it since 3.13.
+            exception(c"multigil.ShutDown", c"Raised when put/get with shut-down queue.", &[ffi::PyExc_Exception])?
+        };
+        add(c"ShutDown", &objects.shut_down, shut_down)?;
+
+        add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
+        add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
+        add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
+        set(&objects.writer_type, crate::codec::make_writer_type(module)?);
+        set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
+
+        let pickle = import(c"_pickle")?;
+        set(&objects.pickler, pickle.attribute(c"Pickler")?);
+        set(&objects.loads, pickle.attribute(c"loads")?);
+
+        let version = Owned::from_raw(ffi::PyUnicode_FromStringAndSize(
+            env!("CARGO_PKG_VERSION").as_ptr().cast(),
+            env!("CARGO_PKG_VERSION").len() as ffi::Py_ssize_t,
+        ))?;
+        check(ffi::PyModule_AddObjectRef(module, c"__version__".as_ptr(), version.as_ptr()))?;
+        Ok(())
+    }
+
+    pub(crate) unsafe fn traverse(&self, visit: ffi::visitproc, argument: *mut c_void) -> c_int {
+        for object in self.objects.all() {
+            if !object.get().is_null() {
+                let status = visit(object.get(), argument);
+                if status != 0 {
+                    return status;
+                }
+            }
+        }
+        0
+    }
+
+    pub(crate) unsafe fn clear(&self) {
+        drop(self.idle_pickler.lock().take());
+        for object in self.objects.all() {
+            let object = object.replace(null_mut());
+            if !object.is_null() {
+                ffi::Py_DECREF(object);
+            }
+        }
+    }
+
+    /// An object of the module, or an exception if the interpreter is at its end.
+    #[inline(always)]
+    pub(crate) unsafe fn object(&self, slot: &Cell<*mut ffi::PyObject>) -> Result<Owned> {
+        if slot.get().is_null() {
+            ffi::PyErr_SetString(ffi::PyExc_RuntimeError, c"the interpreter is at its end".as_ptr());
+            return Err(Raised);
+        }
+        Ok(Owned::from_borrowed(slot.get()))
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // SAFETY: the module's last reference is dropped attached.
+        unsafe { self.clear() };
+        self.region.leave(self.me);
+    }
+}

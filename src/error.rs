@@ -1,0 +1,79 @@
+//! What can go wrong: one small enum per operation.
+
+use thiserror::Error;
+
+/// There is no memory for a request; nothing was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("{requested} bytes were asked for and {available} bytes of memory are available")]
+pub struct OutOfMemory {
+    /// Bytes that the request would have taken.
+    pub requested: u64,
+    /// Bytes that the machine, or its limit for this process, could still give.
+    pub available: u64,
+}
+
+/// Why a message was not put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PutError {
+    /// The queue held `maxsize` messages for as long as the caller was willing to wait.
+    #[error("queue is full")]
+    Full,
+    /// The queue was shut down.
+    #[error("queue is shut down")]
+    ShutDown,
+    /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
+    #[error("wait was interrupted")]
+    Interrupted,
+    /// The queue could not grow.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+}
+
+/// Why no message was got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum GetError {
+    /// The queue held nothing for as long as the caller was willing to wait.
+    #[error("queue is empty")]
+    Empty,
+    /// The queue was shut down and has been emptied.
+    #[error("queue is shut down")]
+    ShutDown,
+    /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
+    #[error("wait was interrupted")]
+    Interrupted,
+}
+
+/// Why a wait ended without what it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum WaitError {
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
+    #[error("wait was interrupted")]
+    Interrupted,
+}
+
+/// A lock was released that nobody held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("release unlocked lock")]
+pub struct NotLocked;
+
+/// `task_done` was called more often than messages were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("task_done() called too many times")]
+pub struct TooManyDone;
+
+/// Why an id does not lead to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AttachError {
+    /// The id names the region of another process.
+    #[error("the object belongs to another process")]
+    OtherRegion,
+    /// The last handle to the object has gone.
+    #[error("the object is gone: its last handle was dropped")]
+    Gone,
+    /// The id leads to something that no object of this kind can be.
+    #[error("the id does not name an object of this kind")]
+    Corrupt,
+}

@@ -1,0 +1,264 @@
+//! An event count: sleep until a condition may hold, at no cost to those who make it hold while nobody sleeps.
+//!
+//! ```text
+//!   waiter                                     notifier
+//!   ------                                     --------
+//!   sleepers += 1                              make the condition hold        (a read-modify-write)
+//!   seen = sequence                            fence                          ← SYNC POINT: store before load
+//!   clear WAKING                               sleepers = 0 ?  → done: no system call
+//!   fence   ← SYNC POINT: store before load    WAKING set ?    → done: a wake is under way
+//!   condition holds ?  → leave                 set WAKING, sequence += 1, futex wake
+//!   futex wait while sequence = seen
+//!   again
+//! ```
+//!
+//! The two fences are the store-buffering pattern: either the notifier sees the sleeper, or the sleeper sees
+//! the condition. `tests/loom.rs` shows that without either of them a wake can be lost.
+//!
+//! WAKING keeps a producer that runs ahead from making a system call a message while the consumer that it
+//! woke is still on its way to a processor. Whoever wakes clears it *before* looking again, and passes the
+//! wake on if there is more than it took, so no wake is owed to anybody when WAKING is clear.
+
+use core::time::Duration;
+#[cfg(not(loom))]
+use std::time::Instant;
+
+use crate::error::WaitError;
+use crate::sync::{AtomicU32, FutexWord, Ordering, Woken, fence, fence_after_read_modify_write, spin_loop};
+
+/// Set from the futex wake until the woken thread looks again.
+const WAKING: u32 = 1 << 31;
+
+/// A place to sleep until a condition may have come true. All zero bytes are a valid, idle event.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Event {
+    /// The futex word: grows by one with every wake.
+    sequence: FutexWord,
+    /// How many threads are in [`Event::wait_until`], and the flag [`WAKING`].
+    sleepers: AtomicU32,
+}
+
+impl Event {
+    /// Wakes one sleeper, if there is one and no wake is under way.
+    ///
+    /// The caller has just made the condition hold by an atomic read-modify-write.
+    #[inline(always)]
+    pub fn notify_one(&self) {
+        fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
+        let sleepers = self.sleepers.load(Ordering::Relaxed); // Relaxed: the fence orders it
+        if sleepers != 0 {
+            self.wake_one(sleepers);
+        }
+    }
+
+    #[cold]
+    fn wake_one(&self, sleepers: u32) {
+        // AcqRel: whoever clears WAKING after this must see the condition that we made hold.
+        if sleepers & WAKING == 0 && self.sleepers.fetch_or(WAKING, Ordering::AcqRel) & WAKING == 0 {
+            self.sequence.fetch_add(1, Ordering::Release);
+            self.sequence.wake(1);
+        }
+    }
+
+    /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
+    pub fn notify_all(&self) {
+        fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
+        if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
+            self.sequence.fetch_add(1, Ordering::Release);
+            self.sequence.wake(i32::MAX);
+        }
+    }
+
+    /// Calls `attempt` until it gives something, sleeping in between.
+    ///
+    /// After a success, `more` says whether another sleeper would succeed too; the wake is passed on then.
+    ///
+    /// # Errors
+    /// [`WaitError::TimedOut`] at the deadline, [`WaitError::Interrupted`] when `patience`'s thread got a
+    /// signal or was interrupted. `attempt` has been called once more after the last sleep in either case.
+    pub fn wait_until<T>(
+        &self,
+        patience: &Patience<'_>,
+        mut attempt: impl FnMut() -> Option<T>,
+        more: impl Fn() -> bool,
+    ) -> Result<T, WaitError> {
+        if let Some(value) = patience.spin(&mut attempt) {
+            return Ok(value);
+        }
+        self.sleepers.fetch_add(1, Ordering::Relaxed); // Relaxed: the fence below orders it
+        let mut ended = Ok(());
+        let result = loop {
+            let seen = self.sequence.load(Ordering::Acquire); // Acquire: before `attempt`, or a wake between them is lost
+            if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
+                self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
+            }
+            fence(Ordering::SeqCst); // SYNC POINT: `sleepers` before the condition
+            if let Some(value) = attempt() {
+                break Ok(value);
+            }
+            if let Err(error) = ended {
+                break Err(error);
+            }
+            ended = patience.sleep(&self.sequence, seen);
+        };
+        self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+        if result.is_ok() && more() {
+            self.notify_one();
+        }
+        result
+    }
+
+    /// How many threads wait here.
+    pub fn waiting(&self) -> u32 {
+        self.sleepers.load(Ordering::Relaxed) & !WAKING
+    }
+}
+
+/// How long a thread is willing to wait, and what may disturb it.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience<'a> {
+    #[cfg(not(loom))]
+    deadline: Option<Instant>,
+    #[cfg(not(loom))]
+    spin: Duration,
+    #[cfg(not(loom))]
+    parker: &'a Parker,
+    #[cfg(loom)]
+    nothing: core::marker::PhantomData<&'a ()>,
+}
+
+#[cfg(not(loom))]
+impl<'a> Patience<'a> {
+    /// Waits until `deadline` (for ever if there is none), at first by spinning for `spin`.
+    pub fn new(deadline: Option<Instant>, spin: Duration, parker: &'a Parker) -> Self {
+        Patience { deadline, spin, parker }
+    }
+
+    /// Repeats `attempt` for the spinning time: a reply that is on its way costs no system call.
+    pub(crate) fn spin<T>(&self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        /// Looks between two readings of the clock, which cost about as much as the looks.
+        const LOOKS: u32 = 16;
+        let started = Instant::now();
+        loop {
+            for _ in 0..LOOKS {
+                if let Some(value) = attempt() {
+                    return Some(value);
+                }
+                spin_loop();
+            }
+            let now = Instant::now();
+            if now - started >= self.spin || self.deadline.is_some_and(|deadline| now >= deadline) {
+                return None;
+            }
+        }
+    }
+
+    /// Sleeps on `word` while it holds `expected`.
+    pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
+        let timeout = match self.deadline {
+            None => None,
+            Some(deadline) => match deadline.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => return Err(WaitError::TimedOut),
+                left => Some(left),
+            },
+        };
+        self.parker.sleep(word, expected, timeout)
+    }
+}
+
+/// In a model nobody spins, no time passes and nobody interrupts: a lost wake shows as a deadlock.
+#[cfg(loom)]
+impl Patience<'_> {
+    #[expect(missing_docs, reason = "only the models see it")]
+    pub fn endless() -> Self {
+        Patience { nothing: core::marker::PhantomData }
+    }
+
+    pub(crate) fn spin<T>(&self, _attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
+        None
+    }
+
+    pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
+        match word.wait(expected, None) {
+            Woken::Notified => Ok(()),
+            Woken::TimedOut => Err(WaitError::TimedOut),
+            Woken::Signal => Err(WaitError::Interrupted),
+        }
+    }
+}
+
+#[cfg(not(loom))]
+pub use parker::Parker;
+
+#[cfg(not(loom))]
+mod parker {
+    //! `unsafe` here: [`Parker::interrupt`] touches the word that its thread sleeps on. The thread publishes the
+    //! address under the parker's mutex before it sleeps and takes it back under the same mutex before it
+    //! returns, and it borrows the word all that time.
+    #![expect(unsafe_code, reason = "a word is woken through a pointer that its sleeper lent")]
+
+    use core::time::Duration;
+
+    use parking_lot::Mutex;
+
+    use super::{FutexWord, WaitError, Woken};
+    use crate::sync::{AtomicBool, Ordering};
+
+    /// One thread's handle to be disturbed by: whatever it sleeps on, [`Parker::interrupt`] ends the sleep.
+    #[derive(Debug, Default)]
+    pub struct Parker {
+        interrupted: AtomicBool,
+        asleep_on: Mutex<Lent>,
+    }
+
+    /// The word that the thread sleeps on now.
+    #[derive(Debug, Default)]
+    struct Lent(Option<*const FutexWord>);
+
+    // SAFETY: the pointer is only followed while its owner is known to lend it; see `Parker::interrupt`.
+    unsafe impl Send for Lent {}
+
+    impl Parker {
+        /// Ends the thread's sleep, or its next one: each returns [`WaitError::Interrupted`] until
+        /// [`Parker::take_interrupt`] was called.
+        pub fn interrupt(&self) {
+            self.interrupted.store(true, Ordering::SeqCst);
+            // The thread may have looked at `interrupted` already and not be asleep yet, so that a wake is lost
+            // on it. It lends the word through all of that, so wake until it has taken the word back.
+            loop {
+                let lent = self.asleep_on.lock();
+                let Some(word) = lent.0 else { return };
+                // SAFETY: the owner took no word back yet, for that needs the mutex that we hold, so it still
+                // borrows it.
+                unsafe { &*word }.wake(i32::MAX);
+                drop(lent);
+                std::thread::yield_now();
+            }
+        }
+
+        /// Whether the thread was interrupted since the last call.
+        pub fn take_interrupt(&self) -> bool {
+            self.interrupted.swap(false, Ordering::SeqCst)
+        }
+
+        pub(super) fn sleep(
+            &self,
+            word: &FutexWord,
+            expected: u32,
+            timeout: Option<Duration>,
+        ) -> Result<(), WaitError> {
+            self.asleep_on.lock().0 = Some(word);
+            // SeqCst with the store in `interrupt`: it sees the word, or we see its flag.
+            let woken =
+                if self.interrupted.load(Ordering::SeqCst) { Woken::Signal } else { word.wait(expected, timeout) };
+            self.asleep_on.lock().0 = None;
+            match woken {
+                _ if self.interrupted.load(Ordering::SeqCst) => Err(WaitError::Interrupted),
+                Woken::Notified => Ok(()),
+                Woken::TimedOut => Err(WaitError::TimedOut),
+                Woken::Signal => Err(WaitError::Interrupted),
+            }
+        }
+    }
+}

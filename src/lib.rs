@@ -1,0 +1,55 @@
+//! The engine of multigil: queues and locks in shared memory, for interpreters with a GIL each and for processes.
+//!
+//! It knows bytes and nothing of Python. `ffi/python` makes Python's types of it.
+//!
+//! # The rooms, each using only those above it
+//!
+//! | room | job | `unsafe` |
+//! |---|---|---|
+//! | `sync` | atomics, fences, the futex; loom's in models | the system call |
+//! | [`layout`] | what the bytes mean: every word, bit by bit | no |
+//! | [`error`] | what can go wrong, an enum an operation | no |
+//! | [`event`] | sleep until a condition may hold, free of charge while nobody sleeps | one borrowed word |
+//! | [`lock`] | a lock in a word that names its owner | no |
+//! | [`ring`] | the lock-free ring, and the chain that lets it grow | no |
+//! | `region` | where the bytes are: segments of anonymous memory | addresses |
+//! | `heap` | blocks of any size, each with its owner's name | structures over memory |
+//! | `peer` | who takes part | no |
+//! | [`object`] | handles that keep objects alive, messages that own blocks | handles, copies |
+//! | [`queue`] | put, get, shut down, join | no |
+//!
+//! # A message
+//! ```text
+//!   put   short: into the slot itself;  long: into a block of the heap, before a slot is claimed
+//!         claim a slot (owner in the same word) → write → publish → fence → wake only if somebody sleeps
+//!   get   claim the slot → copy what it holds → hand the slot back → wake a producer only if one sleeps
+//!         a block belongs to the consumer from then on, who reads straight out of it
+//! ```
+//!
+//! # Guarantees
+//! * When `put` has returned, the message is in the queue, and outlives whoever put it.
+//! * Each message is got exactly once; the messages of one producer in the order in which it put them.
+//! * An operation that fails took nothing and lost nothing.
+//! * No lock is held while a payload is copied: a slow or stopped participant delays nobody but those who need the
+//!   very slot that it is writing.
+
+pub mod error;
+pub mod event;
+pub mod layout;
+pub mod lock;
+pub mod ring;
+pub(crate) mod sync;
+
+#[cfg(not(loom))]
+pub(crate) mod heap;
+#[cfg(not(loom))]
+pub mod object;
+#[cfg(not(loom))]
+pub(crate) mod peer;
+#[cfg(not(loom))]
+pub mod queue;
+#[cfg(not(loom))]
+pub(crate) mod region;
+
+#[cfg(not(loom))]
+pub use heap::Usage;

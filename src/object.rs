@@ -1,0 +1,459 @@
+//! Shared objects and their handles: a region, the objects in it, and messages that keep objects alive.
+//!
+//! An object lives as long as anybody holds a reference: a handle in an interpreter, or a message that names it.
+//! Its id ([`ObjectId`]) may be copied anywhere and keeps nothing alive; once the object is gone the id leads to
+//! an error, even when its memory has become something else.
+//!
+//! `unsafe` here: a handle is a reference to an object, so it may borrow the object's state for as long as it
+//! lives; a message owns its block, so it may copy to it and from it.
+#![expect(unsafe_code, reason = "handles borrow what they keep alive; messages copy into blocks they own")]
+
+use core::ops::Deref;
+use core::ptr::NonNull;
+use std::sync::OnceLock;
+
+use crate::error::{AttachError, OutOfMemory};
+use crate::heap::{Heap, Usage};
+use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::lock::Lock;
+use crate::peer::Peers;
+use crate::queue::Queue;
+use crate::ring::Cell;
+use crate::sync::{AtomicU64, Ordering};
+
+/// Shared memory and everything in it.
+#[derive(Debug)]
+pub struct Region {
+    number: u64,
+    heap: Heap,
+    peers: Peers,
+    queues: AtomicU64,
+    locks: AtomicU64,
+}
+
+/// What a region holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Statistics {
+    /// Its memory.
+    pub memory: Usage,
+    /// Queues that somebody refers to.
+    pub queues: u64,
+    /// Locks that somebody refers to.
+    pub locks: u64,
+    /// Participants: interpreters that have the module loaded.
+    pub peers: u32,
+}
+
+impl Region {
+    /// A region in this process's own memory.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new() -> Result<Region, OutOfMemory> {
+        let mut number = [0; 8];
+        // SAFETY: the kernel fills at most the eight bytes that it is given. Should it fail, then ids from another
+        // process are told apart less surely, which costs an error message and no memory safety.
+        unsafe { libc::getrandom(number.as_mut_ptr().cast(), number.len(), 0) };
+        Ok(Region {
+            number: u64::from_ne_bytes(number),
+            heap: Heap::new()?,
+            peers: Peers::new(),
+            queues: AtomicU64::new(0),
+            locks: AtomicU64::new(0),
+        })
+    }
+
+    /// The region that all interpreters of this process share.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn of_this_process() -> Result<&'static Region, OutOfMemory> {
+        static REGION: OnceLock<Region> = OnceLock::new();
+        if let Some(region) = REGION.get() {
+            return Ok(region);
+        }
+        let region = Region::new()?;
+        Ok(REGION.get_or_init(|| region))
+    }
+
+    /// The random number that tells this region from others.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Takes part: gives a number to name oneself by. None if 4,095 take part already.
+    pub fn register(&self) -> Option<PeerId> {
+        self.peers.register()
+    }
+
+    /// Ends taking part. All of the peer's handles are gone.
+    pub fn leave(&self, peer: PeerId) {
+        self.peers.leave(peer);
+    }
+
+    /// What the region holds.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            memory: self.heap.usage(),
+            queues: self.queues.load(Ordering::Relaxed),
+            locks: self.locks.load(Ordering::Relaxed),
+            peers: self.peers.count(),
+        }
+    }
+
+    /// The address and length of each segment. They stay as they are for the region's life; more may follow.
+    pub fn segments(&self) -> Vec<(*const u8, usize)> {
+        self.heap.segments().spans().iter().map(|span| (span.start.cast_const(), span.length)).collect()
+    }
+
+    /// Makes a queue; `maxsize` as in [`Queue::set_maxsize`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
+        let queue = self.create::<Queue>(me)?;
+        if let Err(error) = queue.initialize(&self.heap, maxsize) {
+            // Not a queue yet: take the reference back without emptying it.
+            let id = queue.id;
+            core::mem::forget(queue);
+            self.heap.release_object(id);
+            self.heap.give_back(id.index);
+            self.queues.fetch_sub(1, Ordering::Relaxed);
+            return Err(error);
+        }
+        Ok(queue)
+    }
+
+    /// Makes a lock, free.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_lock(&self, me: PeerId) -> Result<Handle<'_, SharedLock>, OutOfMemory> {
+        self.create(me)
+    }
+
+    fn create<T: SharedState>(&self, me: PeerId) -> Result<Handle<'_, T>, OutOfMemory> {
+        let id = self.heap.create_object(T::KIND, size_of::<T>())?;
+        self.count(T::KIND).fetch_add(1, Ordering::Relaxed);
+        Ok(self.handle(id, me).expect("it was just made"))
+    }
+
+    /// A new handle to the object of that id.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach<T: SharedState>(&self, id: ObjectId, me: PeerId) -> Result<Handle<'_, T>, AttachError> {
+        self.heap.acquire_object(id, T::KIND)?;
+        self.handle(id, me).ok_or(AttachError::Corrupt)
+    }
+
+    fn handle<T: SharedState>(&self, id: ObjectId, me: PeerId) -> Option<Handle<'_, T>> {
+        // SAFETY: the caller took a reference, which the handle keeps, to an object of this kind.
+        let state = unsafe { self.heap.object(id) }?;
+        Some(Handle { region: self, me, id, state })
+    }
+
+    /// Adds a reference for a message that names the object; [`Message`] gives it back.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn pin(&self, id: ObjectId, kind: ObjectKind) -> Result<(), AttachError> {
+        self.heap.acquire_object(id, kind)
+    }
+
+    /// Takes a reference back, and with the last one the object.
+    ///
+    /// An object's messages may hold the last references to others, and so on: not by recursion, which a long row
+    /// of queues in queues would overflow the stack with.
+    pub fn release(&self, id: ObjectId, me: PeerId) {
+        if !self.heap.release_object(id) {
+            return;
+        }
+        let mut ended = vec![id];
+        while let Some(id) = ended.pop() {
+            let Some(kind) = self.heap.object_kind(id) else { continue };
+            if kind == ObjectKind::Queue {
+                // SAFETY: the last reference was just taken back, so the queue is ours alone until we give back its
+                // block.
+                let queue = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) };
+                if let Some(queue) = queue {
+                    while let Ok(mut message) = queue.take(self, me) {
+                        message.release_pins(|id| {
+                            if self.heap.release_object(id) {
+                                ended.push(id);
+                            }
+                        });
+                    }
+                    queue.destroy(&self.heap, me);
+                }
+            }
+            self.count(kind).fetch_sub(1, Ordering::Relaxed);
+            self.heap.give_back(id.index);
+        }
+    }
+
+    pub(crate) fn heap(&self) -> &Heap {
+        &self.heap
+    }
+
+    fn count(&self, kind: ObjectKind) -> &AtomicU64 {
+        match kind {
+            ObjectKind::Queue => &self.queues,
+            ObjectKind::Lock => &self.locks,
+        }
+    }
+}
+
+/// The state of a kind of object, as it lies in a region.
+///
+/// # Safety
+/// `repr(C)`, starts with an [`ObjectHeader`], valid when all bytes are zero, and changes only by atomics.
+#[expect(private_bounds, reason = "sealed: the header is the engine's own")]
+pub unsafe trait SharedState: AsRef<ObjectHeader> + 'static {
+    /// What marks it in its header.
+    const KIND: ObjectKind;
+}
+
+/// A [`Lock`] as an object.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub struct SharedLock {
+    header: ObjectHeader,
+    lock: Lock,
+}
+
+impl AsRef<ObjectHeader> for SharedLock {
+    fn as_ref(&self) -> &ObjectHeader {
+        &self.header
+    }
+}
+
+impl Deref for SharedLock {
+    type Target = Lock;
+
+    #[inline(always)]
+    fn deref(&self) -> &Lock {
+        &self.lock
+    }
+}
+
+// SAFETY: as the trait asks.
+unsafe impl SharedState for SharedLock {
+    const KIND: ObjectKind = ObjectKind::Lock;
+}
+
+// SAFETY: as the trait asks; see queue.rs.
+unsafe impl SharedState for Queue {
+    const KIND: ObjectKind = ObjectKind::Queue;
+}
+
+/// A reference to an object: keeps it alive.
+#[derive(Debug)]
+pub struct Handle<'r, T: SharedState> {
+    region: &'r Region,
+    me: PeerId,
+    id: ObjectId,
+    state: NonNull<T>,
+}
+
+// SAFETY: the state changes only by atomics.
+unsafe impl<T: SharedState> Send for Handle<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: SharedState> Sync for Handle<'_, T> {}
+
+impl<'r, T: SharedState> Handle<'r, T> {
+    /// The object's name.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// The region that the object is in.
+    pub fn region(&self) -> &'r Region {
+        self.region
+    }
+
+    /// Who holds this handle.
+    pub fn owner(&self) -> PeerId {
+        self.me
+    }
+}
+
+impl<T: SharedState> Deref for Handle<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: the handle is a reference to the object, whose state therefore stays.
+        unsafe { self.state.as_ref() }
+    }
+}
+
+impl<T: SharedState> Drop for Handle<'_, T> {
+    fn drop(&mut self) {
+        self.region.release(self.id, self.me);
+    }
+}
+
+/// A message on its way in or out. It owns its block and its references until a queue takes it over.
+#[derive(Debug)]
+pub struct Message<'r> {
+    region: &'r Region,
+    me: PeerId,
+    meta: Meta,
+    /// The payload, or the index of its block.
+    words: [u64; INLINE_WORDS],
+    sent: bool,
+}
+
+impl<'r> Message<'r> {
+    /// Room for a message of `length` bytes, which are arbitrary at first, followed by the ids in `pins`, each of
+    /// them a reference (see [`Region::pin`]) that the message takes over even when this fails.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn new(
+        region: &'r Region,
+        me: PeerId,
+        kind: u8,
+        length: usize,
+        pins: &[ObjectId],
+    ) -> Result<Message<'r>, OutOfMemory> {
+        let result = Message::allocate(region, me, kind, length, pins);
+        if result.is_err() {
+            pins.iter().for_each(|id| region.release(*id, me));
+        }
+        result
+    }
+
+    fn allocate(
+        region: &'r Region,
+        me: PeerId,
+        kind: u8,
+        length: usize,
+        pins: &[ObjectId],
+    ) -> Result<Message<'r>, OutOfMemory> {
+        let total = (length as u64).saturating_add(size_of_val(pins) as u64);
+        let too_large = || OutOfMemory { requested: total, available: Meta::MAX_LENGTH };
+        let count = u16::try_from(pins.len()).map_err(|_| too_large())?;
+        let meta = Meta { kind, pins: count, length: total };
+        if total > Meta::MAX_LENGTH {
+            return Err(too_large());
+        }
+        let mut words = [0; INLINE_WORDS];
+        if !meta.is_inline() {
+            let refused = |error: OutOfMemory| OutOfMemory { requested: total, ..error };
+            words[0] = u64::from(region.heap.take(me, total as usize).map_err(refused)?);
+        }
+        let mut message = Message { region, me, meta, words, sent: false };
+        message.write(length, bytemuck::cast_slice(pins));
+        Ok(message)
+    }
+
+    /// A message of at most [`INLINE_BYTES`] bytes.
+    #[inline(always)]
+    pub fn short(region: &'r Region, me: PeerId, kind: u8, bytes: &[u8]) -> Message<'r> {
+        let mut words = [0; INLINE_WORDS];
+        bytemuck::bytes_of_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Message { region, me, meta: Meta { kind, pins: 0, length: bytes.len() as u64 }, words, sent: false }
+    }
+
+    /// A message of one word.
+    #[inline(always)]
+    pub fn word(region: &'r Region, me: PeerId, kind: u8, word: u64) -> Message<'r> {
+        let mut words = [0; INLINE_WORDS];
+        words[0] = word;
+        Message { region, me, meta: Meta { kind, pins: 0, length: 8 }, words, sent: false }
+    }
+
+    pub(crate) fn received(region: &'r Region, me: PeerId, cell: Cell) -> Message<'r> {
+        Message { region, me, meta: Meta::unpack(cell.meta), words: cell.payload, sent: false }
+    }
+
+    /// What the payload means.
+    #[inline(always)]
+    pub fn kind(&self) -> u8 {
+        self.meta.kind
+    }
+
+    /// The first word of the payload of a message that is in its slot.
+    #[inline(always)]
+    pub fn first_word(&self) -> u64 {
+        self.words[0]
+    }
+
+    /// Bytes of payload, without the ids.
+    #[inline(always)]
+    pub fn length(&self) -> usize {
+        (self.meta.length as usize).saturating_sub(usize::from(self.meta.pins) * size_of::<ObjectId>())
+    }
+
+    /// Where the payload is: [`Message::length`] bytes, valid as long as the message is neither moved nor dropped.
+    #[inline]
+    pub fn as_ptr(&self) -> *const u8 {
+        if self.meta.is_inline() {
+            return self.words.as_ptr().cast();
+        }
+        match self.region.heap.memory(self.words[0] as u32) {
+            Some((memory, size)) if size as u64 >= self.meta.length => memory.as_ptr(),
+            // Only memory that somebody wrote over leads here: the message reads as nothing.
+            _ => core::ptr::null(),
+        }
+    }
+
+    /// Copies `bytes` to the payload, from `offset` on, as far as they are inside it.
+    pub fn write(&mut self, offset: usize, bytes: &[u8]) {
+        let end = offset.checked_add(bytes.len()).filter(|end| *end as u64 <= self.meta.length);
+        let (Some(_), false) = (end, bytes.is_empty()) else { return };
+        if self.meta.is_inline() {
+            bytemuck::bytes_of_mut(&mut self.words)[offset..offset + bytes.len()].copy_from_slice(bytes);
+        } else if let Some((memory, _)) = self.region.heap.memory(self.words[0] as u32) {
+            // SAFETY: the block is ours and holds `meta.length` bytes, and the copy ends within them. The source is
+            // no part of a block: those are never handed out as slices.
+            unsafe { memory.add(offset).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
+        }
+    }
+
+    pub(crate) fn cell(&self) -> (u64, &[u64]) {
+        (self.meta.pack(), &self.words[..self.meta.slot_words()])
+    }
+
+    /// The block, if there is one.
+    pub(crate) fn block(&self) -> Option<u32> {
+        (!self.meta.is_inline()).then_some(self.words[0] as u32)
+    }
+
+    pub(crate) fn mark_sent(&mut self) {
+        self.sent = true;
+    }
+
+    /// Gives the references of the message to `each`; the message has none afterwards.
+    fn release_pins(&mut self, mut each: impl FnMut(ObjectId)) {
+        let first = self.length();
+        let memory = self.as_ptr();
+        for pin in 0..usize::from(core::mem::take(&mut self.meta.pins)) {
+            if memory.is_null() {
+                break;
+            }
+            // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
+            each(unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() });
+        }
+    }
+}
+
+impl Drop for Message<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.sent {
+            return;
+        }
+        if self.meta.pins != 0 {
+            let (region, me) = (self.region, self.me);
+            self.release_pins(|id| region.release(id, me));
+        }
+        if let Some(block) = self.block() {
+            self.region.heap.give_back(block);
+        }
+    }
+}
+
+const _: () = assert!(INLINE_BYTES == INLINE_WORDS * 8);

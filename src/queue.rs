@@ -1,0 +1,322 @@
+//! A queue as the bindings call it: a chain of rings, two events to wait on, a count of unfinished tasks.
+//!
+//! `put` and `get` first try without waiting. Positions count messages, so the number of messages is `tail - head`
+//! and the number of unfinished tasks is `tail - done`: neither costs `put` or `get` anything.
+#![forbid(unsafe_code)]
+
+use core::time::Duration;
+use std::time::Instant;
+
+use crossbeam_utils::CachePadded;
+
+use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
+use crate::event::{Event, Patience};
+use crate::heap::Heap;
+use crate::layout::{ObjectHeader, PeerId};
+use crate::object::{Message, Region};
+use crate::ring::{Chain, FIRST_RING_SLOTS, PopError, PushError};
+use crate::sync::{AtomicU64, Ordering, spin_loop};
+
+/// No more puts; gets until it is empty.
+const SHUT_DOWN: u32 = 1;
+/// No more gets either.
+const IMMEDIATE: u32 = 2;
+
+/// How long a `get` that may not wait gives a producer that is just writing: it is done in nanoseconds, unless the
+/// kernel took its processor away.
+const WRITER_TIME: Duration = Duration::from_millis(2);
+
+/// A queue's state, as it lies in a region.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Queue {
+    control: CachePadded<Control>,
+    chain: Chain,
+    /// Tasks that were reported done.
+    done: CachePadded<AtomicU64>,
+}
+
+/// What every `put` and `get` reads and hardly anybody writes.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Control {
+    header: ObjectHeader,
+    /// The most messages that the queue may hold; `u64::MAX` for any number.
+    limit: AtomicU64,
+    not_empty: Event,
+    not_full: Event,
+    all_done: Event,
+}
+
+impl AsRef<ObjectHeader> for Queue {
+    fn as_ref(&self) -> &ObjectHeader {
+        &self.control.header
+    }
+}
+
+impl Queue {
+    pub(crate) fn initialize(&self, heap: &Heap, maxsize: i64) -> Result<(), OutOfMemory> {
+        self.control.limit.store(limit(maxsize), Ordering::Relaxed);
+        self.chain.initialize(heap, FIRST_RING_SLOTS)
+    }
+
+    /// Appends a message, which then belongs to the queue. Without `patience` it is not waited for a place.
+    ///
+    /// # Errors
+    /// [`PutError`]; the message still belongs to the caller then.
+    #[inline]
+    pub fn put(
+        &self,
+        message: &mut Message<'_>,
+        region: &Region,
+        me: PeerId,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<(), PutError> {
+        match self.try_put(message, region, me) {
+            Err(PutError::Full) => {}
+            result => return result,
+        }
+        let Some(patience) = patience else { return Err(PutError::Full) };
+        let attempt = || match self.try_put(message, region, me) {
+            Err(PutError::Full) => None,
+            result => Some(result),
+        };
+        match self.control.not_full.wait_until(patience, attempt, || self.chain.len() < self.limit()) {
+            Ok(result) => result,
+            Err(WaitError::TimedOut) => Err(PutError::Full),
+            Err(WaitError::Interrupted) => Err(PutError::Interrupted),
+        }
+    }
+
+    #[inline(always)]
+    fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
+        if self.flags() & SHUT_DOWN != 0 {
+            return Err(PutError::ShutDown);
+        }
+        let (meta, words) = message.cell();
+        let block = message.block();
+        let hand_over = || {
+            if let Some(block) = block {
+                region.heap().hand_over(block, None);
+            }
+        };
+        match self.chain.push(region.heap(), me, self.limit(), meta, words, hand_over) {
+            Ok(()) => {}
+            Err(PushError::Full) => return Err(PutError::Full),
+            Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
+        }
+        message.mark_sent();
+        self.control.not_empty.notify_one();
+        if self.flags() & IMMEDIATE != 0 {
+            self.drain(region, me); // shut down while we put: nobody will get it
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest message. Without `patience` it is not waited for one.
+    ///
+    /// # Errors
+    /// [`GetError`].
+    #[inline]
+    pub fn get<'r>(
+        &self,
+        region: &'r Region,
+        me: PeerId,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<Message<'r>, GetError> {
+        let error = match self.try_get(region, me) {
+            Err(error @ (TryGetError::Empty | TryGetError::Busy)) => error,
+            Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
+            Ok(message) => return Ok(message),
+        };
+        let Some(patience) = patience else {
+            return if error == TryGetError::Busy { self.get_from_busy(region, me) } else { Err(GetError::Empty) };
+        };
+        let attempt = || match self.try_get(region, me) {
+            Err(TryGetError::Empty | TryGetError::Busy) => None,
+            Err(TryGetError::ShutDown) => Some(Err(GetError::ShutDown)),
+            Ok(message) => Some(Ok(message)),
+        };
+        match self.control.not_empty.wait_until(patience, attempt, || !self.is_empty()) {
+            Ok(result) => result,
+            Err(WaitError::TimedOut) => Err(GetError::Empty),
+            Err(WaitError::Interrupted) => Err(GetError::Interrupted),
+        }
+    }
+
+    /// A `get` that may not wait, for a message that is being written: others behind it may be complete.
+    #[cold]
+    fn get_from_busy<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, GetError> {
+        let deadline = Instant::now() + WRITER_TIME;
+        loop {
+            for _ in 0..64 {
+                spin_loop();
+            }
+            match self.try_get(region, me) {
+                Ok(message) => return Ok(message),
+                Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
+                Err(TryGetError::Empty) => return Err(GetError::Empty),
+                Err(TryGetError::Busy) if Instant::now() >= deadline => return Err(GetError::Empty),
+                Err(TryGetError::Busy) => std::thread::yield_now(),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn try_get<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, TryGetError> {
+        let flags = self.flags(); // before the look: a queue that was shut down and then found empty is at its end
+        if flags & IMMEDIATE != 0 {
+            return Err(TryGetError::ShutDown);
+        }
+        match self.take(region, me) {
+            Ok(message) => {
+                self.control.not_full.notify_one();
+                Ok(message)
+            }
+            Err(PopError::Empty) if flags & SHUT_DOWN != 0 => Err(TryGetError::ShutDown),
+            Err(PopError::Empty) => Err(TryGetError::Empty),
+            Err(PopError::Busy) => Err(TryGetError::Busy),
+        }
+    }
+
+    /// Takes the oldest message, whatever the queue's state, and tells nobody.
+    #[inline(always)]
+    pub(crate) fn take<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, PopError> {
+        let heap = region.heap();
+        let cell = self.chain.pop(heap, me, |cell| {
+            let meta = crate::layout::Meta::unpack(cell.meta);
+            if !meta.is_inline() {
+                heap.hand_over(cell.payload[0] as u32, Some(me));
+            }
+        })?;
+        Ok(Message::received(region, me, cell))
+    }
+
+    /// Throws every message away, as done.
+    fn drain(&self, region: &Region, me: PeerId) {
+        while self.take(region, me).is_ok() {
+            let _ = self.task_done();
+        }
+        self.control.not_full.notify_all();
+    }
+
+    /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
+    pub fn shut_down(&self, immediate: bool, region: &Region, me: PeerId) {
+        let flags = SHUT_DOWN | if immediate { IMMEDIATE } else { 0 };
+        // AcqRel: what a put did before it saw the flag is seen by the drain.
+        self.control.header.flags.fetch_or(flags, Ordering::AcqRel);
+        if immediate {
+            self.drain(region, me);
+            self.control.all_done.notify_all();
+        }
+        self.control.not_empty.notify_all();
+        self.control.not_full.notify_all();
+    }
+
+    /// Whether it was shut down.
+    pub fn is_shut_down(&self) -> bool {
+        self.flags() & SHUT_DOWN != 0
+    }
+
+    /// Reports a task done that somebody got.
+    ///
+    /// # Errors
+    /// [`TooManyDone`].
+    pub fn task_done(&self) -> Result<(), TooManyDone> {
+        let mut done = self.done.load(Ordering::Relaxed);
+        loop {
+            let pushed = self.chain.pushed();
+            if done >= pushed {
+                return Err(TooManyDone);
+            }
+            // Release: what was done comes before `join` returns.
+            match self.done.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    if done + 1 == pushed {
+                        self.control.all_done.notify_all();
+                    }
+                    return Ok(());
+                }
+                Err(now) => done = now,
+            }
+        }
+    }
+
+    /// Waits until every message that was put has been reported done.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn join(&self, patience: &Patience<'_>) -> Result<(), WaitError> {
+        let all_done = || (self.unfinished() == 0).then_some(());
+        if all_done().is_some() {
+            return Ok(());
+        }
+        self.control.all_done.wait_until(patience, all_done, || false)
+    }
+
+    /// Messages that were put and not reported done.
+    pub fn unfinished(&self) -> u64 {
+        let done = self.done.load(Ordering::Acquire);
+        self.chain.pushed().saturating_sub(done)
+    }
+
+    /// How many messages there are.
+    pub fn len(&self) -> u64 {
+        self.chain.len()
+    }
+
+    /// Whether there is no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is no place.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limit()
+    }
+
+    /// The most messages that the queue holds; 0 or less for any number.
+    pub fn maxsize(&self) -> i64 {
+        match self.limit() {
+            u64::MAX => 0,
+            limit => limit as i64,
+        }
+    }
+
+    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
+    pub fn set_maxsize(&self, maxsize: i64) {
+        // An exchange, since the wake below asks for a read-modify-write before it.
+        self.control.limit.swap(limit(maxsize), Ordering::AcqRel);
+        self.control.not_full.notify_all();
+    }
+
+    pub(crate) fn destroy(&self, heap: &Heap, me: PeerId) {
+        self.chain.destroy(heap, me);
+    }
+
+    #[inline(always)]
+    fn limit(&self) -> u64 {
+        self.control.limit.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    fn flags(&self) -> u32 {
+        self.control.header.flags.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TryGetError {
+    Empty,
+    Busy,
+    ShutDown,
+}
+
+fn limit(maxsize: i64) -> u64 {
+    if maxsize > 0 { maxsize as u64 } else { u64::MAX }
+}
+
+const _: () = {
+    assert!(size_of::<Queue>() == 512);
+    assert!(core::mem::offset_of!(Queue, control) == 0 && core::mem::offset_of!(Control, header) == 0);
+};

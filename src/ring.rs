@@ -1,0 +1,453 @@
+//! The queue's core: a lock-free, bounded, many-producer many-consumer ring, and a chain of such rings.
+//!
+//! # The ring
+//! A producer claims a slot *in place*: one compare-and-swap turns its word from FREE into WRITING with the
+//! producer's name in it. `tail` is only a hint that anybody may push forward, so a producer that stops between
+//! the claim and the push holds nobody up, and there is no moment in which a slot is held anonymously. The
+//! consumer's side is the same with READY, READING and `head`. (Dmitry Vyukov's bounded MPMC queue claims the
+//! position first and marks the slot afterwards: faster by a few nanoseconds, but a producer that dies in between
+//! leaves a hole without a name.)
+//!
+//! # The chain
+//! A queue without a bound must not stop at a full ring. The producer that finds the slot of its position still
+//! taken from the turn before *closes* this one at exactly that position, by a flag in that slot's word, and
+//! links another ring:
+//!
+//! ```text
+//!    ring A  … r r r R R R R R R R          positions 0 …            R READY, r read already
+//!                    ^head     ^tail = 96, its slot still READY from the turn before: set CLOSED in its word
+//!    ring B                    96 97 98 …   goes on with the same positions
+//! ```
+//!
+//! No position at or after the closing one can be claimed in A any more, since claiming the first of them takes a
+//! word without the flag, and claiming a later one a tail beyond it. Consumers that find the closing position at
+//! `head` follow to B. A ring whose every slot is FREE behind the consumers is given back.
+//!
+//! # Memory that comes back as another ring
+//! A thread may hold a ring that was given back meanwhile and belongs to another queue now. Every word that it
+//! could change there has a turn that it has never seen: turns only grow, across all the lives of the same
+//! memory. And it can misread nothing either, because it looks again at `head_ring` or `tail_ring` after it read
+//! the slot's word; these name the ring together with its generation. `head` and `tail` themselves belong to the
+//! queue, not to the ring.
+#![forbid(unsafe_code)]
+
+use core::cmp::Ordering as Compare;
+
+use crossbeam_utils::CachePadded;
+
+use crate::error::OutOfMemory;
+use crate::layout::{INLINE_WORDS, PeerId, RingHeader, Slot};
+use crate::sync::{AtomicU64, Ordering};
+
+const STATE: u64 = 3;
+const FREE: u64 = 0;
+const WRITING: u64 = 1;
+const READY: u64 = 2;
+const READING: u64 = 3;
+/// The ring ends at the position that this slot's next turn would have.
+const CLOSED: u64 = 4;
+const PEER_SHIFT: u32 = 4;
+const TURN_SHIFT: u32 = 16;
+
+const fn word(state: u64, turn: u64, peer: u16) -> u64 {
+    turn << TURN_SHIFT | (peer as u64) << PEER_SHIFT | state
+}
+
+/// Names a ring: its block and how often that block had been taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingRef(u64);
+
+impl RingRef {
+    /// The ring in block `index`, taken for the `generation`-th time (from 1 on).
+    pub fn new(index: u32, generation: u32) -> RingRef {
+        RingRef(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    /// The ring's block.
+    pub fn index(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// How often the block had been taken.
+    pub fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// What this ring's `next` holds while no ring follows. It differs in every life of the memory, so that a
+    /// producer of an earlier life can't link its ring here.
+    fn nothing_follows(self) -> u64 {
+        u64::from(self.generation()) << 32 | u64::from(u32::MAX)
+    }
+
+    /// The first turn of this life of the memory, greater than every turn of the lives before.
+    ///
+    /// 48 bits hold 2^28 turns of a life (2^33 messages at least) and 2^20 lives; turns are never 0, which is what
+    /// memory fresh from the kernel holds.
+    pub fn first_turn(self) -> u64 {
+        ((u64::from(self.generation()) % ((1 << 20) - 1)) + 1) << 28
+    }
+}
+
+/// A ring as it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Ring<'a> {
+    /// What the ring is.
+    pub header: &'a RingHeader,
+    /// Its slots; their number is a power of two.
+    pub slots: &'a [Slot],
+}
+
+impl<'a> Ring<'a> {
+    /// Prepares the ring for a first message at position `base`. Nobody else knows the ring yet.
+    pub(crate) fn initialize(&self, reference: RingRef, base: u64) {
+        // Relaxed throughout: the ring is published by the Release of whoever links it.
+        let turn = reference.first_turn();
+        for slot in self.slots {
+            slot.word.store(word(FREE, turn, 0), Ordering::Relaxed);
+        }
+        self.header.base.store(base, Ordering::Relaxed);
+        self.header.turn.store(turn, Ordering::Relaxed);
+        self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
+    }
+
+    /// The slot of a position and its turn.
+    #[inline(always)]
+    fn slot(&self, position: u64) -> (&'a Slot, u64) {
+        let offset = position.wrapping_sub(self.header.base.load(Ordering::Relaxed));
+        let slot = &self.slots[offset as usize & (self.slots.len() - 1)];
+        let turn = self.header.turn.load(Ordering::Relaxed).wrapping_add(offset >> self.slots.len().trailing_zeros());
+        (slot, turn & (u64::MAX >> TURN_SHIFT))
+    }
+
+    /// Whether no slot holds a message or is being written or read.
+    fn is_quiet(&self) -> bool {
+        // Acquire: what the last reader of a slot did comes before what the next owner of the memory does.
+        self.slots.iter().all(|slot| slot.word.load(Ordering::Acquire) & STATE == FREE)
+    }
+}
+
+/// Where rings come from and go to.
+pub trait Rings {
+    /// The ring of that name, or of a later life of the same memory.
+    fn ring(&self, reference: RingRef) -> Ring<'_>;
+
+    /// A new ring of at least `slots` slots, not initialized.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn allocate(&self, slots: usize) -> Result<RingRef, OutOfMemory>;
+
+    /// Takes a ring back that no queue names any more.
+    fn free(&self, me: PeerId, reference: RingRef);
+}
+
+/// A message as a slot holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// [`Meta`](crate::layout::Meta), packed.
+    pub meta: u64,
+    /// As many words as `meta` tells; the rest is arbitrary.
+    pub payload: [u64; INLINE_WORDS],
+}
+
+/// Why nothing was pushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushError {
+    /// The chain holds as many messages as its limit allows.
+    Full,
+    /// A new ring was needed and there is no memory for it.
+    OutOfMemory(OutOfMemory),
+}
+
+/// Why nothing was popped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PopError {
+    /// There is no message.
+    Empty,
+    /// The next message is just being written.
+    Busy,
+}
+
+/// A queue of cells: rings linked one after another.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// Producers' line.
+    back: CachePadded<Back>,
+    /// Consumers' line.
+    front: CachePadded<Front>,
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Back {
+    /// No position before this one is free: a hint, pushed forward by whoever finds it behind.
+    tail: AtomicU64,
+    /// The ring that `tail` is in, or one before it.
+    tail_ring: AtomicU64,
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Front {
+    /// No position before this one holds a message: a hint, pushed forward by whoever finds it behind.
+    head: AtomicU64,
+    /// The ring that `head` is in, or one before it.
+    head_ring: AtomicU64,
+    /// The oldest ring that was not given back.
+    first_ring: AtomicU64,
+}
+
+/// Slots of a queue's first ring, and the most that a later one has: each is twice as large as the one before.
+pub(crate) const FIRST_RING_SLOTS: usize = 32;
+pub(crate) const MAX_RING_SLOTS: usize = 4096;
+
+impl Chain {
+    /// Gives the chain its first ring. Nobody else knows the chain yet.
+    pub fn initialize(&self, rings: &impl Rings, slots: usize) -> Result<(), OutOfMemory> {
+        let reference = rings.allocate(slots)?;
+        rings.ring(reference).initialize(reference, 0);
+        self.back.tail_ring.store(reference.0, Ordering::Relaxed);
+        self.front.head_ring.store(reference.0, Ordering::Relaxed);
+        self.front.first_ring.store(reference.0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Appends a cell, unless the chain holds `limit` already.
+    ///
+    /// `on_claim` runs when the cell is written and not yet published: what the cell names changes hands there.
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was taken then.
+    #[inline]
+    pub fn push(
+        &self,
+        rings: &impl Rings,
+        me: PeerId,
+        limit: u64,
+        meta: u64,
+        payload: &[u64],
+        on_claim: impl Fn(),
+    ) -> Result<(), PushError> {
+        loop {
+            let name = self.back.tail_ring.load(Ordering::Acquire);
+            let ring = rings.ring(RingRef(name));
+            let position = self.back.tail.load(Ordering::Acquire);
+            let (slot, turn) = ring.slot(position);
+            let seen = slot.word.load(Ordering::Acquire);
+            // All of the above was read in order (Acquire), so if the ring is still the one that producers use,
+            // then it was that all along and the word is one of ours.
+            if self.back.tail_ring.load(Ordering::Relaxed) != name {
+                continue;
+            }
+            match (seen >> TURN_SHIFT).cmp(&turn) {
+                Compare::Equal if seen == word(FREE, turn, 0) => {
+                    if position.wrapping_sub(self.front.head.load(Ordering::Acquire)) >= limit
+                        && self.is_full(rings, limit)
+                    {
+                        return Err(PushError::Full);
+                    }
+                    let mine = word(WRITING, turn, me.get());
+                    // The claim. AcqRel: Acquire pairs with the reader's Release, so that our bytes come after its
+                    // last look; nothing is published yet.
+                    if slot.word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                        continue;
+                    }
+                    advance(&self.back.tail, position);
+                    slot.meta.store(meta, Ordering::Relaxed);
+                    for (to, from) in slot.payload.iter().zip(payload) {
+                        to.store(*from, Ordering::Relaxed);
+                    }
+                    on_claim();
+                    // The commit: the message is in the queue. An addition, since CLOSED may have been set meanwhile.
+                    // SYNC POINT: Release publishes meta and payload to the Acquire of the claim in `pop`.
+                    slot.word.fetch_add(word(READY, turn, 0).wrapping_sub(mine), Ordering::Release);
+                    return Ok(());
+                }
+                // CLOSED on a FREE word closes its own turn, on any other the next one.
+                Compare::Equal if seen == word(FREE, turn, 0) | CLOSED => {
+                    self.go_on(rings, me, ring, name, position)?
+                }
+                Compare::Less if seen & CLOSED != 0 => self.go_on(rings, me, ring, name, position)?,
+                // Still taken from the turn before: the ring is full.
+                Compare::Less => {
+                    if position.wrapping_sub(self.front.head.load(Ordering::Acquire)) >= limit
+                        && self.is_full(rings, limit)
+                    {
+                        return Err(PushError::Full);
+                    }
+                    // The close. It fails if the slot's state changed: then there may be room.
+                    let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::AcqRel, Ordering::Relaxed);
+                }
+                // Somebody claimed the position and did not push `tail` yet.
+                Compare::Equal | Compare::Greater => advance(&self.back.tail, position),
+            }
+        }
+    }
+
+    /// Takes the oldest cell.
+    ///
+    /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
+    ///
+    /// # Errors
+    /// [`PopError`].
+    #[inline]
+    pub fn pop(&self, rings: &impl Rings, me: PeerId, on_claim: impl Fn(&Cell)) -> Result<Cell, PopError> {
+        loop {
+            let name = self.front.head_ring.load(Ordering::Acquire);
+            let ring = rings.ring(RingRef(name));
+            let position = self.front.head.load(Ordering::Acquire);
+            let (slot, turn) = ring.slot(position);
+            let seen = slot.word.load(Ordering::Acquire);
+            if self.front.head_ring.load(Ordering::Relaxed) != name {
+                continue; // as in `push`
+            }
+            let state = seen & STATE;
+            match (seen >> TURN_SHIFT).cmp(&turn) {
+                Compare::Equal if state == READY => {
+                    let mine = word(READING, turn, me.get()) | seen & CLOSED;
+                    // The claim. SYNC POINT: Acquire sees meta and payload from before the commit in `push`.
+                    if slot.word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                        continue;
+                    }
+                    advance(&self.front.head, position);
+                    let mut cell = Cell { meta: slot.meta.load(Ordering::Relaxed), payload: [0; INLINE_WORDS] };
+                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
+                    for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
+                        *to = from.load(Ordering::Relaxed);
+                    }
+                    on_claim(&cell);
+                    // The slot goes to the producer of the next turn. An addition, as in `push`.
+                    // SYNC POINT: Release, so that the next producer's bytes come after our look.
+                    let free = word(FREE, turn + 1, 0);
+                    slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), Ordering::Release);
+                    return Ok(cell);
+                }
+                Compare::Equal if state == WRITING => return Err(PopError::Busy),
+                Compare::Equal if state == FREE && seen & CLOSED == 0 => return Err(PopError::Empty),
+                // Closed and drained: on to the next ring, if a producer has linked it yet.
+                Compare::Equal if state == FREE => self.leave(rings, me, ring, name)?,
+                Compare::Less if seen & CLOSED != 0 => self.leave(rings, me, ring, name)?,
+                // Nobody wrote this turn yet: the slot is still being read in the turn before.
+                Compare::Less => return Err(PopError::Empty),
+                // Somebody claimed the position and did not push `head` yet.
+                Compare::Equal | Compare::Greater => advance(&self.front.head, position),
+            }
+        }
+    }
+
+    /// How many messages there are: written, or being written.
+    #[inline]
+    pub fn len(&self) -> u64 {
+        let head = self.front.head.load(Ordering::Acquire);
+        self.back.tail.load(Ordering::Acquire).saturating_sub(head)
+    }
+
+    /// How many messages were ever pushed.
+    pub fn pushed(&self) -> u64 {
+        self.back.tail.load(Ordering::Acquire)
+    }
+
+    /// Gives every ring back. The caller is the only one who knows the chain, and has emptied it.
+    pub fn destroy(&self, rings: &impl Rings, me: PeerId) {
+        let mut name = self.front.first_ring.load(Ordering::Acquire);
+        loop {
+            let next = rings.ring(RingRef(name)).header.next.load(Ordering::Acquire);
+            rings.free(me, RingRef(name));
+            if next == RingRef(name).nothing_follows() {
+                return;
+            }
+            name = next;
+        }
+    }
+
+    /// Whether `limit` messages are there for sure: pushes `head` past what was claimed by then.
+    #[cold]
+    fn is_full(&self, rings: &impl Rings, limit: u64) -> bool {
+        loop {
+            let name = self.front.head_ring.load(Ordering::Acquire);
+            let head = self.front.head.load(Ordering::Acquire);
+            let (slot, turn) = rings.ring(RingRef(name)).slot(head);
+            let seen = slot.word.load(Ordering::Acquire);
+            if self.front.head_ring.load(Ordering::Relaxed) != name {
+                continue;
+            }
+            if self.back.tail.load(Ordering::Acquire).wrapping_sub(head) < limit {
+                return false;
+            }
+            let claimed = match (seen >> TURN_SHIFT).cmp(&turn) {
+                Compare::Greater => true,
+                Compare::Equal => seen & STATE == READING,
+                Compare::Less => false,
+            };
+            if !claimed {
+                return true;
+            }
+            advance(&self.front.head, head);
+        }
+    }
+
+    /// Moves producers from a ring that is closed at `position` to the one behind it, which is made if need be.
+    #[cold]
+    fn go_on(&self, rings: &impl Rings, me: PeerId, ring: Ring<'_>, name: u64, position: u64) -> Result<(), PushError> {
+        let nothing = RingRef(name).nothing_follows();
+        let mut next = ring.header.next.load(Ordering::Acquire);
+        if next == nothing {
+            let fresh = rings.allocate((2 * ring.slots.len()).min(MAX_RING_SLOTS)).map_err(PushError::OutOfMemory)?;
+            rings.ring(fresh).initialize(fresh, position);
+            // The link. Release publishes the initialized ring.
+            match ring.header.next.compare_exchange(nothing, fresh.0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => next = fresh.0,
+                Err(linked) => {
+                    rings.free(me, fresh);
+                    next = linked;
+                }
+            }
+        }
+        // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
+        let _ = self.back.tail_ring.compare_exchange(name, next, Ordering::AcqRel, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Moves consumers from a ring that is closed and drained to the one behind it.
+    #[cold]
+    fn leave(&self, rings: &impl Rings, me: PeerId, ring: Ring<'_>, name: u64) -> Result<(), PopError> {
+        let next = ring.header.next.load(Ordering::Acquire);
+        if next == RingRef(name).nothing_follows() {
+            return Err(PopError::Empty);
+        }
+        // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
+        let _ = self.front.head_ring.compare_exchange(name, next, Ordering::AcqRel, Ordering::Relaxed);
+        self.give_back(rings, me);
+        Ok(())
+    }
+
+    /// Gives back the rings that both ends have left, as far as nobody reads in them any more.
+    #[cold]
+    fn give_back(&self, rings: &impl Rings, me: PeerId) {
+        loop {
+            let first = self.front.first_ring.load(Ordering::Acquire);
+            if first == self.front.head_ring.load(Ordering::Acquire)
+                || first == self.back.tail_ring.load(Ordering::Acquire)
+            {
+                return;
+            }
+            let ring = rings.ring(RingRef(first));
+            let next = ring.header.next.load(Ordering::Acquire);
+            if !ring.is_quiet() {
+                return; // its last reader is not done; the next one who leaves a ring comes back to it
+            }
+            // AcqRel: the winner alone frees it. A ring that was freed and lives again has another generation.
+            if self.front.first_ring.compare_exchange(first, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                rings.free(me, RingRef(first));
+            }
+        }
+    }
+}
+
+/// Pushes a hint past a position that is known to be claimed.
+#[inline(always)]
+fn advance(hint: &AtomicU64, position: u64) {
+    // Release: whoever starts at the new position has seen the claim. Failure: somebody else did it.
+    let _ = hint.compare_exchange(position, position + 1, Ordering::AcqRel, Ordering::Relaxed);
+}
