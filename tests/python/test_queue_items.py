@@ -9,7 +9,6 @@ import datetime
 import decimal
 import enum
 import fractions
-import functools
 import itertools
 import math
 import operator
@@ -18,8 +17,8 @@ import pickle
 import random
 import re
 import struct
+import sys
 import threading
-import time
 import types
 import uuid
 from typing import Any, NamedTuple
@@ -293,14 +292,10 @@ class TestObjects:
             int,
             Record,
             operator.attrgetter("name"),
-            pathlib,
         ],
         ids=lambda item: getattr(item, "__name__", type(item).__name__),
     )
     def test_objects_of_many_types_come_out_equal(self, item: object) -> None:
-        if item is pathlib:
-            assert through_a_queue(item) is pathlib
-            return
         result = through_a_queue(item)
         assert type(result) is type(item)
         assert repr(result) == repr(item) or result == item
@@ -342,16 +337,6 @@ class TestObjects:
         assert str(result) == str(error)
         assert repr(result) == repr(error)
         assert repr(vars(result)) == repr(vars(error))
-
-    def test_functions_and_classes_that_cannot_be_imported_travel_by_value(self) -> None:
-        class Local:
-            value = 5
-
-        addend = 3
-        assert through_a_queue(lambda x: x + addend)(4) == 7
-        assert through_a_queue(functools.partial(lambda x, y: x - y, 10))(4) == 6
-        assert through_a_queue(Local()).value == 5
-        assert through_a_queue({"class": Local})["class"].value == 5
 
     @pytest.mark.parametrize("item", [Record("r", []).__eq__, "text".upper, Point(1, 2)._asdict])
     def test_bound_methods_come_out_callable(self, item: Any) -> None:
@@ -454,12 +439,16 @@ class TestPicklingErrors:
         assert caught.value.args == error.args
 
     @pytest.mark.parametrize(
-        "item", [threading.Lock(), (i for i in range(3)), [time, open(__file__, "rb")]], ids=lambda item: type(item).__name__  # noqa: SIM115
+        "item",
+        [threading.Lock(), (i for i in range(3)), threading, sys.stderr, lambda: None],
+        ids=lambda item: type(item).__name__,
     )
-    def test_what_cannot_be_pickled_is_a_type_error(self, item: object) -> None:
+    def test_what_pickle_refuses_put_refuses_with_the_same_error(self, item: object) -> None:
+        with pytest.raises((TypeError, pickle.PicklingError, AttributeError)) as expected:
+            pickle.dumps([item])
         q: Queue[object] = Queue()
-        with pytest.raises(TypeError):
-            q.put(item)
+        with pytest.raises(expected.type, match=re.escape(str(expected.value))):
+            q.put([item])
         assert q.empty()
 
     def test_an_item_nested_too_deeply_is_an_error_of_put(self) -> None:

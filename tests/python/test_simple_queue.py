@@ -136,3 +136,17 @@ def test_a_subclass_may_add_attributes() -> None:
     q = Named()
     q.put(1)
     assert (q.name, q.get()) == ("inbox", 1)
+
+
+class Item:
+    pass
+
+
+def test_nothing_keeps_an_item_alive_that_has_left_the_queue() -> None:
+    q: SimpleQueue[Item] = SimpleQueue()
+    for _ in range(20):
+        q.put(Item())
+    for _ in range(20):
+        reference = weakref.ref(q.get())
+        gc.collect()
+        assert reference() is None
