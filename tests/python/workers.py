@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -180,3 +181,79 @@ def compute(ready: Queue[None], go: Queue[None]) -> int:
     ready.put(None)
     go.get()
     return sum(i * i for i in range(3_000_000))
+
+
+def tell_and_call(told: SimpleQueue[None], function: Callable[..., Any], *args: object) -> Any:
+    """Say that it is running, then call."""
+    told.put(None)
+    return function(*args)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def spin_and_survive_interrupts(told: SimpleQueue[str], count: int) -> str:
+    for _ in range(count):
+        try:
+            told.put("spinning")
+            spin()
+        except KeyboardInterrupt:
+            pass
+    return "survived"
+
+
+def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
+    try:
+        with lock:
+            told.put("spinning")
+            spin()
+    finally:
+        told.put("cleaned up")
+
+
+def spin_through_exceptions(told: SimpleQueue[None]) -> None:
+    told.put(None)
+    while True:
+        try:
+            spin()
+        except Exception:  # noqa: BLE001, S110, PERF203 - what a careless program does
+            pass
+
+
+def started_and_joined(target: Callable[..., Any], *args: object) -> None:
+    interpreter = multigil.Interpreter(target=target, args=args, daemon=True)
+    interpreter.start()
+    interpreter.join()
+
+
+def started_and_waited_for(target: Callable[..., Any], *args: object) -> Any:
+    interpreter = multigil.Interpreter(target=target, args=args, daemon=True)
+    interpreter.start()
+    return interpreter.result()
+
+
+def refuse() -> None:
+    raise ArithmeticError("not here")
+
+
+class RefusesToLoad:
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def call_itself() -> None:
+    multigil.current_interpreter().call(identity, 5)
+
+
+def start_thread(function: Callable[..., Any], argument: object, q: Queue[str], text: str) -> None:
+    """Start a thread that calls, and then puts."""
+
+    def run() -> None:
+        function(argument)
+        q.put(text)
+
+    threading.Thread(target=run).start()
