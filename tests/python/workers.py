@@ -257,3 +257,7 @@ def start_thread(function: Callable[..., Any], argument: object, q: Queue[str], 
         q.put(text)
 
     threading.Thread(target=run).start()
+
+
+def compute_briefly() -> int:
+    return sum(i * i for i in range(1_000_000))
