@@ -30,8 +30,8 @@ def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
     interpreters = multigil.enumerate()
     yield
     left_threads = [thread for thread in threading.enumerate() if thread not in threads]
-    for thread in left_threads:
-        thread.join(AMPLE)
     left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
-    assert [thread for thread in left_threads if thread.is_alive()] == []
-    assert left_interpreters == []
+    # What has given its result is about to end.
+    for left in (*left_threads, *left_interpreters):
+        left.join(AMPLE)
+    assert [left for left in (*left_threads, *left_interpreters) if left.is_alive()] == []
