@@ -6,8 +6,8 @@
 //! Where to look first is a hint (the block that was freed last, whose bytes are warm, then the place behind the
 //! one that was taken last). Sizes are powers of two and the steps halfway between.
 //!
-//! Memory goes back to the kernel page by page (`MADV_DONTNEED`): a large block when it is freed and enough of its
-//! size are free already, small ones when a queue that had grown gives a ring back. Addresses stay.
+//! Memory goes back to the kernel page by page (`MADV_DONTNEED`): a large block when it is freed and enough large ones
+//! are free already, small ones when a queue that had grown gives a ring back. Addresses stay.
 //!
 //! `unsafe` here: the structures of `layout.rs` are laid over raw memory. What makes it sound is kept in private
 //! memory, never read from the region: a slab's address, its block size and its count. An index from outside is
@@ -42,7 +42,7 @@ const GENERATION_SHIFT: u32 = 40;
 const PLACE_BITS: u32 = 18;
 const MAX_PLACES: usize = 1 << PLACE_BITS;
 const MAX_SLABS: usize = 1 << (32 - PLACE_BITS);
-/// Marks "no block" where a hint is missing.
+/// Marks "no block" where a hint is missing. Its slab, the last number, is never made.
 const NOWHERE: u32 = u32::MAX;
 
 /// The smallest block: two cache lines.
@@ -53,8 +53,13 @@ const CLASSES: usize = 2 * 34;
 const FIRST_SLAB_BYTES: usize = 64 << 10;
 /// Blocks of at least this size go back to the kernel one by one.
 const LARGE_BYTES: usize = 64 << 10;
-/// Bytes of free blocks of one size that stay with the region, warm and ready.
-const RETAINED_BYTES: usize = 16 << 20;
+/// Bytes of large free blocks that stay with the region, warm and ready: taking a page from the kernel again costs more
+/// than a copy to it, so a queue that runs full and empty by turns should find what it gave back.
+const RETAINED_BYTES: usize = 64 << 20;
+/// Bytes of small free blocks of one size that stay.
+const RETAINED_SMALL_BYTES: usize = 4 << 20;
+/// Bytes of a class's largest slab, if a block is smaller.
+const MAX_SLAB_BYTES: usize = 16 << 20;
 /// How many descriptors a search looks at in each slab before it gives up on it.
 const SEARCH: usize = 256;
 /// Pages are given back in pieces of at least this size, when all blocks in a piece are free.
@@ -126,6 +131,8 @@ pub(crate) struct Heap {
     slab_count: Mutex<u32>,
     data: [CachePadded<Class>; CLASSES],
     rings: [CachePadded<Class>; CLASSES],
+    /// Bytes of large free blocks that stay.
+    idle_large: AtomicUsize,
     /// Where the next look for pages to give back starts.
     trim_cursor: AtomicUsize,
 }
@@ -159,6 +166,7 @@ impl Heap {
             slab_count: Mutex::new(0),
             data: std::array::from_fn(|_| class()),
             rings: std::array::from_fn(|_| class()),
+            idle_large: AtomicUsize::new(0),
             trim_cursor: AtomicUsize::new(0),
         })
     }
@@ -190,25 +198,63 @@ impl Heap {
     }
 
     /// Gives a block back.
-    pub(crate) fn give_back(&self, index: u32) {
+    pub(crate) fn give_back(&self, me: PeerId, index: u32) {
         let Some((slab, descriptor)) = self.find(index) else { return };
         let class = self.class(slab);
         let mut free = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT) | DIRTY;
-        if slab.block_bytes >= LARGE_BYTES {
-            let idle = class.dirty.load(Ordering::Relaxed).saturating_sub(class.taken.load(Ordering::Relaxed));
-            if (idle + 1) * slab.block_bytes > RETAINED_BYTES {
-                // SAFETY: the block is page aligned, as its size is a multiple of the page size; it is still ours.
-                unsafe {
-                    self.segments.discard(Span { start: slab.block(place(index)).as_ptr(), length: slab.block_bytes })
-                };
-                class.dirty.fetch_sub(1, Ordering::Relaxed);
-                free &= !DIRTY;
-            }
+        if slab.block_bytes >= LARGE_BYTES
+            && self.idle_large.fetch_add(slab.block_bytes, Ordering::Relaxed) + slab.block_bytes > RETAINED_BYTES
+            && !self.evict(me, class)
+        {
+            self.discard_block(slab, place(index));
+            free &= !DIRTY;
         }
         // SYNC POINT: Release, so that the next owner's bytes come after our last look.
         descriptor.store(free, Ordering::Release);
         class.hint.store(index, Ordering::Relaxed);
         class.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Gives the pages of a large free block back that is not of the class `used`, which is in use just now; false if
+    /// there is none. Otherwise the blocks of a size that nobody uses any more would stay for ever, and those in use go.
+    #[cold]
+    fn evict(&self, me: PeerId, used: &Class) -> bool {
+        for (family, number) in [Family::Data, Family::Ring].into_iter().flat_map(|f| (0..CLASSES).map(move |n| (f, n)))
+        {
+            let class = &self.classes(family)[number];
+            let idle = class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed);
+            if class_bytes(number) < LARGE_BYTES || !idle || core::ptr::eq(&raw const **class, used) {
+                continue;
+            }
+            for (slab, place) in self.places(class) {
+                let Some(descriptor) = slab.descriptor(place) else { continue };
+                let seen = descriptor.load(Ordering::Relaxed);
+                let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
+                if seen & (STATE | DIRTY) == FREE | DIRTY
+                    && descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
+                {
+                    self.discard_block(slab, place);
+                    descriptor.store(seen & !DIRTY, Ordering::Release);
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Every place of a class.
+    fn places<'a>(&'a self, class: &Class) -> impl Iterator<Item = (&'a Slab, usize)> {
+        let newest = self.slab(class.newest.load(Ordering::Acquire) << PLACE_BITS);
+        core::iter::successors(newest, |slab| self.slab(slab.older << PLACE_BITS))
+            .flat_map(|slab| (0..slab.count).map(move |place| (slab, place)))
+    }
+
+    /// Gives a large block's pages back to the kernel. The block is the caller's.
+    fn discard_block(&self, slab: &Slab, place: usize) {
+        // SAFETY: the block is page aligned, as its size is a multiple of the page size; the caller owns it.
+        unsafe { self.segments.discard(Span { start: slab.block(place).as_ptr(), length: slab.block_bytes }) };
+        self.idle_large.fetch_sub(slab.block_bytes, Ordering::Relaxed);
+        self.class(slab).dirty.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Makes an object of `bytes` bytes with one reference, all zero but for its kind.
@@ -283,7 +329,7 @@ impl Heap {
         let class = &self.classes(family)[number];
         let hint = class.hint.load(Ordering::Relaxed);
         if let Some((_, descriptor)) = self.find(hint)
-            && let Some(generation) = self.claim_one(class, descriptor, state)
+            && let Some(generation) = self.claim_one(class, class_bytes(number), descriptor, state)
         {
             return Ok((hint, generation));
         }
@@ -295,7 +341,7 @@ impl Heap {
                 for step in 0..slab.count.min(SEARCH) {
                     let place = if start + step < slab.count { start + step } else { start + step - slab.count };
                     let Some(descriptor) = slab.descriptor(place) else { break };
-                    if let Some(generation) = self.claim_one(class, descriptor, state) {
+                    if let Some(generation) = self.claim_one(class, slab.block_bytes, descriptor, state) {
                         slab.cursor.store((place + 1) % slab.count, Ordering::Relaxed);
                         return Ok((number_of_slab << PLACE_BITS | place as u32, generation));
                     }
@@ -307,7 +353,7 @@ impl Heap {
         }
     }
 
-    fn claim_one(&self, class: &Class, descriptor: &AtomicU64, state: u64) -> Option<u32> {
+    fn claim_one(&self, class: &Class, block_bytes: usize, descriptor: &AtomicU64, state: u64) -> Option<u32> {
         let seen = descriptor.load(Ordering::Relaxed);
         if seen & STATE != FREE {
             return None;
@@ -320,6 +366,8 @@ impl Heap {
         class.taken.fetch_add(1, Ordering::Relaxed);
         if seen & DIRTY == 0 {
             class.dirty.fetch_add(1, Ordering::Relaxed);
+        } else if block_bytes >= LARGE_BYTES {
+            self.idle_large.fetch_sub(block_bytes, Ordering::Relaxed);
         }
         Some(generation)
     }
@@ -335,13 +383,12 @@ impl Heap {
         let block_bytes = class_bytes(number);
         let before = self.slab(newest << PLACE_BITS).map_or(0, |slab| slab.count);
         let count = (2 * before).max(FIRST_SLAB_BYTES / block_bytes).clamp(1, MAX_PLACES);
-        // A large block comes alone: doubling would reserve more than anybody asked for.
-        let count = if block_bytes >= LARGE_BYTES { count.min((RETAINED_BYTES / block_bytes).max(1)) } else { count };
+        let count = count.min((MAX_SLAB_BYTES / block_bytes).max(1));
         let lead = count * size_of::<AtomicU64>()
             + if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
         let lead = lead.next_multiple_of(page_bytes());
         let span = self.segments.cut(lead + count * block_bytes)?;
-        if *slab_count as usize == MAX_SLABS {
+        if *slab_count as usize == MAX_SLABS - 1 {
             return Err(OutOfMemory { requested: block_bytes as u64, available: 0 });
         }
         let start = NonNull::new(span.start).expect("a mapping is not at address zero");
@@ -379,7 +426,7 @@ impl Heap {
         for _ in 0..slab_count.min(SLABS) {
             let number = self.trim_cursor.fetch_add(1, Ordering::Relaxed) % slab_count;
             let Some(slab) = self.slab((number as u32) << PLACE_BITS) else { continue };
-            if slab.block_bytes < LARGE_BYTES && self.idle_bytes(slab) > RETAINED_BYTES / 4 {
+            if slab.block_bytes < LARGE_BYTES && self.idle_bytes(slab) > RETAINED_SMALL_BYTES {
                 self.trim_slab(slab, me);
             }
         }
@@ -399,7 +446,7 @@ impl Heap {
             return; // a class's first slab stays
         }
         for first in (0..=slab.count - blocks).step_by(blocks) {
-            if self.idle_bytes(slab) <= RETAINED_BYTES / 4 {
+            if self.idle_bytes(slab) <= RETAINED_SMALL_BYTES {
                 return;
             }
             let places = first..first + blocks;
@@ -511,7 +558,7 @@ impl Rings for Heap {
     }
 
     fn free(&self, me: PeerId, reference: RingRef) {
-        self.give_back(reference.index());
+        self.give_back(me, reference.index());
         self.trim(me); // a ring too many was a sign that messages had piled up
     }
 }

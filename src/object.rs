@@ -117,7 +117,7 @@ impl Region {
             let id = queue.id;
             core::mem::forget(queue);
             self.heap.release_object(id);
-            self.heap.give_back(id.index);
+            self.heap.give_back(me, id.index);
             self.queues.fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
@@ -177,7 +177,8 @@ impl Region {
                 // block.
                 let queue = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) };
                 if let Some(queue) = queue {
-                    while let Ok(mut message) = queue.take(self, me) {
+                    let mut message = Message::new(self, me);
+                    while queue.take(self, me, &mut message).is_ok() {
                         message.release_pins(|id| {
                             if self.heap.release_object(id) {
                                 ended.push(id);
@@ -188,7 +189,7 @@ impl Region {
                 }
             }
             self.count(kind).fetch_sub(1, Ordering::Relaxed);
-            self.heap.give_back(id.index);
+            self.heap.give_back(me, id.index);
         }
     }
 
@@ -295,106 +296,126 @@ impl<T: SharedState> Drop for Handle<'_, T> {
 }
 
 /// A message on its way in or out. It owns its block and its references until a queue takes it over.
+///
+/// It is filled in place and not moved while it is: it is as large as a slot.
 #[derive(Debug)]
 pub struct Message<'r> {
     region: &'r Region,
     me: PeerId,
-    meta: Meta,
-    /// The payload, or the index of its block.
-    words: [u64; INLINE_WORDS],
-    sent: bool,
+    /// As a slot holds it: the payload, or the index of its block.
+    cell: Cell,
 }
 
 impl<'r> Message<'r> {
-    /// Room for a message of `length` bytes, which are arbitrary at first, followed by the ids in `pins`, each of
-    /// them a reference (see [`Region::pin`]) that the message takes over even when this fails.
+    /// A message without a payload.
+    #[inline(always)]
+    pub fn new(region: &'r Region, me: PeerId) -> Message<'r> {
+        Message { region, me, cell: Cell::default() }
+    }
+
+    /// Makes it a message of one word.
+    #[inline(always)]
+    pub fn set_word(&mut self, kind: u8, word: u64) {
+        self.empty();
+        self.cell.meta = Meta { kind, pins: 0, length: 8 }.pack();
+        self.cell.payload[0] = word;
+    }
+
+    /// Makes it a message of these bytes.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
-    pub fn new(
-        region: &'r Region,
-        me: PeerId,
-        kind: u8,
-        length: usize,
-        pins: &[ObjectId],
-    ) -> Result<Message<'r>, OutOfMemory> {
-        let result = Message::allocate(region, me, kind, length, pins);
+    /// [`OutOfMemory`]; it is an empty message then.
+    #[inline(always)]
+    pub fn set_bytes(&mut self, kind: u8, bytes: &[u8]) -> Result<(), OutOfMemory> {
+        if bytes.len() <= INLINE_BYTES {
+            self.empty();
+            self.cell.meta = Meta { kind, pins: 0, length: bytes.len() as u64 }.pack();
+            bytemuck::bytes_of_mut(&mut self.cell.payload)[..bytes.len()].copy_from_slice(bytes);
+            return Ok(());
+        }
+        self.allocate(kind, bytes.len(), &[])?;
+        self.write(0, bytes);
+        Ok(())
+    }
+
+    /// Makes it a message of `length` bytes, which are arbitrary at first, followed by the ids in `pins`, each of them a
+    /// reference (see [`Region::pin`]) that the message takes over even when this fails.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; it is an empty message then.
+    pub fn allocate(&mut self, kind: u8, length: usize, pins: &[ObjectId]) -> Result<(), OutOfMemory> {
+        self.empty();
+        let result = self.take_room(kind, length, pins);
         if result.is_err() {
-            pins.iter().for_each(|id| region.release(*id, me));
+            pins.iter().for_each(|id| self.region.release(*id, self.me));
         }
         result
     }
 
-    fn allocate(
-        region: &'r Region,
-        me: PeerId,
-        kind: u8,
-        length: usize,
-        pins: &[ObjectId],
-    ) -> Result<Message<'r>, OutOfMemory> {
+    fn take_room(&mut self, kind: u8, length: usize, pins: &[ObjectId]) -> Result<(), OutOfMemory> {
         let total = (length as u64).saturating_add(size_of_val(pins) as u64);
-        let too_large = || OutOfMemory { requested: total, available: Meta::MAX_LENGTH };
-        let count = u16::try_from(pins.len()).map_err(|_| too_large())?;
-        let meta = Meta { kind, pins: count, length: total };
+        let too_large = OutOfMemory { requested: total, available: Meta::MAX_LENGTH };
+        let pin_count = u16::try_from(pins.len()).map_err(|_| too_large)?;
         if total > Meta::MAX_LENGTH {
-            return Err(too_large());
+            return Err(too_large);
         }
-        let mut words = [0; INLINE_WORDS];
+        let meta = Meta { kind, pins: pin_count, length: total };
         if !meta.is_inline() {
             let refused = |error: OutOfMemory| OutOfMemory { requested: total, ..error };
-            words[0] = u64::from(region.heap.take(me, total as usize).map_err(refused)?);
+            let block = self.region.heap.take(self.me, total as usize).map_err(refused)?;
+            self.cell.payload[0] = u64::from(block);
         }
-        let mut message = Message { region, me, meta, words, sent: false };
-        message.write(length, bytemuck::cast_slice(pins));
-        Ok(message)
+        self.cell.meta = meta.pack();
+        self.write(length, bytemuck::cast_slice(pins));
+        Ok(())
     }
 
-    /// A message of at most [`INLINE_BYTES`] bytes.
+    /// The slot's view of it, for a queue to fill. It has to be empty before.
+    pub(crate) fn cell_mut(&mut self) -> &mut Cell {
+        &mut self.cell
+    }
+
+    /// The slot's view of it.
+    pub(crate) fn cell(&self) -> &Cell {
+        &self.cell
+    }
+
+    /// Forgets what it owned: a queue has it now, or never gave it.
+    pub(crate) fn disown(&mut self) {
+        self.cell.meta = 0;
+    }
+
     #[inline(always)]
-    pub fn short(region: &'r Region, me: PeerId, kind: u8, bytes: &[u8]) -> Message<'r> {
-        let mut words = [0; INLINE_WORDS];
-        bytemuck::bytes_of_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
-        Message { region, me, meta: Meta { kind, pins: 0, length: bytes.len() as u64 }, words, sent: false }
-    }
-
-    /// A message of one word.
-    #[inline(always)]
-    pub fn word(region: &'r Region, me: PeerId, kind: u8, word: u64) -> Message<'r> {
-        let mut words = [0; INLINE_WORDS];
-        words[0] = word;
-        Message { region, me, meta: Meta { kind, pins: 0, length: 8 }, words, sent: false }
-    }
-
-    pub(crate) fn received(region: &'r Region, me: PeerId, cell: Cell) -> Message<'r> {
-        Message { region, me, meta: Meta::unpack(cell.meta), words: cell.payload, sent: false }
+    fn meta(&self) -> Meta {
+        Meta::unpack(self.cell.meta)
     }
 
     /// What the payload means.
     #[inline(always)]
     pub fn kind(&self) -> u8 {
-        self.meta.kind
+        self.meta().kind
     }
 
     /// The first word of the payload of a message that is in its slot.
     #[inline(always)]
     pub fn first_word(&self) -> u64 {
-        self.words[0]
+        self.cell.payload[0]
     }
 
     /// Bytes of payload, without the ids.
     #[inline(always)]
     pub fn length(&self) -> usize {
-        (self.meta.length as usize).saturating_sub(usize::from(self.meta.pins) * size_of::<ObjectId>())
+        (self.meta().length as usize).saturating_sub(usize::from(self.meta().pins) * size_of::<ObjectId>())
     }
 
-    /// Where the payload is: [`Message::length`] bytes, valid as long as the message is neither moved nor dropped.
+    /// Where the payload is: [`Message::length`] bytes, valid as long as the message is neither moved nor changed.
     #[inline]
     pub fn as_ptr(&self) -> *const u8 {
-        if self.meta.is_inline() {
-            return self.words.as_ptr().cast();
+        if self.meta().is_inline() {
+            return self.cell.payload.as_ptr().cast();
         }
-        match self.region.heap.memory(self.words[0] as u32) {
-            Some((memory, size)) if size as u64 >= self.meta.length => memory.as_ptr(),
+        match self.region.heap.memory(self.cell.payload[0] as u32) {
+            Some((memory, size)) if size as u64 >= self.meta().length => memory.as_ptr(),
             // Only memory that somebody wrote over leads here: the message reads as nothing.
             _ => core::ptr::null(),
         }
@@ -402,57 +423,62 @@ impl<'r> Message<'r> {
 
     /// Copies `bytes` to the payload, from `offset` on, as far as they are inside it.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset.checked_add(bytes.len()).filter(|end| *end as u64 <= self.meta.length);
+        let meta = self.meta();
+        let end = offset.checked_add(bytes.len()).filter(|end| *end as u64 <= meta.length);
         let (Some(_), false) = (end, bytes.is_empty()) else { return };
-        if self.meta.is_inline() {
-            bytemuck::bytes_of_mut(&mut self.words)[offset..offset + bytes.len()].copy_from_slice(bytes);
-        } else if let Some((memory, _)) = self.region.heap.memory(self.words[0] as u32) {
+        if meta.is_inline() {
+            bytemuck::bytes_of_mut(&mut self.cell.payload)[offset..offset + bytes.len()].copy_from_slice(bytes);
+        } else if let Some((memory, _)) = self.region.heap.memory(self.cell.payload[0] as u32) {
             // SAFETY: the block is ours and holds `meta.length` bytes, and the copy ends within them. The source is
             // no part of a block: those are never handed out as slices.
             unsafe { memory.add(offset).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
         }
     }
 
-    pub(crate) fn cell(&self) -> (u64, &[u64]) {
-        (self.meta.pack(), &self.words[..self.meta.slot_words()])
-    }
-
     /// The block, if there is one.
     pub(crate) fn block(&self) -> Option<u32> {
-        (!self.meta.is_inline()).then_some(self.words[0] as u32)
-    }
-
-    pub(crate) fn mark_sent(&mut self) {
-        self.sent = true;
+        (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)
     }
 
     /// Gives the references of the message to `each`; the message has none afterwards.
     fn release_pins(&mut self, mut each: impl FnMut(ObjectId)) {
         let first = self.length();
         let memory = self.as_ptr();
-        for pin in 0..usize::from(core::mem::take(&mut self.meta.pins)) {
+        let meta = self.meta();
+        for pin in 0..usize::from(meta.pins) {
             if memory.is_null() {
                 break;
             }
             // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
             each(unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() });
         }
+        self.cell.meta = Meta { pins: 0, ..meta }.pack();
+    }
+
+    /// Gives back all that it owns.
+    #[inline(always)]
+    pub(crate) fn empty(&mut self) {
+        let meta = self.meta();
+        if meta.pins != 0 || !meta.is_inline() {
+            self.give_back();
+        }
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        let (region, me) = (self.region, self.me);
+        self.release_pins(|id| region.release(id, me));
+        if let Some(block) = self.block() {
+            region.heap.give_back(me, block);
+        }
+        self.disown();
     }
 }
 
 impl Drop for Message<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.sent {
-            return;
-        }
-        if self.meta.pins != 0 {
-            let (region, me) = (self.region, self.me);
-            self.release_pins(|id| region.release(id, me));
-        }
-        if let Some(block) = self.block() {
-            self.region.heap.give_back(block);
-        }
+        self.empty();
     }
 }
 

@@ -12,7 +12,7 @@ use crossbeam_utils::CachePadded;
 use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
 use crate::event::{Event, Patience};
 use crate::heap::Heap;
-use crate::layout::{ObjectHeader, PeerId};
+use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
 use crate::ring::{Chain, FIRST_RING_SLOTS, PopError, PushError};
 use crate::sync::{AtomicU64, Ordering, spin_loop};
@@ -93,19 +93,18 @@ impl Queue {
         if self.flags() & SHUT_DOWN != 0 {
             return Err(PutError::ShutDown);
         }
-        let (meta, words) = message.cell();
         let block = message.block();
         let hand_over = || {
             if let Some(block) = block {
                 region.heap().hand_over(block, None);
             }
         };
-        match self.chain.push(region.heap(), me, self.limit(), meta, words, hand_over) {
+        match self.chain.push(region.heap(), me, self.limit(), message.cell(), hand_over) {
             Ok(()) => {}
             Err(PushError::Full) => return Err(PutError::Full),
             Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
         }
-        message.mark_sent();
+        message.disown();
         self.control.not_empty.notify_one();
         if self.flags() & IMMEDIATE != 0 {
             self.drain(region, me); // shut down while we put: nobody will get it
@@ -113,29 +112,34 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the oldest message. Without `patience` it is not waited for one.
+    /// Takes the oldest message into `message`. Without `patience` it is not waited for one.
     ///
     /// # Errors
-    /// [`GetError`].
+    /// [`GetError`]; the message is empty then.
     #[inline]
-    pub fn get<'r>(
+    pub fn get(
         &self,
-        region: &'r Region,
+        message: &mut Message<'_>,
+        region: &Region,
         me: PeerId,
         patience: Option<&Patience<'_>>,
-    ) -> Result<Message<'r>, GetError> {
-        let error = match self.try_get(region, me) {
+    ) -> Result<(), GetError> {
+        let error = match self.try_get(region, me, message) {
             Err(error @ (TryGetError::Empty | TryGetError::Busy)) => error,
             Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
-            Ok(message) => return Ok(message),
+            Ok(()) => return Ok(()),
         };
         let Some(patience) = patience else {
-            return if error == TryGetError::Busy { self.get_from_busy(region, me) } else { Err(GetError::Empty) };
+            return if error == TryGetError::Busy {
+                self.get_from_busy(region, me, message)
+            } else {
+                Err(GetError::Empty)
+            };
         };
-        let attempt = || match self.try_get(region, me) {
+        let attempt = || match self.try_get(region, me, message) {
             Err(TryGetError::Empty | TryGetError::Busy) => None,
             Err(TryGetError::ShutDown) => Some(Err(GetError::ShutDown)),
-            Ok(message) => Some(Ok(message)),
+            Ok(()) => Some(Ok(())),
         };
         match self.control.not_empty.wait_until(patience, attempt, || !self.is_empty()) {
             Ok(result) => result,
@@ -146,14 +150,14 @@ impl Queue {
 
     /// A `get` that may not wait, for a message that is being written: others behind it may be complete.
     #[cold]
-    fn get_from_busy<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, GetError> {
+    fn get_from_busy(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), GetError> {
         let deadline = Instant::now() + WRITER_TIME;
         loop {
             for _ in 0..64 {
                 spin_loop();
             }
-            match self.try_get(region, me) {
-                Ok(message) => return Ok(message),
+            match self.try_get(region, me, message) {
+                Ok(()) => return Ok(()),
                 Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
                 Err(TryGetError::Empty) => return Err(GetError::Empty),
                 Err(TryGetError::Busy) if Instant::now() >= deadline => return Err(GetError::Empty),
@@ -163,15 +167,15 @@ impl Queue {
     }
 
     #[inline(always)]
-    fn try_get<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, TryGetError> {
+    fn try_get(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
         let flags = self.flags(); // before the look: a queue that was shut down and then found empty is at its end
         if flags & IMMEDIATE != 0 {
             return Err(TryGetError::ShutDown);
         }
-        match self.take(region, me) {
-            Ok(message) => {
+        match self.take(region, me, message) {
+            Ok(()) => {
                 self.control.not_full.notify_one();
-                Ok(message)
+                Ok(())
             }
             Err(PopError::Empty) if flags & SHUT_DOWN != 0 => Err(TryGetError::ShutDown),
             Err(PopError::Empty) => Err(TryGetError::Empty),
@@ -179,22 +183,26 @@ impl Queue {
         }
     }
 
-    /// Takes the oldest message, whatever the queue's state, and tells nobody.
+    /// Takes the oldest message into `message`, whatever the queue's state, and tells nobody.
     #[inline(always)]
-    pub(crate) fn take<'r>(&self, region: &'r Region, me: PeerId) -> Result<Message<'r>, PopError> {
+    pub(crate) fn take(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), PopError> {
         let heap = region.heap();
-        let cell = self.chain.pop(heap, me, |cell| {
-            let meta = crate::layout::Meta::unpack(cell.meta);
-            if !meta.is_inline() {
+        message.empty();
+        let result = self.chain.pop(heap, me, message.cell_mut(), |cell| {
+            if !Meta::unpack(cell.meta).is_inline() {
                 heap.hand_over(cell.payload[0] as u32, Some(me));
             }
-        })?;
-        Ok(Message::received(region, me, cell))
+        });
+        if result.is_err() {
+            message.disown();
+        }
+        result
     }
 
     /// Throws every message away, as done.
     fn drain(&self, region: &Region, me: PeerId) {
-        while self.take(region, me).is_ok() {
+        let mut message = Message::new(region, me);
+        while self.take(region, me, &mut message).is_ok() {
             let _ = self.task_done();
         }
         self.control.not_full.notify_all();
@@ -267,7 +275,7 @@ impl Queue {
 
     /// Whether there is no message.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.chain.is_empty()
     }
 
     /// Whether there is no place.

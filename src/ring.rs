@@ -142,7 +142,7 @@ pub trait Rings {
 }
 
 /// A message as a slot holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     /// [`Meta`](crate::layout::Meta), packed.
     pub meta: u64,
@@ -225,8 +225,7 @@ impl Chain {
         rings: &impl Rings,
         me: PeerId,
         limit: u64,
-        meta: u64,
-        payload: &[u64],
+        cell: &Cell,
         on_claim: impl Fn(),
     ) -> Result<(), PushError> {
         loop {
@@ -254,8 +253,9 @@ impl Chain {
                         continue;
                     }
                     advance(&self.back.tail, position);
-                    slot.meta.store(meta, Ordering::Relaxed);
-                    for (to, from) in slot.payload.iter().zip(payload) {
+                    slot.meta.store(cell.meta, Ordering::Relaxed);
+                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
+                    for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
                         to.store(*from, Ordering::Relaxed);
                     }
                     on_claim();
@@ -285,14 +285,20 @@ impl Chain {
         }
     }
 
-    /// Takes the oldest cell.
+    /// Takes the oldest cell; what is in `cell` is arbitrary when there is none.
     ///
     /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
     ///
     /// # Errors
     /// [`PopError`].
     #[inline]
-    pub fn pop(&self, rings: &impl Rings, me: PeerId, on_claim: impl Fn(&Cell)) -> Result<Cell, PopError> {
+    pub fn pop(
+        &self,
+        rings: &impl Rings,
+        me: PeerId,
+        cell: &mut Cell,
+        on_claim: impl Fn(&Cell),
+    ) -> Result<(), PopError> {
         loop {
             let name = self.front.head_ring.load(Ordering::Acquire);
             let ring = rings.ring(RingRef(name));
@@ -311,17 +317,17 @@ impl Chain {
                         continue;
                     }
                     advance(&self.front.head, position);
-                    let mut cell = Cell { meta: slot.meta.load(Ordering::Relaxed), payload: [0; INLINE_WORDS] };
+                    cell.meta = slot.meta.load(Ordering::Relaxed);
                     let words = crate::layout::Meta::unpack(cell.meta).slot_words();
                     for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
                         *to = from.load(Ordering::Relaxed);
                     }
-                    on_claim(&cell);
+                    on_claim(cell);
                     // The slot goes to the producer of the next turn. An addition, as in `push`.
                     // SYNC POINT: Release, so that the next producer's bytes come after our look.
                     let free = word(FREE, turn + 1, 0);
                     slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), Ordering::Release);
-                    return Ok(cell);
+                    return Ok(());
                 }
                 Compare::Equal if state == WRITING => return Err(PopError::Busy),
                 Compare::Equal if state == FREE && seen & CLOSED == 0 => return Err(PopError::Empty),
@@ -341,6 +347,12 @@ impl Chain {
     pub fn len(&self) -> u64 {
         let head = self.front.head.load(Ordering::Acquire);
         self.back.tail.load(Ordering::Acquire).saturating_sub(head)
+    }
+
+    /// Whether there is no message.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// How many messages were ever pushed.

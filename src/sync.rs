@@ -8,11 +8,23 @@
 #![expect(clippy::disallowed_types, reason = "this is the facade that the lint points to")]
 
 #[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+pub(crate) use core::sync::atomic::{Ordering, fence};
+use core::time::Duration;
+
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use core::time::Duration;
+// Aliases and not `pub use`, which clippy's lint would see through.
+#[cfg(not(loom))]
+pub(crate) type AtomicBool = core::sync::atomic::AtomicBool;
+#[cfg(not(loom))]
+pub(crate) type AtomicU32 = core::sync::atomic::AtomicU32;
+#[cfg(not(loom))]
+pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
+#[cfg(not(loom))]
+pub(crate) type AtomicUsize = core::sync::atomic::AtomicUsize;
+#[cfg(not(loom))]
+pub(crate) type AtomicPtr<T> = core::sync::atomic::AtomicPtr<T>;
 
 /// A full barrier for a thread whose last store was an atomic read-modify-write.
 ///

@@ -8,7 +8,6 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 
-use multigil::layout::INLINE_BYTES;
 use multigil::object::Message;
 use pyo3::ffi;
 
@@ -32,19 +31,24 @@ mod kind {
     pub(super) const PICKLE: u8 = 10;
 }
 
-/// Makes a message of an object.
+/// Makes `message` one of an object.
 #[inline(always)]
-pub(crate) unsafe fn encode(state: &'static State, object: *mut ffi::PyObject) -> Result<Message<'static>> {
+pub(crate) unsafe fn encode(
+    state: &'static State,
+    object: *mut ffi::PyObject,
+    message: &mut Message<'_>,
+) -> Result<()> {
     let class = ffi::Py_TYPE(object);
     if class == &raw mut ffi::PyLong_Type {
         let mut overflow = 0;
         let value = ffi::PyLong_AsLongLongAndOverflow(object, &raw mut overflow);
         if overflow == 0 {
-            return Ok(Message::word(state.region, state.me, kind::INTEGER, value as u64));
+            message.set_word(kind::INTEGER, value as u64);
+            return Ok(());
         }
     } else if class == &raw mut ffi::PyBytes_Type {
         let (start, length) = (ffi::PyBytes_AS_STRING(object), ffi::PyBytes_Size(object));
-        return encode_bytes(state, kind::BYTES, start.cast(), length as usize);
+        return encode_bytes(kind::BYTES, start.cast(), length as usize, message);
     } else if class == &raw mut ffi::PyUnicode_Type {
         let (unit, kind) = match ffi::PyUnicode_KIND(object) {
             ffi::PyUnicode_1BYTE_KIND => (1, kind::STRING_1),
@@ -52,39 +56,33 @@ pub(crate) unsafe fn encode(state: &'static State, object: *mut ffi::PyObject) -
             _ => (4, kind::STRING_4),
         };
         let length = ffi::PyUnicode_GET_LENGTH(object) as usize * unit;
-        return encode_bytes(state, kind, ffi::PyUnicode_DATA(object).cast(), length);
+        return encode_bytes(kind, ffi::PyUnicode_DATA(object).cast(), length, message);
     } else if class == &raw mut ffi::PyFloat_Type {
-        let value = ffi::PyFloat_AS_DOUBLE(object);
-        return Ok(Message::word(state.region, state.me, kind::FLOAT, value.to_bits()));
+        message.set_word(kind::FLOAT, ffi::PyFloat_AS_DOUBLE(object).to_bits());
+        return Ok(());
     } else if object == ffi::Py_None() {
-        return Ok(Message::short(state.region, state.me, kind::NONE, &[]));
+        message.set_word(kind::NONE, 0);
+        return Ok(());
     } else if object == ffi::Py_True() {
-        return Ok(Message::short(state.region, state.me, kind::TRUE, &[]));
+        message.set_word(kind::TRUE, 0);
+        return Ok(());
     } else if object == ffi::Py_False() {
-        return Ok(Message::short(state.region, state.me, kind::FALSE, &[]));
+        message.set_word(kind::FALSE, 0);
+        return Ok(());
     }
-    pickle(state, object)
+    pickle(state, object, message)
 }
 
 #[inline(always)]
-unsafe fn encode_bytes(state: &'static State, kind: u8, start: *const u8, length: usize) -> Result<Message<'static>> {
+unsafe fn encode_bytes(kind: u8, start: *const u8, length: usize, message: &mut Message<'_>) -> Result<()> {
     // Nobody changes an immutable object's bytes, and the caller holds it.
     let bytes = core::slice::from_raw_parts(start, length);
-    if length <= INLINE_BYTES {
-        return Ok(Message::short(state.region, state.me, kind, bytes));
-    }
-    match Message::new(state.region, state.me, kind, length, &[]) {
-        Ok(mut message) => {
-            message.write(0, bytes);
-            Ok(message)
-        }
-        Err(error) => errors::out_of_memory(error),
-    }
+    message.set_bytes(kind, bytes).or_else(|error| errors::out_of_memory(error))
 }
 
 /// Makes an object of a message.
 #[inline(always)]
-pub(crate) unsafe fn decode(state: &'static State, message: &Message<'static>) -> Result<Owned> {
+pub(crate) unsafe fn decode(state: &'static State, message: &Message<'_>) -> Result<Owned> {
     let length = message.length() as ffi::Py_ssize_t;
     let start = message.as_ptr();
     match message.kind() {
@@ -188,7 +186,7 @@ impl Drop for Piece {
 
 /// Pickles an object into a message.
 #[cold]
-unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject) -> Result<Message<'static>> {
+unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
     let (pieces, pins) = Pins::collect(state, || {
         // An object's `__reduce__` may put something itself: then the pickler is in use, and it gets another.
         let idle = state.idle_pickler.lock().take();
@@ -205,16 +203,15 @@ unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject) -> Result<Me
         }
     })?;
     let length = pieces.iter().map(|piece| piece.0.len as usize).sum();
-    let mut message = match Message::new(state.region, state.me, kind::PICKLE, length, &pins) {
-        Ok(message) => message,
-        Err(error) => return errors::out_of_memory(error),
-    };
+    if let Err(error) = message.allocate(kind::PICKLE, length, &pins) {
+        return errors::out_of_memory(error);
+    }
     let mut offset = 0;
     for piece in &pieces {
         message.write(offset, piece.bytes());
         offset += piece.bytes().len();
     }
-    Ok(message)
+    Ok(())
 }
 
 /// Whether the pickle may refer to `__main__`, which is another module in every interpreter.

@@ -183,7 +183,7 @@ impl Arguments {
         for place in 0..named {
             let name = ffi::PyTuple_GetItem(self.names, place as ffi::Py_ssize_t); // borrowed
             let is = |parameter: &&CStr| ffi::PyUnicode_CompareWithASCIIString(name, parameter.as_ptr()) == 0;
-            let Some(parameter) = parameters.iter().position(|parameter| is(&parameter)) else {
+            let Some(parameter) = parameters.iter().position(is) else {
                 ffi::PyErr_Format(
                     ffi::PyExc_TypeError,
                     c"%s() got an unexpected keyword argument '%U'".as_ptr(),

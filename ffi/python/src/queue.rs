@@ -4,6 +4,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 
 use multigil::error::{GetError, PutError, WaitError};
+use multigil::object::Message;
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -15,41 +16,53 @@ use crate::{codec, errors};
 
 type Object = HandleObject<Queue>;
 
+#[inline(always)]
 unsafe fn put(object: *mut ffi::PyObject, item: *mut ffi::PyObject, willing: Willing) -> Result<()> {
     let (state, queue) = Object::of(object);
-    let mut message = codec::encode(state, item)?;
-    let result = queue.put(&mut message, state.region, state.me, None);
-    let (Err(PutError::Full), Willing::Until(deadline)) = (&result, willing) else {
-        return result.or_else(|error| errors::put(state, error));
-    };
-    // The lists of what the message needs are ready; only a place is missing. The caller holds the queue.
+    let mut message = Message::new(state.region, state.me);
+    codec::encode(state, item, &mut message)?;
+    match queue.put(&mut message, state.region, state.me, None) {
+        Ok(()) => Ok(()),
+        Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
+        Err(error) => errors::put(state, error),
+    }
+}
+
+/// The message is ready; only a place is missing.
+#[cold]
+unsafe fn put_waiting(state: &State, queue: &Queue, message: &mut Message<'_>, willing: Willing) -> Result<()> {
+    let Willing::Until(deadline) = willing else { return errors::put(state, PutError::Full) };
     let result = wait::wait(
         state,
         deadline,
-        |patience| queue.put(&mut message, state.region, state.me, Some(patience)),
+        |patience| queue.put(message, state.region, state.me, Some(patience)),
         |error| *error == PutError::Interrupted,
     )?;
     result.or_else(|error| errors::put(state, error))
 }
 
+#[inline(always)]
 unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
     let (state, queue) = Object::of(object);
-    match (queue.get(state.region, state.me, None), willing) {
-        (Ok(message), _) => codec::decode(state, &message),
-        (Err(GetError::Empty), Willing::Until(deadline)) => {
-            let result = wait::wait(
-                state,
-                deadline,
-                |patience| queue.get(state.region, state.me, Some(patience)),
-                |error| *error == GetError::Interrupted,
-            )?;
-            match result {
-                Ok(message) => codec::decode(state, &message),
-                Err(error) => errors::get(state, error),
-            }
-        }
-        (Err(error), _) => errors::get(state, error),
+    let mut message = Message::new(state.region, state.me);
+    match queue.get(&mut message, state.region, state.me, None) {
+        Ok(()) => {}
+        Err(GetError::Empty) => get_waiting(state, queue, &mut message, willing)?,
+        Err(error) => return errors::get(state, error),
     }
+    codec::decode(state, &message)
+}
+
+#[cold]
+unsafe fn get_waiting(state: &State, queue: &Queue, message: &mut Message<'_>, willing: Willing) -> Result<()> {
+    let Willing::Until(deadline) = willing else { return errors::get(state, GetError::Empty) };
+    let result = wait::wait(
+        state,
+        deadline,
+        |patience| queue.get(message, state.region, state.me, Some(patience)),
+        |error| *error == GetError::Interrupted,
+    )?;
+    result.or_else(|error| errors::get(state, error))
 }
 
 unsafe extern "C" fn queue_put(

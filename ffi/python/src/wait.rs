@@ -16,9 +16,9 @@ use crate::state::State;
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
 const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 
-/// How long a wait spins before it sleeps: about what a sleep and a wake cost together, so that spinning never more than
-/// doubles the price, and an answer that comes at once costs no system call.
-const SPIN: Duration = Duration::from_micros(20);
+/// How long a wait spins before it sleeps. Longer than it takes to wake a sleeper (20 to 30 µs): two that answer each
+/// other would otherwise, once both have slept, find each other asleep for ever.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// How a thread of Python's is disturbed in our waits.
 #[derive(Debug, Default)]
