@@ -24,12 +24,17 @@ def run_program(tmp_path: Path) -> ProgramRunner:
     return ProgramRunner(tmp_path)
 
 
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether a thread is one that multigil keeps in the background, as the one that makes spare interpreters."""
+    return thread.name.startswith("multigil-")
+
+
 @pytest.fixture(autouse=True)
 def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
     threads = threading.enumerate()
     interpreters = multigil.enumerate()
     yield
-    left_threads = [thread for thread in threading.enumerate() if thread not in threads]
+    left_threads = [thread for thread in threading.enumerate() if thread not in threads and not is_ours(thread)]
     left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
     # What has given its result is about to end.
     for left in (*left_threads, *left_interpreters):

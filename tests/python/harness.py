@@ -1,4 +1,4 @@
-"""What the test modules share: running programs, work in a thread, and measuring memory."""
+"""What the test modules share: running programs, work in a thread, and in interpreters."""
 
 from __future__ import annotations
 
@@ -52,6 +52,11 @@ class HowToRun(TypedDict, total=False):
     time_limit: float
 
 
+def plain_environment() -> dict[str, str]:
+    """The environment without what changes how Python works, as PYTHONUNBUFFERED does."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+
+
 class ProgramRunner:
     """Runs Python programs, each in a fresh process with a time limit; made by the fixture `run_program`."""
 
@@ -96,7 +101,7 @@ class ProgramRunner:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+            env={**plain_environment(), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
         )
         late = threading.Event()
 
@@ -187,17 +192,3 @@ def assert_waits(*futures: Future[T]) -> None:
     """Check that calls begun with `in_thread` have not returned, after the time in which they would have."""
     time.sleep(MOMENT)
     assert [future for future in futures if future.done()] == []
-
-
-def resident_bytes() -> int:
-    """The resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def available_bytes() -> int:
-    """The memory that new work can have without swapping, by the kernel's estimate."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, value = line.split(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    raise AssertionError("/proc/meminfo has no MemAvailable")

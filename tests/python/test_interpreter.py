@@ -350,21 +350,26 @@ def test_it_starts_quickly_when_a_spare_is_ready() -> None:
 def test_two_interpreters_compute_in_parallel(run_program: ProgramRunner) -> None:
     output = run_program.output("""
         import os, time, multigil, workers
-        def seconds(count):
-            start = time.perf_counter()
-            interpreters = [multigil.Interpreter(target=workers.compute, args=(q, go)) for _ in range(count)]
+        def cores_used():
+            interpreters = [multigil.Interpreter(target=workers.compute, args=(ready, go)) for _ in range(2)]
             for interpreter in interpreters:
                 interpreter.start()
             for _ in interpreters:
-                q.get()
-            start = time.perf_counter()
+                ready.get()
+            start, processor_start = time.monotonic(), time.process_time()
             for _ in interpreters:
                 go.put(None)
             for interpreter in interpreters:
-                interpreter.join()
-            return time.perf_counter() - start
-        q, go = multigil.Queue(), multigil.Queue()
-        print(min(seconds(2) / seconds(1) for _ in range(5)) if len(os.sched_getaffinity(0)) > 1 else 1)
+                interpreter.result()
+            return (time.process_time() - processor_start) / (time.monotonic() - start)
+        ready, go = multigil.Queue(), multigil.Queue()
+        cores_used()
+        if len(os.sched_getaffinity(0)) == 1:
+            print("one core only")
+        else:
+            # With one GIL it would never be more than 1. Several attempts: others use this machine too.
+            print(any(cores_used() > 1.3 for _ in range(20)))
     """)
-    # Under one GIL it would be 2. The best of several pairs: others use this machine too.
-    assert float(output) < 1.5
+    if output == "one core only\n":
+        pytest.skip("needs two cores")
+    assert output == "True\n"

@@ -11,7 +11,8 @@ import pytest
 
 import multigil
 import workers
-from harness import AMPLE, in_fresh_process, resident_bytes, started
+from harness import AMPLE, in_fresh_process, started
+from machine import resident_bytes
 from multigil import Queue, SimpleQueue, _core
 
 MIB = 2**20

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import available_bytes
+from machine import available_bytes
 from multigil import Queue, SimpleQueue
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30

@@ -7,22 +7,17 @@ import resource
 
 import pytest
 
-from harness import in_fresh_process, resident_bytes
+from harness import in_fresh_process
+from machine import reserved_bytes, resident_bytes
 from multigil import Empty, Queue
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
-def address_space() -> int:
-    """The address space that this process has reserved, in bytes."""
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123 - no more imports than needed
-        return int(statm.read().split()[0]) * resource.getpagesize()
-
-
 def limit_address_space_to(more: int | None) -> None:
     """Let this process reserve `more` bytes than it has now; None: as many as it likes."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (hard if more is None else address_space() + more, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (hard if more is None else reserved_bytes() + more, hard))
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ class TestExec:
             with pytest.raises(NameError, match="no_such_name"):
                 interpreter.exec("no_such_name")
             with pytest.raises(SyntaxError):
-                interpreter.exec("not python")
+                interpreter.exec("1 +")
             with pytest.raises(SystemExit):
                 interpreter.exec("raise SystemExit")
             interpreter.exec("import sys")

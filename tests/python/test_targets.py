@@ -150,10 +150,9 @@ def test_every_kind_of_target_runs(run_program: ProgramRunner, how: str) -> None
     assert outcome.status == 0
 
 
-@pytest.mark.parametrize("how", ["script", "-m"])
-def test_every_kind_of_target_runs_behind_a_guard(run_program: ProgramRunner, how: str) -> None:
+def test_every_kind_of_target_runs_behind_a_guard(run_program: ProgramRunner) -> None:
     guarded = 'if __name__ == "__main__":' + USES.replace("\n", "\n    ")
-    outcome = run_program(DEFINITIONS + guarded, how=how)  # type: ignore[arg-type]
+    outcome = run_program(DEFINITIONS + guarded)
     assert outcome.stdout == EXPECTED, outcome.stderr
     assert outcome.status == 0
 
