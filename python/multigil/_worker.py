@@ -80,7 +80,7 @@ def _transfer() -> ModuleType:
 # How long an exception of a target waits for somebody who asks for it, before it is printed.
 _SECONDS_TO_ASK = 0.1
 
-# An interrupt that comes as early as this is not lost: see `interrupted`.
+# An interrupt that comes as early as this is not lost: see `interrupts`.
 _BOOTSTRAP = """\
 import sys
 sys.path[:] = {path!r}
@@ -109,20 +109,22 @@ class Worker:
         self.replied: Queue[int] = Queue()
         self.resolved: Queue[int] = Queue()
         self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
-        self.interrupted = Lock()  # held once it was interrupted: perhaps before its target had begun
+        self.interrupts: Queue[int] = Queue()  # for each interrupt, the task that had been sent last
         self.daemon = False
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
         self._known = _snapshot()
+        self._sent = 0  # the last task's number
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
-        line = (queues, self.asked, self.interrupted, _main_thread(), "multigil._by_value" in sys.modules)
+        line = (queues, self.asked, self.interrupts, _main_thread(), "multigil._by_value" in sys.modules)
         self.subinterpreter = Subinterpreter(_BOOTSTRAP.format(path=self._known["path"], line=dumps(line)))
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
         known = self._known
+        self._sent = number
         if (
             name == known.get("name")
             and sys.path == known["path"]
@@ -149,8 +151,8 @@ class Worker:
         return self.subinterpreter.join(timeout)
 
     def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the task that runs, or in the target if that has not begun."""
-        self.interrupted.acquire(blocking=False)
+        """Raise KeyboardInterrupt in the task that runs or is about to, but in none that is sent later."""
+        self.interrupts.put(self._sent)
         self.subinterpreter.interrupt()
 
     def terminate(self, timeout: float | None) -> bool:
@@ -239,18 +241,25 @@ def main(line: bytes) -> None:
         raise loop.error
 
 
+def _number(header: Any) -> int:
+    number: int = header if type(header) is int else header[1]
+    return number
+
+
 class _Task:
     """What is known of the task at hand. Each slot is filled once, so that a step can be begun anew at any time."""
 
-    __slots__ = ("announced", "header", "hook", "outcome", "reported", "sent")
+    __slots__ = ("announced", "began", "call", "claimed", "header", "outcome", "reported", "sent")
 
     def __init__(self) -> None:
         self.header: list[Any] = []
-        self.hook: Callable[[Any], object] | None = None  # the excepthook, if it is not the usual one
-        self.reported = False
+        self.call: list[Any] = []
+        self.claimed: list[bool] = []
+        self.began = False
         self.outcome: list[tuple[Any] | BaseException] = []
         self.sent: list[None] = []
         self.announced: list[None] = []
+        self.reported = False
 
 
 class Loop:
@@ -258,14 +267,14 @@ class Loop:
 
     `interrupt` and `terminate` raise an exception between any two instructions of it, not only in the user's. So
     every step is either done in one call of C (`into`) or may be done twice, and whatever is raised, the loop goes on
-    from what `_Task` says: an outcome is sent exactly once, an interrupt that comes between two tasks is dropped.
+    from what `_Task` says. An outcome is sent exactly once, and an interrupt strikes no task that was sent after it.
     """
 
     def __init__(
         self,
         queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
         asked: Queue[None],
-        interrupted: Lock,
+        interrupts: Queue[int],
         main_thread: tuple[int | None, int | None],
         by_value: bool,
     ) -> None:
@@ -279,7 +288,8 @@ class Loop:
         self.error: BaseException | None = None
         self._queues = queues
         self._asked = asked
-        self._interrupted = interrupted
+        self._interrupts = interrupts
+        self._interrupted_up_to = 0
         self._terminated = False
         self._task = _Task()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call
@@ -299,13 +309,24 @@ class Loop:
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
+        """Make an exception the outcome of the task, if it belongs to that."""
         task = self._task
+        if task.outcome:
+            return  # an interrupt that came too late
+        if isinstance(error, KeyboardInterrupt) and not (task.began or self._is_interrupted()):
+            return  # one that came while the interpreter waited
         if task.header:
-            if not task.outcome:
-                task.outcome.append(_trimmed(error))
-        elif not isinstance(error, KeyboardInterrupt):  # not even a header can be had
+            task.outcome.append(_trimmed(error))
+        else:  # not even a header can be had
             self.error = error
             self._terminated = True
+
+    def _is_interrupted(self) -> bool:
+        """Whether the task had been sent when somebody called `interrupt`."""
+        while not self._interrupts.empty():
+            self._interrupted_up_to = max(self._interrupted_up_to, self._interrupts.get_nowait())
+        header = self._task.header
+        return bool(header) and _number(header[0]) <= self._interrupted_up_to
 
     def _serve(self) -> bool:
         """Serve one task; False when there will be none."""
@@ -358,16 +379,19 @@ class Loop:
             self.interpreter.name = self.name
 
     def _perform(self, task: _Task, kind: int, box: SimpleQueue[Any]) -> None:
-        function, args, kwargs, extra = box.get_nowait()
+        if not task.call:
+            into(task.call, box.get_nowait)
+        function, args, kwargs, extra = task.call[0]
         if kind == SUBMITTED:
-            if not extra.acquire(blocking=False):  # the claim: it was cancelled
+            if not task.claimed:
+                into(task.claimed, extra.acquire, False)
+            if not task.claimed[0]:  # it was cancelled
                 task.outcome.append((None,))
                 task.sent.append(None)
                 return
-        elif kind != CALL:
-            task.hook = extra
-            if self._interrupted.locked():
-                raise KeyboardInterrupt
+        if self._is_interrupted():
+            raise KeyboardInterrupt
+        task.began = True
         task.outcome.append((function(*args, **kwargs),))
 
     def _report(self, task: _Task) -> None:
@@ -380,7 +404,7 @@ class Loop:
             except Empty:
                 from multigil import interpreter
 
-                interpreter.call_excepthook(task.hook, outcome)
+                interpreter.call_excepthook(task.call[0][3] if task.call else None, outcome)
             except ShutDown:
                 return
 

@@ -409,7 +409,7 @@ class Interpreter:
                 self._travels = False
             worker = _exit.take_worker()
             self._box = box
-            self._send(worker, kind, 0, box)
+            self._send(worker, kind, _new_task(), box)
         worker.daemon = self._daemonic
         worker.ends_by_itself = kind == TARGET
         self._worker = worker
