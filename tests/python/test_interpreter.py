@@ -90,7 +90,9 @@ class TestLife:
         assert interpreter.result(AMPLE) == 5
 
     def test_an_interpreter_may_start_another(self) -> None:
-        assert started(workers.start_and_get_result, workers.start_and_get_result, workers.identity, 5).result(AMPLE) == 5
+        assert (
+            started(workers.start_and_get_result, workers.start_and_get_result, workers.identity, 5).result(AMPLE) == 5
+        )
 
     def test_twenty_at_once(self) -> None:
         interpreters = [started(workers.identity, number) for number in range(20)]
@@ -149,7 +151,11 @@ class TestErrors:
 
     @pytest.mark.parametrize(
         ("target", "args"),
-        [(workers.identity, (threading.Lock(),)), (threading.Lock().acquire, ()), (iter([]).__next__, ((i for i in ()),))],
+        [
+            (workers.identity, (threading.Lock(),)),
+            (threading.Lock().acquire, ()),
+            (iter([]).__next__, ((i for i in ()),)),
+        ],
     )
     def test_what_cannot_be_sent_is_an_error_of_start_and_nothing_is_started(self, target: Any, args: Any) -> None:
         before = multigil.enumerate()
@@ -272,7 +278,7 @@ class TestListing:
             interpreter.start()
         assert set(interpreters) <= set(multigil.enumerate())
         assert multigil.active_count() == len(multigil.enumerate()) == before + 3
-        for interpreter in interpreters:
+        for _ in interpreters:
             q.put(None)
         for interpreter in interpreters:
             interpreter.join(AMPLE)

@@ -54,6 +54,7 @@ def test_a_view_shows_what_is_put_later_and_stays_valid_when_the_region_grows() 
 @in_fresh_process
 def test_a_hundred_calls_of_one_interpreter_take_no_memory() -> None:
     with multigil.Interpreter() as interpreter:
+
         def call_often() -> None:
             for i in range(500):
                 assert interpreter.call(workers.identity, [i, bytes(1_000)]) == [i, bytes(1_000)]

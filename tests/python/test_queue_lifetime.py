@@ -40,9 +40,7 @@ class NotUnpicklable:
 @pytest.mark.parametrize("kind", KINDS)
 class TestIdentity:
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    def test_unpickling_in_the_same_interpreter_gives_the_same_object(
-        self, kind: type[Shared], protocol: int
-    ) -> None:
+    def test_unpickling_in_the_same_interpreter_gives_the_same_object(self, kind: type[Shared], protocol: int) -> None:
         original = kind()
         assert pickle.loads(pickle.dumps(original, protocol)) is original
 
@@ -207,7 +205,11 @@ def test_a_put_that_fails_keeps_nothing_alive_and_takes_no_memory() -> None:
 def test_a_message_that_cannot_be_unpickled_keeps_nothing_alive() -> None:
     carrier: Queue[object] = Queue()
     before = _core.statistics()
-    for message in ([Queue(), NotUnpicklable()], [NotUnpicklable(), Queue(), Lock()], [bytes(5_000_000), NotUnpicklable()]):
+    for message in (
+        [Queue(), NotUnpicklable()],
+        [NotUnpicklable(), Queue(), Lock()],
+        [bytes(5_000_000), NotUnpicklable()],
+    ):
         carrier.put(message)
     del message
     for _ in range(3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -216,10 +217,8 @@ def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
 def spin_through_exceptions(told: SimpleQueue[None]) -> None:
     told.put(None)
     while True:
-        try:
+        with contextlib.suppress(Exception):
             spin()
-        except Exception:  # noqa: BLE001, S110, PERF203 - what a careless program does
-            pass
 
 
 def started_and_joined(target: Callable[..., Any], *args: object) -> None:
