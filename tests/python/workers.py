@@ -177,11 +177,17 @@ def is_main() -> bool:
     return multigil.current_interpreter() is multigil.main_interpreter()
 
 
-def compute(ready: Queue[None], go: Queue[None]) -> int:
-    """Tell that the interpreter is there, wait for the word, and compute for some tenths of a second."""
+def keep_the_gil(ready: SimpleQueue[None], go: SimpleQueue[None], times: int) -> list[tuple[int, int]]:
+    """Make calls that do not let go of the GIL, and give the nanoseconds at which each began and ended."""
+    base = 3**40_000
     ready.put(None)
     go.get()
-    return sum(i * i for i in range(3_000_000))
+    spans = []
+    for _ in range(times):
+        begin = time.monotonic_ns()
+        base * base * base
+        spans.append((begin, time.monotonic_ns()))
+    return spans
 
 
 def tell_and_call(told: SimpleQueue[None], function: Callable[..., Any], *args: object) -> Any:
