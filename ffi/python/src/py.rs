@@ -230,6 +230,20 @@ pub(crate) unsafe fn with_arguments<T>(
     take(Arguments::new(values.as_ptr(), positional, names.as_ptr()))
 }
 
+/// Checks that a type which takes no arguments got none. A subclass may have an `__init__` that takes some.
+pub(crate) unsafe fn check_no_arguments(
+    name: &str,
+    class: *mut ffi::PyTypeObject,
+    exact: &core::cell::Cell<*mut ffi::PyObject>,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> Result<()> {
+    if exact.get() == class.cast() {
+        with_arguments(arguments, keywords, |arguments| arguments.parse::<0>(name, [], 0))?;
+    }
+    Ok(())
+}
+
 /// Whether an optional argument is true; missing means `default`.
 pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<bool> {
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }

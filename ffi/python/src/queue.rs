@@ -77,7 +77,14 @@ unsafe extern "C" fn queue_put(
             return put(object, item, Willing::Until(None));
         }
         let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
-        put(object, item, wait::queue_timeout(block, timeout)?)
+        // As the standard library's: a queue that is shut down says so first, and one without a bound, whose `put`
+        // never waits, does not look at the timeout.
+        let (state, queue) = Object::of(object);
+        if queue.is_shut_down() {
+            return errors::put(state, PutError::ShutDown);
+        }
+        let willing = if queue.maxsize() > 0 { wait::queue_timeout(block, timeout)? } else { Willing::No };
+        put(object, item, willing)
     })
 }
 
@@ -118,6 +125,10 @@ unsafe extern "C" fn queue_get(
             return get(object, Willing::Until(None));
         }
         let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
+        let (state, queue) = Object::of(object);
+        if queue.is_shut_down() && queue.is_empty() {
+            return errors::get(state, GetError::ShutDown);
+        }
         get(object, wait::queue_timeout(block, timeout)?)
     })
 }
@@ -211,17 +222,27 @@ unsafe fn create(class: *mut ffi::PyTypeObject, maxsize: i64) -> Result<Owned> {
     }
 }
 
+/// The arguments are `initialize_queue`'s business: a subclass may have others.
 unsafe extern "C" fn new_queue(
     class: *mut ffi::PyTypeObject,
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| create(class, 0))
+}
+
+unsafe extern "C" fn initialize_queue(
+    object: *mut ffi::PyObject,
     arguments: *mut ffi::PyObject,
     keywords: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    py::guard(|| {
+) -> c_int {
+    py::guard_status(|| {
         let maxsize = py::with_arguments(arguments, keywords, |arguments| {
             let [maxsize] = arguments.parse("Queue", [c"maxsize"], 0)?;
             if maxsize.is_null() { Ok(0) } else { size(maxsize) }
         })?;
-        create(class, maxsize)
+        Object::of(object).1.set_maxsize(maxsize);
+        Ok(())
     })
 }
 
@@ -231,7 +252,8 @@ unsafe extern "C" fn new_simple_queue(
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        py::with_arguments(arguments, keywords, |arguments| arguments.parse::<0>("SimpleQueue", [], 0))?;
+        let state = crate::state_of_type(class)?;
+        py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
         create(class, 0)
     })
 }
@@ -332,6 +354,7 @@ pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned
 A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
 maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
 and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
+    let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize_queue as *mut c_void };
     handle::make_type::<Queue>(
         module,
         c"multigil.Queue",
@@ -339,7 +362,7 @@ and None as they are, anything else by pickle. A queue may be sent to other inte
         new_queue,
         (&raw mut QUEUE_METHODS).cast(),
         (&raw mut QUEUE_ATTRIBUTES).cast(),
-        &[],
+        &[initialize],
     )
 }
 
