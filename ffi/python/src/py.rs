@@ -249,6 +249,15 @@ pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }
 }
 
+/// `tp_traverse` of objects that hold nothing but their type.
+pub(crate) unsafe extern "C" fn traverse_type(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    argument: *mut core::ffi::c_void,
+) -> c_int {
+    visit(ffi::Py_TYPE(object).cast(), argument)
+}
+
 /// What may be in a static although it holds raw pointers: tables that nobody writes to.
 #[repr(transparent)]
 pub(crate) struct Shared<T>(pub(crate) T);

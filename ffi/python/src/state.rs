@@ -173,7 +173,12 @@ impl State {
                 }
             }
         }
-        0
+        // Whoever holds the lock is in the middle of taking or leaving a pickler, and the collector does not run then.
+        self.idle_pickler
+            .try_lock()
+            .as_deref()
+            .and_then(Option::as_ref)
+            .map_or(0, |idle| idle.traverse(visit, argument))
     }
 
     pub(crate) unsafe fn clear(&self) {
