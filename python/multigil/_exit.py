@@ -13,9 +13,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import sys
 import threading
+import types
 import warnings
 from collections import deque
+from importlib import import_module
 from time import monotonic
 
 from multigil._core import Queue, ShutDown, current_interpreter_id
@@ -180,4 +183,34 @@ _lost: list[Worker] = []
 
 
 def _load_c_modules() -> None:
-    """Load here first what CPython could not unload from an interpreter that was the first to load it."""
+    """Load here first what does not survive the end of the interpreter that was the first to load it.
+
+    Before 3.14 that is `_datetime` (python/cpython#117398). Before 3.12.4 it is every function in C that takes keywords
+    and is not part of the executable: its parser keeps the names as objects of the interpreter that called it first
+    (python/cpython#119213). A call that fails, for a keyword that it does not know, makes a parser as well.
+    """
+    if current_interpreter_id() != _MAIN_ID or sys.version_info >= (3, 14):
+        return
+    for name in ("_datetime",) if sys.version_info >= (3, 12, 4) else _MODULES_WITH_KEYWORDS:
+        try:
+            module = import_module(name)
+        except ImportError:  # not part of this Python
+            continue
+        if sys.version_info < (3, 12, 4):
+            _make_parsers(module)
+
+
+def _make_parsers(module: types.ModuleType) -> None:
+    for function in list(vars(module).values()):
+        if isinstance(function, types.BuiltinFunctionType | type):
+            with contextlib.suppress(Exception):
+                function(multigil=None)
+
+
+# All in the standard library but `_asyncio`, which takes long and would not be enough for asyncio.
+_MODULES_WITH_KEYWORDS = (
+    "_bisect _blake2 _bz2 _csv _datetime _decimal _elementtree _hashlib _heapq _json _lsprof _lzma _md5 _multibytecodec "
+    "_opcode _pickle _posixshmem _posixsubprocess _queue _random _sha1 _sha2 _sha3 _socket _sqlite3 _ssl _statistics "
+    "_struct _uuid _zoneinfo array binascii cmath fcntl grp math mmap pyexpat resource select syslog termios unicodedata "
+    "zlib"
+).split()
