@@ -21,7 +21,7 @@ from collections import deque
 from importlib import import_module
 from time import monotonic
 
-from multigil._core import Queue, ShutDown, current_interpreter_id
+from multigil._core import current_interpreter_id
 from multigil._worker import Worker
 
 # Seconds that daemons get to end after they were terminated.
@@ -36,7 +36,6 @@ _interrupted = False  # while it waited for interpreters at the end
 _in_use: set[Worker] = set()
 _spares: deque[Worker] = deque()
 _spares_wanted = 1
-_wanted: Queue[None] = Queue()  # an item for each time that spares may be missing
 
 
 # --- while the program runs ---------------------------------------------------------------------------------------
@@ -63,23 +62,14 @@ def take_worker() -> Worker:
         return worker
 
 
-def want_spares() -> None:
-    """Have the spares made that are wanted: one, or more where starts come in bursts. Returns at once."""
-    with contextlib.suppress(ShutDown):
-        _wanted.put(None)
+def make_spares() -> None:
+    """Have the spares made that are wanted: one, or more where starts come in bursts.
 
-
-def _make_spares() -> None:
-    """What a thread of its own does, for making one takes longer than a start may."""
-    while True:
-        try:
-            _wanted.get()
-        except ShutDown:
-            return
-        while len(_spares) < _spares_wanted:
-            worker = Worker()
-            with _lock:
-                _spares.append(worker)
+    Only their threads are made here, which takes some tens of microseconds; these make the interpreters.
+    """
+    with _lock:
+        while len(_spares) < _spares_wanted and not _over:
+            _spares.append(Worker())
 
 
 def _prepare() -> None:
@@ -88,7 +78,6 @@ def _prepare() -> None:
     atexit.register(end_workers)
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
     _load_c_modules()
-    threading.Thread(target=_make_spares, name="multigil-spares", daemon=False).start()
     _prepared = True
 
 
@@ -98,7 +87,6 @@ def _prepare() -> None:
 def _at_thread_shutdown() -> None:
     """Wait for those that were started, as threading is about to do for its threads."""
     global _interrupted
-    _wanted.shutdown()
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
