@@ -190,9 +190,16 @@ def _load_c_modules() -> None:
 
 def _make_parsers(module: types.ModuleType) -> None:
     for function in list(vars(module).values()):
-        if isinstance(function, types.BuiltinFunctionType | type):
+        if not isinstance(function, types.BuiltinFunctionType | type):
+            continue
+        with contextlib.suppress(Exception):
+            function(multigil=None)
+        if isinstance(function, type) and module.__name__ != "_socket":  # which would open one
             with contextlib.suppress(Exception):
-                function(multigil=None)
+                instance = function()
+                for method in vars(function).values():
+                    with contextlib.suppress(Exception):
+                        method(instance, multigil=None)
 
 
 # All in the standard library but `_asyncio`, which takes long and would not be enough for asyncio.
