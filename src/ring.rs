@@ -129,7 +129,7 @@ impl<'a> Ring<'a> {
     /// Whether no slot holds a message or is being written or read.
     fn is_quiet(&self) -> bool {
         // Acquire: what the last reader of a slot did comes before what the next owner of the memory does.
-        self.slots.iter().all(|slot| slot.word.load(essential!(Quiet: Ordering::Acquire)) & STATE == FREE)
+        self.slots.iter().all(|slot| slot.word.load(Ordering::Acquire) & STATE == FREE)
     }
 }
 
@@ -282,8 +282,10 @@ impl Chain {
                         return Err(PushError::Full);
                     }
                     let mine = word(WRITING, turn, me.get());
-                    // The claim. Relaxed: nothing is published yet, and what the last reader did was seen by `look`.
-                    if slot.word.compare_exchange(seen, mine, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                    // The claim. Release: whoever finds the slot claimed, and pushes `tail`, knows how far `head` was
+                    // for us. What the last reader of the slot did was seen by `look`.
+                    let ordering = essential!(Claim: Ordering::Release);
+                    if slot.word.compare_exchange(seen, mine, ordering, Ordering::Relaxed).is_err() {
                         continue;
                     }
                     advance(&self.back.tail, position);
@@ -401,15 +403,18 @@ impl Chain {
     /// Whether there may be `limit` messages before `position`.
     #[inline(always)]
     fn seems_full(&self, position: u64, limit: u64) -> bool {
-        position.wrapping_sub(self.front.head.load(Ordering::Acquire)) >= limit
+        // Saturating: the message of that position may have been put and got since the position was read.
+        position.saturating_sub(self.front.head.load(Ordering::Acquire)) >= limit
     }
 
     /// Whether `limit` messages are there for sure: pushes `head` past what was claimed by then.
     #[cold]
     fn is_full(&self, rings: &impl Rings, limit: u64) -> bool {
         loop {
+            // Before the look: what was put later may have found room that the look does not show.
+            let tail = self.back.tail.load(Ordering::Acquire);
             let Look { position: head, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
-            if self.back.tail.load(Ordering::Acquire).wrapping_sub(head) < limit {
+            if tail.saturating_sub(head) < limit {
                 return false;
             }
             let claimed = match (seen >> TURN_SHIFT).cmp(&turn) {

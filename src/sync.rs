@@ -227,56 +227,87 @@ impl FutexWord {
 #[cfg(loom)]
 pub mod model {
     use core::cell::Cell;
-    use core::ops::Deref;
+    use std::sync::{Arc, Mutex};
+
+    use loom::sync::Condvar;
+    use loom::thread::{ThreadId, current};
 
     use super::Ordering;
 
-    /// Loom's atomic, and each load as a step of its own.
+    /// Loom's atomic, and what its search overlooks.
     ///
     /// Loom 0.7 remembers only the last access to an atomic, so a thread that loads before it stores hides from it
-    /// that another thread's earlier load might also come after the store (its issues 166 and 392). Here two loads of
-    /// one atomic depend on each other, through a condition variable that nobody waits on and that orders nothing:
-    /// loom tries both orders of the loads, and in one of them it meets the store.
-    #[derive(Debug)]
+    /// that another thread's earlier load might also come after the store (its issues 166 and 392). Here a store
+    /// touches a mark of every other thread that has loaded: a condition variable that nobody waits on. It orders
+    /// nothing, but loom tries both orders of two threads that touch it.
+    #[derive(Debug, Default)]
     pub struct Atomic<A> {
         value: A,
-        loads: loom::sync::Condvar,
+        loaded: Mutex<Vec<(ThreadId, Arc<Condvar>)>>,
     }
 
-    /// An atomic of models.
-    pub type AtomicU32 = Atomic<loom::sync::atomic::AtomicU32>;
-    /// An atomic of models.
-    pub type AtomicU64 = Atomic<loom::sync::atomic::AtomicU64>;
+    impl<A> Atomic<A> {
+        fn touch(&self, which: impl Fn(ThreadId) -> bool) {
+            // Touching may run another thread: not with the marks locked.
+            let marks = self.loaded.lock().expect("nobody panics here").clone();
+            marks.iter().filter(|(thread, _)| which(*thread)).for_each(|(_, mark)| mark.notify_one());
+        }
 
-    impl<A> Deref for Atomic<A> {
-        type Target = A;
+        fn before_load(&self) {
+            let me = current().id();
+            let mut marks = self.loaded.lock().expect("nobody panics here");
+            if marks.iter().all(|(thread, _)| *thread != me) {
+                marks.push((me, Arc::new(Condvar::new())));
+            }
+            drop(marks);
+            self.touch(|thread| thread == me);
+        }
 
-        fn deref(&self) -> &A {
-            &self.value
+        fn before_store(&self) {
+            let me = current().id();
+            self.touch(|thread| thread != me);
         }
     }
 
-    impl<A: Default> Default for Atomic<A> {
-        fn default() -> Self {
-            Atomic { value: A::default(), loads: loom::sync::Condvar::new() }
-        }
+    /// The methods that the engine uses, as in `core`.
+    macro_rules! atomic {
+        ($name:ident: $value:ty, $(fn $modify:ident),*) => {
+            /// An atomic of models.
+            pub type $name = Atomic<loom::sync::atomic::$name>;
+
+            #[expect(missing_docs, reason = "as in core")]
+            impl $name {
+                pub fn load(&self, ordering: Ordering) -> $value {
+                    self.before_load();
+                    self.value.load(ordering)
+                }
+
+                pub fn store(&self, value: $value, ordering: Ordering) {
+                    self.before_store();
+                    self.value.store(value, ordering);
+                }
+
+                pub fn compare_exchange(
+                    &self,
+                    seen: $value,
+                    value: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.before_store();
+                    self.value.compare_exchange(seen, value, success, failure)
+                }
+
+                $(pub fn $modify(&self, value: $value, ordering: Ordering) -> $value {
+                    self.before_store();
+                    self.value.$modify(value, ordering)
+                })*
+            }
+        };
     }
 
-    #[expect(missing_docs, reason = "as in core")]
-    impl AtomicU32 {
-        pub fn load(&self, ordering: Ordering) -> u32 {
-            self.loads.notify_one();
-            self.value.load(ordering)
-        }
-    }
-
-    #[expect(missing_docs, reason = "as in core")]
-    impl AtomicU64 {
-        pub fn load(&self, ordering: Ordering) -> u64 {
-            self.loads.notify_one();
-            self.value.load(ordering)
-        }
-    }
+    atomic!(AtomicU32: u32, fn swap, fn fetch_add, fn fetch_sub, fn fetch_or, fn fetch_and);
+    atomic!(AtomicU64: u64, fn fetch_add, fn fetch_sub);
 
     /// What can be taken out: the places that the engine marks with `essential!`.
     #[expect(missing_docs, reason = "each is explained at its place")]
@@ -288,12 +319,12 @@ pub mod model {
         LookFence,
         SameRing,
         Advance,
+        Claim,
         Commit,
         HandBack,
         Link,
         GoOn,
         Leave,
-        Quiet,
         ReadersLeft,
         ProducersLeft,
         // event
