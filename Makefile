@@ -69,12 +69,15 @@ lint-rust: $(VENV)/pyvenv.cfg
 	$(loom) cargo clippy --package multigil --test loom -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --package multigil --no-deps
 
-# The types are checked as the oldest supported Python has them (pyproject.toml) and as VENV's has them.
+# Types are checked as the oldest supported Python has them and as VENV's has them, and those of the benchmarks apart:
+# they are programs of their own, with modules named as some of the tests are.
 lint-python: build $(done_there)/requirements-lint
 	$(python) -m ruff check
 	$(python) -m ruff format --check
-	$(python) -m mypy
-	$(python) -m mypy --python-version $$($(python) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	set -e; for version in 3.12 $$($(python) -c 'import sys; print("%d.%d" % sys.version_info[:2])'); do \
+		$(python) -m mypy --python-version $$version python tests/python; \
+		$(python) -m mypy --python-version $$version benches/python; \
+	done
 	$(python) -m mypy.stubtest multigil._core --mypy-config-file pyproject.toml
 
 clean: ## remove all that was made, the environment included
@@ -102,9 +105,11 @@ $(done_there)/requirements-bench: $(done_there)/requirements-build $(wildcard be
 	$(if $(wildcard benches/python/requirements.txt),$(pip_install) -r benches/python/requirements.txt)
 	@touch $@
 
-$(done_there)/build: $(done_there)/requirements-build $(rust_sources)
+$(done_there)/build: $(done_there)/requirements-build $(rust_sources) $(wildcard python/multigil/*.py)
 	@scripts/check-cargo
 	$(VIRTUAL_ENV)/bin/maturin develop --release --extras demo
+	@# Every interpreter that is made imports the package: not by compiling it, even where writing bytecode is off.
+	$(python) -m compileall -q python/multigil
 	@touch $@
 
 # The models are explored up to 3 preemptions: enough for every known kind of fault, in minutes instead of days.

@@ -1,10 +1,11 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Buffer
 from types import GenericAlias, TracebackType
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Final, Self, final
 
-T = TypeVar("T")
+from typing_extensions import disjoint_base
+
+__version__: Final[str]
 
 class MultigilError(Exception):
     """Base of the errors that only multigil raises."""
@@ -15,20 +16,34 @@ class StaleHandle(MultigilError, ValueError):
 class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
+class Empty(Exception):
+    """`queue.Empty` itself."""
+
+class Full(Exception):
+    """`queue.Full` itself."""
+
+class ShutDown(Exception):
+    """`queue.ShutDown` itself, which the standard library has since 3.13."""
+
 class InterpreterTerminated(BaseException):
     """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
 
-class Queue(Generic[T]):
+@disjoint_base
+class Queue[T]:
     """A first-in, first-out queue shared by threads and interpreters; `queue.Queue` in every method."""
 
     maxsize: int
-    def __new__(cls, maxsize: int = 0) -> Queue[T]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+    def __new__(cls, maxsize: int = 0) -> Self: ...
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
     def get_nowait(self) -> T: ...
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> T: ...
     def full(self) -> bool: ...
     def task_done(self) -> None: ...
     def join(self) -> None: ...
@@ -37,26 +52,26 @@ class Queue(Generic[T]):
     def is_shutdown(self) -> bool: ...
     @property
     def unfinished_tasks(self) -> int: ...
-    @classmethod
-    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
-class SimpleQueue(Generic[T]):
+@disjoint_base
+class SimpleQueue[T]:
     """An unbounded queue shared by threads and interpreters; `queue.SimpleQueue` in every method."""
 
-    def __new__(cls) -> SimpleQueue[T]: ...
+    @classmethod
+    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
+    def __new__(cls) -> Self: ...
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
     def get_nowait(self) -> T: ...
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
-    @classmethod
-    def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
 
+@disjoint_base
 class Lock:
     """A mutual exclusion lock shared by threads and interpreters; `threading.Lock` in every method."""
 
-    def __new__(cls) -> Lock: ...
+    def __new__(cls) -> Self: ...
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
     def release(self) -> None: ...
     def locked(self) -> bool: ...
@@ -73,7 +88,7 @@ class Subinterpreter:
     `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter.
     """
 
-    def __new__(cls, bootstrap: str) -> Subinterpreter: ...
+    def __new__(cls, bootstrap: str) -> Self: ...
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
@@ -86,10 +101,17 @@ class Subinterpreter:
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
-    def interrupt(self, *, terminate: bool = False) -> bool:
+    def interrupt(self, *, terminate: bool = False, timeout: float | None = None) -> bool:
         """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
 
-        Returns False if the interpreter has ended (or is not yet running).
+        Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C
+        that keeps the GIL. False if it was not reached, or the interpreter is not running.
+        """
+    def abandon(self, timeout: float | None = None) -> bool:
+        """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
+
+        Only for the end of the program: the thread never runs again, and what it holds is lost. False, and nothing
+        has changed, if the thread is awake or the interpreter has other threads.
         """
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the interpreter and its thread have ended (seconds); True if they have."""
@@ -105,5 +127,3 @@ def statistics() -> dict[str, int]:
 def current_interpreter_id() -> int: ...
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
     """What a pickled queue or lock is unpickled by."""
-
-def encoded(item: object, /) -> Buffer: ...

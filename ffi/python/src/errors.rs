@@ -24,18 +24,20 @@ unsafe fn bare<T>(class: *mut ffi::PyObject) -> Result<T> {
 #[cold]
 pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
     match error {
-        PutError::Full | PutError::Interrupted => bare(state.object(&state.objects.full)?.as_ptr()),
-        PutError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+        PutError::Full | PutError::Interrupted => bare(state.full()?.as_ptr()),
+        PutError::ShutDown => bare(state.shut_down()?.as_ptr()),
         PutError::OutOfMemory(error) => out_of_memory(error),
     }
 }
 
-/// Raises what a get failed with.
+/// Raises what a get failed with. Large messages are [`crate::queue`]'s business and never get here.
 #[cold]
 pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
     match error {
-        GetError::Empty | GetError::Interrupted => bare(state.object(&state.objects.empty)?.as_ptr()),
-        GetError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+        GetError::Empty | GetError::Large(_) | GetError::Interrupted => {
+            bare(state.object(&state.objects.empty)?.as_ptr())
+        }
+        GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }
 

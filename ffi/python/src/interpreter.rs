@@ -14,6 +14,7 @@ use core::ffi::{CStr, c_int, c_long, c_void};
 use core::ptr::null_mut;
 use std::ffi::CString;
 use std::sync::Arc;
+use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::event::Event;
@@ -42,7 +43,9 @@ struct Gate(Option<Target>);
 #[derive(Debug)]
 struct Target {
     interpreter: *mut ffi::PyInterpreterState,
+    thread: *mut ffi::PyThreadState,
     ident: u64,
+    native_id: i32,
     seat: Arc<Seat>,
 }
 
@@ -87,7 +90,7 @@ impl Shared {
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
         self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
-        self.open_gate(Target { interpreter, ident, seat: wait::my_seat() });
+        self.open_gate(Target { interpreter, thread, ident, native_id, seat: wait::my_seat() });
         let result = run_text(bootstrap);
         // Nobody may be at the gate while it closes, and whoever is there waits for this interpreter's GIL.
         wait::detached(|| self.gate.lock().0.take());
@@ -118,9 +121,51 @@ impl Shared {
             sent.unwrap_or(false)
         }
     }
+
+    /// Ends the interpreter although its thread is asleep in a call that is not ours; false if it is awake, or not
+    /// alone. On a thread that is attached to nothing. The interpreter's thread never runs again.
+    fn abandon(&self) -> bool {
+        let mut gate = self.gate.lock();
+        let Some(target) = &gate.0 else { return false };
+        // SAFETY: the gate is held, so the interpreter stays; this thread is attached to it from here to the end.
+        unsafe {
+            let thread = ffi::PyThreadState_New(target.interpreter);
+            // With the GIL here, the other thread is outside of Python and stays there.
+            ffi::PyEval_AcquireThread(thread);
+            if !target.is_alone_with(thread) || !freeze::asleep(target.native_id) || !freeze::freeze(target.native_id) {
+                ffi::PyThreadState_Clear(thread);
+                ffi::PyThreadState_DeleteCurrent();
+                return false;
+            }
+            // `threading` would wait for the thread that is frozen.
+            let _ = run_text(c"import sys\nif 'threading' in sys.modules: sys.modules['threading']._shutdown = bool");
+            ffi::PyThreadState_Clear(target.thread);
+            ffi::PyThreadState_Delete(target.thread);
+            ffi::Py_EndInterpreter(thread);
+        }
+        gate.0 = None;
+        let mut facts = self.facts.lock();
+        facts.error = Some("its thread was asleep in a call outside of Python, and stays there".to_owned());
+        facts.ended = true;
+        drop(facts);
+        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
+        true
+    }
 }
 
 impl Target {
+    /// Whether the interpreter's own thread and `mine` are all that it has.
+    unsafe fn is_alone_with(&self, mine: *mut ffi::PyThreadState) -> bool {
+        let mut thread = ffi::PyInterpreterState_ThreadHead(self.interpreter);
+        while !thread.is_null() {
+            if thread != mine && thread != self.thread {
+                return false;
+            }
+            thread = ffi::PyThreadState_Next(thread);
+        }
+        true
+    }
+
     /// Attached to the interpreter, on another thread than its own.
     unsafe fn raise(&self, request: Request) -> Result<bool> {
         let name = Owned::from_raw(ffi::PyUnicode_FromString(c"multigil._core".as_ptr()))?;
@@ -249,6 +294,7 @@ unsafe extern "C" fn new(
 
 unsafe extern "C" fn deallocate(object: *mut ffi::PyObject) {
     let class = ffi::Py_TYPE(object);
+    ffi::PyObject_GC_UnTrack(object.cast());
     (&raw mut (*object.cast::<Object>()).shared).drop_in_place();
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
@@ -294,26 +340,49 @@ unsafe extern "C" fn interrupt(
         let request = if py::truth(terminate, false)? { Request::Terminate } else { Request::Interrupt };
         let deadline = wait::join_timeout(timeout)?;
         let (state, shared) = parts(object);
-        // Sending waits for the interpreter's GIL, which a long call into C may keep. So a thread of its own waits for
-        // that, and this one for the thread, as long as it likes.
-        let delivery = Arc::new((Mutex::new(None), Event::default()));
-        let (target, report) = (Arc::clone(shared), Arc::clone(&delivery));
-        let deliver = move || {
-            let sent = target.send(request);
-            *report.0.lock() = Some(sent);
-            report.1.notify_all(); // unlocking was the read-modify-write that it asks for
-        };
-        if let Err(error) = std::thread::Builder::new().name("multigil-interrupt".to_owned()).spawn(deliver) {
-            return raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}"));
-        }
-        let result = wait::wait(
-            state,
-            deadline,
-            |patience| delivery.1.wait_until(patience, || *delivery.0.lock(), || true),
-            |error| *error == WaitError::Interrupted,
-        )?;
-        Ok(result.unwrap_or(false))
+        elsewhere(state, deadline, shared, move |shared| shared.send(request))
     })
+}
+
+unsafe extern "C" fn abandon(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        let [timeout] = Arguments::new(values, count, names).parse("abandon", [c"timeout"], 0)?;
+        let deadline = wait::join_timeout(timeout)?;
+        let (state, shared) = parts(object);
+        elsewhere(state, deadline, shared, Shared::abandon)
+    })
+}
+
+/// Does something that waits for the interpreter's GIL, which a long call into C may keep: on a thread of its own, for
+/// which this one waits as long as it likes.
+unsafe fn elsewhere(
+    state: &State,
+    deadline: Option<Instant>,
+    shared: &Arc<Shared>,
+    job: impl FnOnce(&Shared) -> bool + Send + 'static,
+) -> Result<bool> {
+    let outcome = Arc::new((Mutex::new(None), Event::default()));
+    let (theirs, shared) = (Arc::clone(&outcome), Arc::clone(shared));
+    let run = move || {
+        let done = job(&shared);
+        *theirs.0.lock() = Some(done);
+        theirs.1.notify_all(); // unlocking was the read-modify-write that it asks for
+    };
+    if let Err(error) = std::thread::Builder::new().name("multigil-helper".to_owned()).spawn(run) {
+        return raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}"));
+    }
+    let result = wait::wait(
+        state,
+        deadline,
+        |patience| outcome.1.wait_until(patience, || *outcome.0.lock(), || true),
+        |error| *error == WaitError::Interrupted,
+    )?;
+    Ok(result.unwrap_or(false))
 }
 
 unsafe extern "C" fn is_alive(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -346,7 +415,7 @@ unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *m
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 4] = [
+static mut METHODS: [ffi::PyMethodDef; 5] = [
     py::method_fast(
         c"join",
         join,
@@ -360,6 +429,14 @@ Wait until the interpreter and its thread have ended, at most timeout seconds; w
 Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.\n\n\
 Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C that keeps the\n\
 GIL. Gives False if it was not reached, or is not running.",
+    ),
+    py::method_fast(
+        c"abandon",
+        abandon,
+        c"abandon($self, timeout=None)\n--\n\n\
+End the interpreter although its thread is asleep in a call that knows nothing of us, such as time.sleep().\n\n\
+Only for the end of the program: the thread never runs again, and what it holds is lost. Waits until the GIL is free, at\n\
+most timeout seconds. Gives False, and nothing has changed, if the thread is awake or the interpreter has others.",
     ),
     py::method_no_args(c"is_alive", is_alive, c"is_alive($self)\n--\n\nWhether the thread has not ended."),
     py::METHODS_END,
@@ -387,6 +464,7 @@ __main__), then ends the interpreter.";
         ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: deallocate as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: py::traverse_type as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut METHODS).cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: (&raw mut ATTRIBUTES).cast() },
         ffi::PyType_Slot { slot: 0, pfunc: null_mut() },
@@ -395,8 +473,78 @@ __main__), then ends the interpreter.";
         name: c"multigil._core.Subinterpreter".as_ptr(),
         basicsize: size_of::<Object>() as c_int,
         itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
         slots: slots.as_mut_ptr(),
     };
     Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, null_mut()))
+}
+
+mod freeze {
+    //! Stopping one thread of the process for good, at the end of the program.
+    //!
+    //! A signal handler that never returns keeps the thread where it is. That is only safe while it sleeps in the kernel,
+    //! outside of every lock of the C library's.
+
+    use core::mem::MaybeUninit;
+    use core::time::Duration;
+
+    /// How long a thread must not have run to count as asleep.
+    const STILL: Duration = Duration::from_millis(20);
+    /// How long the signal may take to arrive.
+    const PATIENCE_SECONDS: libc::time_t = 1;
+
+    /// Posted by the handler.
+    static mut ARRIVED: MaybeUninit<libc::sem_t> = MaybeUninit::uninit();
+
+    extern "C" fn stay(_: libc::c_int) {
+        // SAFETY: `freeze` made the semaphore before it sent the signal; both calls are async-signal-safe.
+        unsafe {
+            libc::sem_post((&raw mut ARRIVED).cast());
+            loop {
+                libc::pause();
+            }
+        }
+    }
+
+    /// Whether the thread sleeps in the kernel and has not run for a while.
+    pub(super) fn asleep(thread: i32) -> bool {
+        let sample = || {
+            let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).ok()?;
+            let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+            field("State:")?.trim_start().starts_with('S').then(|| field("voluntary_ctxt_switches:"))
+        };
+        let before = sample();
+        std::thread::sleep(STILL);
+        before.is_some() && before == sample()
+    }
+
+    /// Stops the thread for good; false if no signal is free or the thread blocks it.
+    pub(super) fn freeze(thread: i32) -> bool {
+        // SAFETY: each call gets live structures. The signal is one that nobody handles; the handler never returns.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            let unused = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signal| {
+                libc::sigaction(*signal, core::ptr::null(), &raw mut action) == 0
+                    && action.sa_sigaction == libc::SIG_DFL
+            });
+            let Some(signal) = unused else { return false };
+            action = core::mem::zeroed();
+            action.sa_sigaction = stay as *const () as usize;
+            libc::sigfillset(&raw mut action.sa_mask);
+            if libc::sem_init((&raw mut ARRIVED).cast(), 0, 0) != 0
+                || libc::sigaction(signal, &raw const action, core::ptr::null_mut()) != 0
+                || libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, signal) != 0
+            {
+                return false;
+            }
+            let mut until: libc::timespec = core::mem::zeroed();
+            libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut until);
+            until.tv_sec += PATIENCE_SECONDS;
+            let arrived = libc::sem_timedwait((&raw mut ARRIVED).cast(), &raw const until) == 0;
+            // The next one to be frozen finds this signal free again.
+            action.sa_sigaction = if arrived { libc::SIG_DFL } else { libc::SIG_IGN };
+            libc::sigaction(signal, &raw const action, core::ptr::null_mut());
+            arrived
+        }
+    }
 }

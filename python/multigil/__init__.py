@@ -1,0 +1,111 @@
+"""Python's `threading`, with a GIL for every worker.
+
+    from multigil import Interpreter, Lock, Queue
+
+    interpreter = Interpreter(target=function, args=(1, 2))
+    interpreter.start()
+    print(interpreter.result())
+
+`Interpreter` is `threading.Thread` with an interpreter and a GIL of its own, so that Python code runs in parallel in one
+process. `Queue` and `Lock` are those of `queue` and `threading`, shared by threads and interpreters. The functions of
+`threading` are here too, so that a program changes over by `import multigil as threading`.
+"""
+
+from __future__ import annotations
+
+from multigil._core import (
+    Empty,
+    Lock,
+    MultigilError,
+    Queue,
+    RegionCorrupt,
+    SimpleQueue,
+    StaleHandle,
+    __version__,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from multigil._core import Full, ShutDown
+    from multigil._transfer import RemoteTraceback
+    from multigil._worker import InterpreterDied
+    from multigil.interpreter import (
+        TIMEOUT_MAX,
+        ExceptHookArgs,
+        Interpreter,
+        Thread,
+        active_count,
+        current_interpreter,
+        current_thread,
+        enumerate,
+        excepthook,
+        get_ident,
+        get_native_id,
+        main_interpreter,
+        main_thread,
+    )
+else:
+    # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
+    _LAZY = {
+        "Full": "multigil._core",
+        "ShutDown": "multigil._core",
+        "InterpreterDied": "multigil._worker",
+        "RemoteTraceback": "multigil._transfer",
+        **dict.fromkeys(
+            (
+                "TIMEOUT_MAX",
+                "ExceptHookArgs",
+                "Interpreter",
+                "Thread",
+                "active_count",
+                "current_interpreter",
+                "current_thread",
+                "enumerate",
+                "excepthook",
+                "get_ident",
+                "get_native_id",
+                "main_interpreter",
+                "main_thread",
+            ),
+            "multigil.interpreter",
+        ),
+    }
+
+    def __getattr__(name):
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "TIMEOUT_MAX",
+    "Empty",
+    "ExceptHookArgs",
+    "Full",
+    "Interpreter",
+    "InterpreterDied",
+    "Lock",
+    "MultigilError",
+    "Queue",
+    "RegionCorrupt",
+    "RemoteTraceback",
+    "ShutDown",
+    "SimpleQueue",
+    "StaleHandle",
+    "Thread",
+    "active_count",
+    "current_interpreter",
+    "current_thread",
+    "enumerate",
+    "excepthook",
+    "get_ident",
+    "get_native_id",
+    "main_interpreter",
+    "main_thread",
+]

@@ -1,0 +1,211 @@
+"""The workers that there are: spares made ahead, those in use, and what becomes of them at the end of the program.
+
+CPython does not survive an end of the program with interpreters alive: what happens, by version, is an abort, a crash
+or a hang. So all are ended before, in two steps that follow what `threading` does with threads:
+
+1. `threading._register_atexit`: interpreters that were started, and are not daemons, are waited for;
+2. `atexit`, when the threads have been waited for as well: open ones are closed, daemons are terminated, and nothing
+   can be started any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import types
+import warnings
+from collections import deque
+from importlib import import_module
+from time import monotonic
+
+from multigil._core import current_interpreter_id
+from multigil._worker import Worker
+
+# Seconds that daemons get to end after they were terminated.
+PATIENCE = 2.0
+
+_MAIN_ID = 0
+
+_lock = threading.RLock()
+_prepared = False
+_over = False
+_interrupted = False  # while it waited for interpreters at the end
+_in_use: set[Worker] = set()
+_spares: deque[Worker] = deque()
+_spares_wanted = 1
+
+
+# --- while the program runs ---------------------------------------------------------------------------------------
+
+
+def take_worker() -> Worker:
+    """A spare, or else a new worker. Raises RuntimeError at the end of the program."""
+    global _spares_wanted
+    with _lock:
+        if not _prepared:
+            _prepare()
+        if _over:
+            raise RuntimeError("can't start new interpreter at interpreter shutdown")
+        _in_use.difference_update([worker for worker in _in_use if not worker.is_alive()])
+        worker = None
+        while _spares and worker is None:
+            spare = _spares.popleft()
+            worker = spare if spare.is_alive() else None
+        if worker is None:
+            if _in_use:  # starts come faster than one by one
+                _spares_wanted = min(_spares_wanted + 1, os.cpu_count() or 1)
+            worker = Worker()
+        _in_use.add(worker)
+        return worker
+
+
+def make_spares() -> None:
+    """Have the spares made that are wanted: one, or more where starts come in bursts.
+
+    Only their threads are made here, which takes some tens of microseconds; these make the interpreters.
+    """
+    with _lock:
+        while len(_spares) < _spares_wanted and not _over:
+            _spares.append(Worker())
+
+
+def _prepare() -> None:
+    global _prepared
+    threading._register_atexit(_at_thread_shutdown)  # raises RuntimeError when it is too late
+    atexit.register(end_workers)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    _load_c_modules()
+    _prepared = True
+
+
+# --- its end ------------------------------------------------------------------------------------------------------
+
+
+def _at_thread_shutdown() -> None:
+    """Wait for those that were started, as threading is about to do for its threads."""
+    global _interrupted
+    if current_interpreter_id() != _MAIN_ID:
+        end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
+        return
+    try:
+        while waited_for := [one for one in _in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
+            for worker in waited_for:
+                worker.join()
+    except KeyboardInterrupt:
+        _interrupted = True
+        raise
+
+
+def end_workers(terminate: bool = False) -> None:
+    """End all workers and wait for that; nothing can be started any more.
+
+    Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others too
+    when `terminate` is true or an interrupt (Ctrl-C) ends the waiting.
+    """
+    global _over
+    with _lock:
+        _over = True
+        workers = [*_spares, *_in_use]
+    try:
+        if not (terminate or _interrupted):
+            patient = [worker for worker in workers if not worker.daemon]
+            for worker in patient:
+                if not worker.ends_by_itself:
+                    worker.inbox.shutdown()
+            for worker in patient:
+                worker.join()
+    finally:
+        _terminate([worker for worker in workers if worker.is_alive()])
+    for worker in workers:
+        if worker.collector is not None:
+            worker.collector.join()
+    _spares.clear()
+    _in_use.clear()
+
+
+def _terminate(workers: list[Worker]) -> None:
+    deadline = monotonic() + PATIENCE
+    for worker in workers:
+        worker.terminate(0)
+    for worker in workers:
+        if not worker.terminate(max(deadline - monotonic(), 0)):
+            worker.subinterpreter.abandon(PATIENCE)
+
+
+# --- forks --------------------------------------------------------------------------------------------------------
+
+
+def _before_fork() -> None:
+    """CPython crashes a forked child as soon as an interpreter is open, even if the child only calls `os._exit`."""
+    with _lock:
+        spares = [_spares.popleft() for _ in range(len(_spares))]
+        for spare in spares:
+            spare.inbox.shutdown()
+        for spare in spares:
+            spare.join()
+        count = sum(worker.is_alive() for worker in _in_use)
+    if count:
+        warnings.warn(
+            f"fork with {count} interpreters open: CPython crashes the child (python/cpython#139759). What works: "
+            "subprocess, os.posix_spawn, and multiprocessing with the start method 'spawn' or 'forkserver'.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _after_fork_in_child() -> None:
+    # The child has none of these threads. The handles are kept, because letting go of one would touch what is not there.
+    global _lock
+    _lock = threading.RLock()
+    _lost.extend(_in_use)
+    _in_use.clear()
+
+
+_lost: list[Worker] = []
+
+
+# --- modules in C -------------------------------------------------------------------------------------------------
+
+
+def _load_c_modules() -> None:
+    """Load here first what does not survive the end of the interpreter that was the first to load it.
+
+    Before 3.14 that is `_datetime` (python/cpython#117398). Before 3.12.4 it is every function in C that takes keywords
+    and is not part of the executable: its parser keeps the names as objects of the interpreter that called it first
+    (python/cpython#119213). A call that fails, for a keyword that it does not know, makes a parser as well.
+    """
+    if current_interpreter_id() != _MAIN_ID or sys.version_info >= (3, 14):
+        return
+    for name in ("_datetime",) if sys.version_info >= (3, 12, 4) else _MODULES_WITH_KEYWORDS:
+        try:
+            module = import_module(name)
+        except ImportError:  # not part of this Python
+            continue
+        if sys.version_info < (3, 12, 4):
+            _make_parsers(module)
+
+
+def _make_parsers(module: types.ModuleType) -> None:
+    for function in list(vars(module).values()):
+        if not isinstance(function, types.BuiltinFunctionType | type):
+            continue
+        with contextlib.suppress(Exception):
+            function(multigil=None)
+        if isinstance(function, type) and module.__name__ != "_socket":  # which would open one
+            with contextlib.suppress(Exception):
+                instance = function()
+                for method in vars(function).values():
+                    with contextlib.suppress(Exception):
+                        method(instance, multigil=None)
+
+
+# All in the standard library but `_asyncio`, which takes long and would not be enough for asyncio.
+_MODULES_WITH_KEYWORDS = (
+    "_bisect _blake2 _bz2 _csv _datetime _decimal _elementtree _hashlib _heapq _json _lsprof _lzma _md5 _multibytecodec "
+    "_opcode _pickle _posixshmem _posixsubprocess _queue _random _sha1 _sha2 _sha3 _socket _sqlite3 _ssl _statistics "
+    "_struct _uuid _zoneinfo array binascii cmath fcntl grp math mmap pyexpat resource select syslog termios unicodedata "
+    "zlib"
+).split()

@@ -1,0 +1,473 @@
+"""The line between an interpreter and the one that made it, with both its ends: `Worker` here, `main` there.
+
+    box.put(call)                                     one box for each task: first its call, then its outcome
+    inbox.put(header) ------------->  inbox.get()     the header names the box
+                                      box.get()       an error of unpickling is the task's outcome, no more
+                                      ...             runs
+    box.get() <------ replied ------  box.put(outcome); replied.put(number)
+
+The inbox carries nothing that could fail to be unpickled, and neither do the queues that tell of outcomes. All of them
+are shut down at the latest when the interpreter has ended, so whoever waits for an outcome sees the end as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import get_ident, get_native_id
+from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
+from itertools import islice, starmap
+from time import monotonic
+
+from multigil import _core
+from multigil._core import (
+    Empty,
+    InterpreterTerminated,
+    Lock,
+    MultigilError,
+    Queue,
+    SimpleQueue,
+    Subinterpreter,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from typing import Any
+
+    from multigil._futures import Collector
+    from multigil.interpreter import Interpreter
+
+# Kinds of task: who is told that the outcome is in the box, and how.
+TARGET = 0  # `finished` is shut down, and the interpreter ends after what is queued by then
+OPENING = 1  # `finished` is shut down; the interpreter stays open for calls
+CALL = 2  # the number goes into `replied`
+SUBMITTED = 3  # the number goes into `resolved`
+
+
+class InterpreterDied(MultigilError, RuntimeError):
+    """An interpreter ended without the outcome that was asked for; the message says how it ended."""
+
+    __module__ = "multigil"
+
+
+def into[T](slot: list[T], function: Callable[..., T], *arguments: object) -> None:
+    """Append `function(*arguments)` to `slot`, in one step.
+
+    A signal or an asynchronous exception strikes between two instructions of Python, so in `x = queue.get()` it may
+    take the item away after `get` has returned. Here C does both.
+    """
+    slot.extend(starmap(function, (arguments,)))
+
+
+def put_any(box: SimpleQueue[Any], item: object) -> None:
+    """Put an item that may hold lambdas and closures too. Raises the error of pickling."""
+    try:
+        box.put(item)
+    except MemoryError:
+        raise
+    except Exception:
+        box.put(_transfer().ByValue(item))
+
+
+def _transfer() -> ModuleType:
+    from multigil import _transfer  # costs milliseconds, and most tasks do without
+
+    return _transfer
+
+
+# How long an exception of a target waits for somebody who asks for it, before it is printed.
+_SECONDS_TO_ASK = 0.1
+
+# An interrupt that comes as early as this is not lost: see `interrupts`.
+_BOOTSTRAP = """\
+import sys
+sys.path[:] = {path!r}
+while True:
+    try:
+        from multigil import _worker
+        break
+    except KeyboardInterrupt:
+        continue
+_worker.main({line!r})
+"""
+
+
+# --- the end here -----------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """An interpreter with its own GIL and thread that waits for tasks, and the queues that lead to it.
+
+    The constructor returns at once; the interpreter is made meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.inbox: Queue[Any] = Queue()
+        self.finished: Queue[None] = Queue()
+        self.replied: Queue[int] = Queue()
+        self.resolved: Queue[int] = Queue()
+        self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
+        self.interrupts: Queue[int] = Queue()  # for each interrupt, the task that had been sent last
+        self.daemon = False
+        self.ends_by_itself = False  # with its target; else it is open until it is closed
+        self.terminated = False
+        self.collector: Collector | None = None  # once something was submitted
+        self._known = _snapshot()
+        self._sent = 0  # the last task's number
+        self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
+        queues = (self.inbox, self.finished, self.replied, self.resolved)
+        line = (queues, self.asked, self.interrupts, _main_thread(), "multigil._by_value" in sys.modules)
+        self.subinterpreter = Subinterpreter(_BOOTSTRAP.format(path=self._known["path"], line=dumps(line)))
+
+    def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
+        """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
+        known = self._known
+        self._sent = number
+        if (
+            name == known.get("name")
+            and sys.path == known["path"]
+            and sys.argv == known["argv"]
+            and _environ() == known["environ"]
+        ):
+            if kind == CALL and box is self._call_box:
+                self.inbox.put(number)
+            else:
+                self.inbox.put((kind, number, box, None))
+        else:
+            now = {**_snapshot(), "name": name, "daemon": daemon}
+            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known.get(key) != value}))
+            known.update(now)
+        if kind == CALL:
+            self._call_box = box
+
+    def is_alive(self) -> bool:
+        """Whether the interpreter has not ended."""
+        return self.subinterpreter.is_alive()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until the interpreter has ended (seconds); True if it has."""
+        return self.subinterpreter.join(timeout)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the task that runs or is about to, but in none that is sent later."""
+        self.interrupts.put(self._sent)
+        self.subinterpreter.interrupt()
+
+    def terminate(self, timeout: float | None) -> bool:
+        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end (seconds); True if it came.
+
+        The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
+        """
+        self.terminated = True
+        self.inbox.shutdown(immediate=True)
+        deadline = None if timeout is None else monotonic() + timeout
+        pause = 0.5
+        while True:
+            until = monotonic() + pause
+            if deadline is not None:
+                until = min(until, deadline)
+            self.subinterpreter.interrupt(terminate=True, timeout=until - monotonic())
+            if self.subinterpreter.join(until - monotonic()):
+                return True
+            if deadline is not None and monotonic() >= deadline:
+                return False
+            pause *= 2
+
+    def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
+        """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
+        while not slot:
+            try:
+                into(slot, box.get_nowait)
+            except Exception as error:
+                slot.append(self._explain(error, name))
+            if isinstance(slot[0], tuple) and len(slot[0]) != 1:
+                slot.clear()  # the call, which the interpreter did not even take out
+
+    def _explain(self, error: Exception, name: str) -> Exception:
+        """The exception that a box stands for which could not be opened."""
+        if isinstance(error, Empty):
+            return InterpreterDied(f"{name} {self.fate()} without an outcome")
+        error.add_note(f"The outcome of {name} could not be unpickled where it was asked for.")
+        return error
+
+    def fate(self) -> str:
+        """What became of the interpreter."""
+        if self.terminated:
+            return "was terminated"
+        if self.subinterpreter.error is not None:
+            return f"failed ({self.subinterpreter.error})"
+        return "is closed" if self.subinterpreter.is_alive() else "has ended"
+
+
+def _snapshot() -> dict[str, Any]:
+    """What every interpreter has a copy of, and a worker should have as it is here when its task is sent."""
+    return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(_environ())}
+
+
+def _environ() -> dict[bytes, bytes]:
+    environ: dict[bytes, bytes] = vars(os.environ)["_data"]  # decoding all of it would take longer than a call
+    return environ
+
+
+def _main_thread() -> tuple[int | None, int | None]:
+    if loop is not None:
+        return loop.main_thread
+    import threading
+
+    thread = threading.main_thread()
+    return thread.ident, thread.native_id
+
+
+# --- the end there ----------------------------------------------------------------------------------------------
+
+# The loop that runs in this interpreter; None in an interpreter that multigil did not make.
+loop: Loop | None = None
+
+
+def main(line: bytes) -> None:
+    """Serve tasks until the inbox is shut down: what the thread of a worker runs."""
+    global loop
+    while loop is None or not loop.ended:
+        try:
+            if loop is None:
+                loop = Loop(*loads(line))
+            loop.run()
+        except BaseException as error:  # struck outside of the loop's own handlers, or while one was at work
+            if loop is None and isinstance(error, Exception):
+                raise
+    if loop.error is not None:
+        raise loop.error
+
+
+def _number(header: Any) -> int:
+    number: int = header if type(header) is int else header[1]
+    return number
+
+
+class _Task:
+    """What is known of the task at hand. Each slot is filled once, so that a step can be begun anew at any time."""
+
+    __slots__ = ("announced", "began", "call", "claimed", "header", "outcome", "reported", "sent")
+
+    def __init__(self) -> None:
+        self.header: list[Any] = []
+        self.call: list[Any] = []
+        self.claimed: list[bool] = []
+        self.began = False
+        self.outcome: list[tuple[Any] | BaseException] = []
+        self.sent: list[None] = []
+        self.announced: list[None] = []
+        self.reported = False
+
+
+class Loop:
+    """The loop of a worker.
+
+    `interrupt` and `terminate` raise an exception between any two instructions of it, not only in the user's. So
+    every step is either done in one call of C (`into`) or may be done twice, and whatever is raised, the loop goes on
+    from what `_Task` says. An outcome is sent exactly once, and an interrupt strikes no task that was sent after it.
+    """
+
+    def __init__(
+        self,
+        queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
+        asked: Queue[None],
+        interrupts: Queue[int],
+        main_thread: tuple[int | None, int | None],
+        by_value: bool,
+    ) -> None:
+        self.main_thread = main_thread
+        self.ident = get_ident()
+        self.native_id = get_native_id()
+        self.name = ""
+        self.daemon = False
+        self.interpreter: Interpreter | None = None  # the object of this interpreter, once somebody asked for it
+        self.ended = False
+        self.error: BaseException | None = None
+        self._queues = queues
+        self._asked = asked
+        self._interrupts = interrupts
+        self._interrupted_up_to = 0
+        self._terminated = False
+        self._task = _Task()
+        self._call_box: SimpleQueue[Any] | None = None  # of the last call
+        self._prepare_stdio()
+        if by_value:
+            from multigil import _by_value  # noqa: F401  (takes its time: better now than when a task waits)
+
+    def run(self) -> None:
+        while not self.ended:
+            try:
+                if self._terminated or not self._serve():
+                    self._end()
+                    self.ended = True
+            except InterpreterTerminated:
+                self._terminated = True
+            except BaseException as error:
+                self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """Make an exception the outcome of the task, if it belongs to that."""
+        task = self._task
+        if task.outcome:
+            return  # an interrupt that came too late
+        if isinstance(error, KeyboardInterrupt) and not (task.began or self._is_interrupted()):
+            return  # one that came while the interpreter waited
+        if task.header:
+            task.outcome.append(_trimmed(error))
+        else:  # not even a header can be had
+            self.error = error
+            self._terminated = True
+
+    def _is_interrupted(self) -> bool:
+        """Whether the task had been sent when somebody called `interrupt`."""
+        while not self._interrupts.empty():
+            self._interrupted_up_to = max(self._interrupted_up_to, self._interrupts.get_nowait())
+        header = self._task.header
+        return bool(header) and _number(header[0]) <= self._interrupted_up_to
+
+    def _serve(self) -> bool:
+        """Serve one task; False when there will be none."""
+        inbox, finished, replied, resolved = self._queues
+        task = self._task
+        if not task.header:
+            task.header.extend(islice(inbox, 1))  # one step, as `into`
+        if not task.header:
+            return False
+        header = task.header[0]
+        if type(header) is int:
+            kind, number, box, changes = CALL, header, self._call_box, None
+        else:
+            kind, number, box, changes = header
+            if kind == CALL:
+                self._call_box = box
+        if changes:
+            self._apply(changes)
+            changes.clear()  # so that a second time does no more
+        if not task.outcome:
+            self._perform(task, kind, box)
+        flush()
+        if not task.sent:
+            self._send(task, box)
+        if kind in (TARGET, OPENING):
+            finished.shutdown()
+            if kind == TARGET:
+                inbox.shutdown()
+            if not task.reported:
+                self._report(task)
+        elif not task.announced:
+            into(task.announced, (replied if kind == CALL else resolved).put, number)
+        self._task = _Task()
+        return True
+
+    def _apply(self, changes: dict[str, Any]) -> None:
+        if "path" in changes:
+            sys.path[:] = changes["path"]
+        if "argv" in changes:
+            sys.argv[:] = changes["argv"]
+        if "environ" in changes:
+            # The parent has told C already, and all interpreters share that.
+            environ = _environ()
+            environ.clear()
+            environ.update(changes["environ"])
+        self.name = changes.get("name", self.name)
+        self.daemon = changes.get("daemon", self.daemon)
+        if self.interpreter is not None:
+            self.interpreter.name = self.name
+
+    def _perform(self, task: _Task, kind: int, box: SimpleQueue[Any]) -> None:
+        if not task.call:
+            into(task.call, box.get_nowait)
+        function, args, kwargs, extra = task.call[0]
+        if kind == SUBMITTED:
+            if not task.claimed:
+                into(task.claimed, extra.acquire, False)
+            if not task.claimed[0]:  # it was cancelled
+                task.outcome.append((None,))
+                task.sent.append(None)
+                return
+        if self._is_interrupted():
+            raise KeyboardInterrupt
+        task.began = True
+        task.outcome.append((function(*args, **kwargs),))
+
+    def _report(self, task: _Task) -> None:
+        """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
+        task.reported = True
+        outcome = task.outcome[0]
+        if isinstance(outcome, BaseException):
+            try:
+                self._asked.get(timeout=_SECONDS_TO_ASK)
+            except Empty:
+                from multigil import interpreter
+
+                interpreter.call_excepthook(task.call[0][3] if task.call else None, outcome)
+            except _core.ShutDown:
+                return
+
+    def _send(self, task: _Task, box: SimpleQueue[Any]) -> None:
+        """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
+        outcome = task.outcome[0]
+        if not isinstance(outcome, BaseException):
+            error = self._put(task, box, outcome)
+            if error is not None and not isinstance(error, MemoryError):
+                error = self._put(task, box, _transfer().ByValue(outcome))
+            if error is None:
+                return
+            error.add_note(f"The result is of type {type(outcome[0]).__qualname__!r}.")
+            outcome = _trimmed(error)
+        if self._put(task, box, _transfer().Failure(outcome)) is not None:
+            task.sent.append(None)  # there is no memory even for that: the empty box says so
+
+    def _put(self, task: _Task, box: SimpleQueue[Any], item: object) -> BaseException | None:
+        try:
+            into(task.sent, box.put, item)
+        except (KeyboardInterrupt, InterpreterTerminated):
+            raise
+        except BaseException as error:
+            return error
+        return None
+
+    def _end(self) -> None:
+        """Leave nothing behind. May be called again when it was disturbed."""
+        if (exit_module := sys.modules.get("multigil._exit")) is not None:
+            exit_module.end_workers(terminate=self._terminated)
+        if (threading := sys.modules.get("threading")) is not None:
+            # 3.13.0 prints an error when it comes to the object that stands for this thread later than here.
+            vars(getattr(threading, "_thread_local_info", self)).pop("_track_dummy_thread_ref", None)
+        flush()
+        for queue in self._queues:
+            queue.shutdown()
+
+    def _prepare_stdio(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.reconfigure(line_buffering=True)
+
+
+def _trimmed(error: BaseException) -> BaseException:
+    """Without the frames of ours that its traceback begins with."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _OURS:
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
+
+
+_OURS = ("multigil._worker", "multigil.interpreter")
+
+
+def flush() -> None:
+    """Write out what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except Exception:  # the user's own stream, or a closed one
+            continue
+
+
+def execute(source: str) -> None:
+    """Run source text in this interpreter's `__main__`."""
+    exec(compile(source, "<string>", "exec"), vars(sys.modules["__main__"]))

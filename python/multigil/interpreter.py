@@ -1,0 +1,559 @@
+"""`Interpreter`: `threading.Thread`, with a GIL of its own; and the functions of `threading` around it."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+import weakref
+from _thread import TIMEOUT_MAX, get_ident, get_native_id
+from threading import ExceptHookArgs
+
+import multigil
+from multigil import _exit, _worker
+from multigil._core import Empty, ShutDown, SimpleQueue, current_interpreter_id
+from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from concurrent.futures import Future
+    from types import TracebackType
+    from typing import Any, Self, SupportsIndex
+
+__all__ = [
+    "TIMEOUT_MAX",
+    "ExceptHookArgs",
+    "Interpreter",
+    "Thread",
+    "active_count",
+    "current_interpreter",
+    "current_thread",
+    "enumerate",
+    "excepthook",
+    "get_ident",
+    "get_native_id",
+    "main_interpreter",
+    "main_thread",
+]
+
+_new_number = itertools.count(1).__next__  # for names
+_new_task = itertools.count(1).__next__
+
+# Interpreters that run for themselves, until they end; and those that end when nobody holds them any more.
+_running: set[Interpreter] = set()
+_open: weakref.WeakSet[Interpreter] = weakref.WeakSet()
+
+
+class Interpreter:
+    """A thread with an interpreter and a GIL of its own: `threading.Thread`, but its Python code runs in parallel.
+
+    `target(*args, **kwargs)` runs in the interpreter. Function, arguments and result are copied: by name what can be
+    imported there, and by value functions and classes of `__main__`, lambdas and closures; `Queue` and `Lock` are shared.
+    A function of `__main__` brings a copy of the globals that it names, made when it is sent.
+
+    Started with `start()` it ends with its target, as a thread does. Opened by a `with` statement, or by the first
+    `call`, `submit` or `exec`, it serves calls, one after another, until it is closed; a target that was given runs
+    first. Calls to one that was started wait for the target's end, and are refused after that. An open interpreter that
+    nobody holds any more closes itself.
+
+    Arguments are those of `threading.Thread`. `daemon` ones are terminated when the program ends, others are waited for.
+    `backend` names what runs the target; there is "interpreter".
+
+    A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
+    what its `run()` gives there is the result.
+    """
+
+    # What is here is not among the attributes that a subclass's object takes along.
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_answered",
+        "_args",
+        "_box",
+        "_call_box",
+        "_calling",
+        "_closed",
+        "_daemonic",
+        "_kwargs",
+        "_lock",
+        "_name",
+        "_outcome",
+        "_place",
+                "_target",
+        "_travels",
+        "_worker",
+    )
+
+    _initialized = False
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+        backend: str = "interpreter",
+    ) -> None:
+        assert group is None, "group argument must be None for now"
+        if backend != "interpreter":
+            raise ValueError(f"unknown backend {backend!r}, there is only 'interpreter'")
+        if name:
+            name = str(name)
+        else:
+            name = f"Interpreter-{_new_number()}"
+            if hasattr(target, "__name__"):
+                name += f" ({target.__name__})"
+        self._set_up(name, current_interpreter().daemon if daemon is None else daemon, target, args, kwargs or {})
+
+    def _set_up(
+        self,
+        name: str,
+        daemon: bool,
+        target: Callable[..., object] | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._name = name
+        self._daemonic = daemon
+        self._target = target
+        self._args = args
+        self._kwargs = kwargs or {}
+        self._place: _Place | None = None  # of the interpreter that the object is in, and of the main one
+        self._worker: Worker | None = None  # of one that was started from here
+        self._box: SimpleQueue[Any] | None = None  # for the target's outcome
+        self._outcome: list[Any] = []
+        self._closed = False
+        self._travels = False
+        self._lock = threading.RLock()
+        # One call at a time, as they run one at a time there. Reentrant for the sake of signal handlers.
+        self._calling = threading.RLock()
+        self._call_box: SimpleQueue[Any] | None = None
+        self._answered: set[int] = set()
+        self._initialized = True
+
+    # --- as in threading.Thread ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the target in an interpreter of its own, once.
+
+        Raises RuntimeError when called again, and the error of pickling when the target or an argument cannot be sent.
+        """
+        self._check_initialized()
+        with self._lock:
+            if self._worker is not None or self._place is not None:
+                raise RuntimeError("interpreters can only be started once")
+            self._begin(TARGET)
+            _running.difference_update([one for one in _running if not one.is_alive()])
+            _running.add(self)
+
+    def run(self) -> object:
+        """Call the target. A subclass may override this: it runs in the interpreter, on a copy of the object."""
+        if self._target is not None:
+            return self._target(*self._args, **self._kwargs)
+        return None
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the interpreter has ended, at most `timeout` seconds; `is_alive()` tells whether it has.
+
+        Raises RuntimeError before it is started, and for the current interpreter.
+        """
+        worker = self._started("join")
+        worker.join(None if timeout is None else max(timeout, 0))
+
+    def is_alive(self) -> bool:
+        """Whether it was started and has not ended."""
+        if self._place is not None:
+            return True
+        return self._worker is not None and self._worker.is_alive()
+
+    @property
+    def name(self) -> str:
+        """For people; several may have the same."""
+        return self._name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self._name = str(name)
+
+    @property
+    def ident(self) -> int | None:
+        """`get_ident()` of its thread; None before it is started."""
+        if self._place is not None:
+            return self._place.ident
+        return None if self._worker is None else self._worker.subinterpreter.ident
+
+    @property
+    def native_id(self) -> int | None:
+        """The kernel's id of its thread; None before it is started."""
+        if self._place is not None:
+            return self._place.native_id
+        return None if self._worker is None else self._worker.subinterpreter.native_id
+
+    @property
+    def daemon(self) -> bool:
+        """Whether it is terminated at the end of the program, and not waited for. Inherited from where it is made."""
+        return self._daemonic
+
+    @daemon.setter
+    def daemon(self, daemonic: bool) -> None:
+        self._check_initialized()
+        if self._worker is not None or self._place is not None:
+            raise RuntimeError("cannot set daemon status of active interpreter")
+        self._daemonic = daemonic
+
+    def __repr__(self) -> str:
+        self._check_initialized()
+        status = "initial"
+        if self.is_alive():
+            status = "started"
+        elif self._worker is not None:
+            status = "stopped"
+        if self._daemonic:
+            status += " daemon"
+        if self.ident is not None:
+            status += f" {self.ident}"
+        return f"<{type(self).__name__}({self._name}, {status})>"
+
+    # --- the target's outcome -----------------------------------------------------------------------------------
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the target gave; or the exception that it raised is raised, its remote traceback at the end of its causes.
+
+        Waits for it at most `timeout` seconds, then raises TimeoutError. Raises RuntimeError before the start, and
+        InterpreterDied if the interpreter ended without an outcome.
+        """
+        return _give(self._wait(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The exception that the target raised, or None. Waits and raises as `result` does."""
+        outcome = self._wait(timeout)
+        return outcome if isinstance(outcome, BaseException) else None
+
+    def done(self) -> bool:
+        """Whether the target has ended; the interpreter may still be open."""
+        return self._worker is not None and self._worker.finished.is_shutdown
+
+    @property
+    def exitcode(self) -> int | None:
+        """None until it has ended; then 0, or 1 after an exception, or what the target gave to `sys.exit`."""
+        if self._worker is None or self.is_alive():
+            return None
+        outcome = self._take_outcome(self._worker)
+        if not isinstance(outcome, BaseException):
+            return 0
+        code = outcome.code if isinstance(outcome, SystemExit) else 1
+        return code if isinstance(code, int) else int(code is not None)
+
+    def _wait(self, timeout: float | None) -> Any:
+        worker = self._started("wait for")
+        worker.asked.shutdown()
+        try:
+            worker.finished.get(timeout=None if timeout is None else max(timeout, 0))
+        except ShutDown:  # that is how it tells
+            pass
+        except Empty:
+            raise TimeoutError(f"the target of {self._name} has not ended within {timeout} seconds") from None
+        return self._take_outcome(worker)
+
+    def _take_outcome(self, worker: Worker) -> Any:
+        with self._lock:
+            if not self._outcome:
+                assert self._box is not None
+                worker.take_outcome(self._box, self._outcome, self._name)
+            return self._outcome[0]
+
+    # --- beyond threading.Thread --------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> int | None:
+        """CPython's id of the interpreter; None before it exists."""
+        if self._place is not None:
+            return self._place.id
+        return None if self._worker is None else self._worker.subinterpreter.id
+
+    @property
+    def backend(self) -> str:
+        """What runs the target: "interpreter"."""
+        return "interpreter"
+
+    def call[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function in the interpreter and give its result, or raise what it raised.
+
+        Raises RuntimeError when the interpreter is closed or has ended, InterpreterDied when it ends meanwhile, and the
+        error of pickling. Calls from several threads take turns.
+        """
+        worker = self._opened()
+        with self._calling:
+            box, self._call_box = self._call_box or SimpleQueue(), None  # one that an interrupt leaves behind is lost
+            put_any(box, (function, args, kwargs, None))
+            number = _new_task()
+            self._send(worker, CALL, number, box)
+            while number not in self._answered:
+                try:
+                    self._answered.add(worker.replied.get())
+                except ShutDown:
+                    break
+            self._answered.discard(number)
+            outcome: list[Any] = []
+            worker.take_outcome(box, outcome, self._name)
+            self._call_box = box
+        return _give(outcome[0])
+
+    def submit[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Queue a call and give a `concurrent.futures.Future` of its result. Raises as `call` does."""
+        from multigil import _futures
+
+        worker = self._opened()
+        box: SimpleQueue[Any] = SimpleQueue()
+        future = _futures.Submission(box, self._name)
+        put_any(box, (function, args, kwargs, future.claim))
+        number = _new_task()
+        collector = _futures.collector_of(worker)
+        collector.expect(number, future)
+        try:
+            self._send(worker, SUBMITTED, number, box)
+        except BaseException:
+            collector.forget(number)
+            raise
+        return future
+
+    def exec(self, source: str) -> None:
+        """Run source text in the interpreter's `__main__`, which keeps its state. Raises what it raises."""
+        self.call(execute, source)
+
+    def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in what runs in the interpreter, wherever it is in Python code or in a wait of ours.
+
+        An interpreter that only waits for calls is left alone. Raises RuntimeError before the start.
+        """
+        self._started("interrupt").interrupt()
+
+    def terminate(self, timeout: float | None = None) -> None:
+        """End the interpreter: drop what is queued, raise InterpreterTerminated in what runs, and wait for its end.
+
+        Raises TimeoutError when it has not ended within `timeout` seconds: it cannot be reached in a call into C that
+        takes long. Raises RuntimeError before the start.
+        """
+        if not self._started("terminate").terminate(timeout):
+            raise TimeoutError(f"{self._name} has not ended within {timeout} seconds")
+
+    def close(self) -> None:
+        """Let the target and the queued calls finish, then end the interpreter and wait for that."""
+        self._check_elsewhere("close")
+        with self._lock:
+            self._closed = True
+        if self._worker is not None:
+            self._worker.inbox.shutdown()
+            self._worker.join()
+
+    def __enter__(self) -> Self:
+        """Open it, if it was not started yet: the target runs first, if there is one."""
+        if self._worker is None:
+            self._opened()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- how it is done -----------------------------------------------------------------------------------------
+
+    def _check_initialized(self) -> None:
+        if not self._initialized:
+            raise RuntimeError("Interpreter.__init__() not called")
+
+    def _check_elsewhere(self, purpose: str) -> None:
+        if self._place is not None:
+            which = "current" if self is current_interpreter() else "main"
+            raise RuntimeError(f"cannot {purpose} {which} interpreter")
+
+    def _started(self, purpose: str) -> Worker:
+        self._check_initialized()
+        self._check_elsewhere(purpose)
+        if self._worker is None:
+            raise RuntimeError(f"cannot {purpose} interpreter before it is started")
+        return self._worker
+
+    def _opened(self) -> Worker:
+        self._check_initialized()
+        self._check_elsewhere("call")
+        with self._lock:
+            if self._worker is None:
+                self._begin(OPENING)
+                assert self._worker is not None
+                _open.add(self)
+                weakref.finalize(self, self._worker.inbox.shutdown).atexit = False
+            return self._worker
+
+    def _begin(self, kind: int) -> None:
+        if self._closed:
+            raise RuntimeError("cannot start closed interpreter")
+        own_run = type(self).run is not Interpreter.run
+        if kind == OPENING and self._target is None and not own_run:
+            worker = _exit.take_worker()
+            worker.finished.shutdown()
+            self._outcome.append((None,))
+        else:
+            box: SimpleQueue[Any] = SimpleQueue()
+            call = (_run, (self,), {}) if own_run else (self._target or _nothing, tuple(self._args), dict(self._kwargs))
+            hook = multigil.excepthook
+            self._travels = True
+            try:
+                put_any(box, (*call, None if hook is excepthook else hook))
+            finally:
+                self._travels = False
+            worker = _exit.take_worker()
+            self._box = box
+            self._send(worker, kind, _new_task(), box)
+        worker.daemon = self._daemonic
+        worker.ends_by_itself = kind == TARGET
+        self._worker = worker
+        del self._target, self._args, self._kwargs  # as a thread does; a large argument is not kept
+        _exit.make_spares()
+
+    def _send(self, worker: Worker, kind: int, number: int, box: SimpleQueue[Any]) -> None:
+        flush()  # so that what was printed here before comes before what is printed there
+        try:
+            worker.send(kind, number, box, self._name, self._daemonic)
+        except ShutDown:
+            raise RuntimeError(f"{self._name} {worker.fate()}") from None
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        if not self._travels:
+            raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+        state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()
+        return _arrive, (type(self), self._name, self._daemonic, self._target, self._args, self._kwargs), state
+
+
+class _Place:
+    """Of an object that stands for the interpreter it is in, or for the main one."""
+
+    def __init__(self, ident: int | None, native_id: int | None, id: int) -> None:
+        self.ident = ident
+        self.native_id = native_id
+        self.id = id
+
+
+def _give(outcome: Any) -> Any:
+    if not isinstance(outcome, BaseException):
+        return outcome[0]
+    try:
+        raise outcome.with_traceback(None)
+    finally:
+        del outcome  # its traceback leads here
+
+
+# --- what runs in a worker --------------------------------------------------------------------------------------
+
+
+def _nothing() -> None:
+    """The target of an interpreter that has none."""
+
+
+def _run(interpreter: Interpreter) -> object:
+    return interpreter.run()
+
+
+def _arrive(
+    kind: type[Interpreter],
+    name: str,
+    daemon: bool,
+    target: Callable[..., object] | None,
+    args: Iterable[Any],
+    kwargs: Mapping[str, Any],
+) -> Interpreter:
+    """The copy of an object with a `run` of its own is the current interpreter where it arrives."""
+    assert _worker.loop is not None
+    interpreter = object.__new__(kind)
+    interpreter._set_up(name, daemon, target, args, kwargs)
+    interpreter._place = _Place(_worker.loop.ident, _worker.loop.native_id, current_interpreter_id())
+    _worker.loop.interpreter = interpreter
+    return interpreter
+
+
+def call_excepthook(hook: Callable[[ExceptHookArgs], object] | None, error: BaseException) -> None:
+    """Report an exception that a target let through, as `threading` does."""
+    try:
+        (hook or multigil.excepthook)(ExceptHookArgs((type(error), error, error.__traceback__, current_interpreter())))
+    except Exception as failure:
+        if sys.stderr is not None:
+            print("Exception in multigil.excepthook:", file=sys.stderr, flush=True)
+            sys.excepthook(type(failure), failure, failure.__traceback__)
+
+
+# --- the functions of threading ---------------------------------------------------------------------------------
+
+
+def excepthook(args: ExceptHookArgs, /) -> None:
+    """Print an exception that a target let through, in the interpreter where that happened.
+
+    `args.thread` is the interpreter; SystemExit is silent. It is not called when somebody has called `result()` or
+    `exception()`, or does so within 0.1 seconds: whoever asks gets the exception. A function that is assigned to
+    `multigil.excepthook` takes its place in interpreters that are started later.
+    """
+    if args.exc_type is SystemExit or sys.stderr is None:
+        return
+    import traceback
+
+    name = get_ident() if args.thread is None else args.thread.name
+    print(f"Exception in interpreter {name}:", file=sys.stderr, flush=True)
+    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def current_interpreter() -> Interpreter:
+    """The interpreter that the caller runs in, whichever of its threads calls."""
+    loop = _worker.loop
+    if loop is None:
+        thread, id = threading.main_thread(), current_interpreter_id()
+        name = _MAIN_NAME if id == _MAIN_ID else f"Interpreter-{id}"
+        return _standing(_Place(thread.ident, thread.native_id, id), name, daemon=False)
+    if loop.interpreter is None:
+        place = _Place(loop.ident, loop.native_id, current_interpreter_id())
+        loop.interpreter = _standing(place, loop.name, loop.daemon)
+    return loop.interpreter
+
+
+def main_interpreter() -> Interpreter:
+    """The interpreter that the program was started in."""
+    if current_interpreter_id() == _MAIN_ID:
+        return current_interpreter()
+    thread = (None, None) if _worker.loop is None else _worker.loop.main_thread
+    return _standing(_Place(*thread, _MAIN_ID), _MAIN_NAME, daemon=False)
+
+
+_MAIN_ID = 0
+_MAIN_NAME = "MainInterpreter"
+
+# The objects that stand for interpreters which were not started from here, by id.
+_standing_for: dict[int, Interpreter] = {}
+
+
+def _standing(place: _Place, name: str, daemon: bool) -> Interpreter:
+    interpreter = _standing_for.get(place.id)
+    if interpreter is None:
+        interpreter = object.__new__(Interpreter)
+        interpreter._set_up(name, daemon)
+        interpreter._place = place
+        _standing_for[place.id] = interpreter
+    return interpreter
+
+
+def enumerate() -> list[Interpreter]:
+    """The current interpreter, and those alive that were started from it."""
+    return [current_interpreter(), *(one for one in (*_running, *_open) if one.is_alive())]
+
+
+def active_count() -> int:
+    """How many `enumerate()` gives."""
+    return len(enumerate())
+
+
+Thread = Interpreter
+current_thread = current_interpreter
+main_thread = main_interpreter

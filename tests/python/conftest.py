@@ -1,0 +1,56 @@
+"""Fixtures of all tests, and what no test may leave behind."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import multigil
+from harness import AMPLE, ProgramRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from pathlib import Path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes seconds or much memory; left out by -m 'not slow'")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Let a KeyboardInterrupt that came from an interpreter fail its test, not end the run as Ctrl-C does."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error.__cause__, multigil.RemoteTraceback):
+            pytest.fail("an interpreter was interrupted where it should not have been")
+        raise
+
+
+@pytest.fixture
+def run_program(tmp_path: Path) -> ProgramRunner:
+    return ProgramRunner(tmp_path)
+
+
+def is_ours(thread: threading.Thread) -> bool:
+    """Whether a thread is one that multigil keeps in the background, as the one that makes spare interpreters."""
+    return thread.name.startswith("multigil-")
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
+    threads = threading.enumerate()
+    interpreters = multigil.enumerate()
+    yield
+    left_threads = [thread for thread in threading.enumerate() if thread not in threads and not is_ours(thread)]
+    left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
+    # What has given its result is about to end.
+    for left in (*left_threads, *left_interpreters):
+        left.join(AMPLE / 4)
+    left_over = [left for left in (*left_threads, *left_interpreters) if left.is_alive()]
+    for interpreter in left_interpreters:
+        interpreter.terminate(AMPLE)
+    assert left_over == []

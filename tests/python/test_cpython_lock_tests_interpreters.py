@@ -1,0 +1,69 @@
+"""CPython's own tests of locks, run with ours, where the workers are interpreters instead of threads.
+
+The workers are closures. They travel by value, so a list that one of them appends to is a copy of its own; it is
+copied back into the test's list when the worker has ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+import multigil
+import workers
+from harness import AMPLE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+lock_tests = pytest.importorskip("test.lock_tests", reason="this Python was installed without its package `test`")
+
+
+class InterpreterBunch:
+    """Takes the place of `lock_tests.Bunch`: calls a function in several interpreters at once."""
+
+    def __init__(self, function: Callable[[], object], count: int) -> None:
+        self.function = function
+        self.interpreters = [
+            multigil.Interpreter(target=workers.call_and_send_lists, args=(function,)) for _ in range(count)
+        ]
+
+    @property
+    def finished(self) -> list[multigil.Interpreter]:
+        return [interpreter for interpreter in self.interpreters if interpreter.done()]
+
+    def __enter__(self) -> Self:
+        for interpreter in self.interpreters:
+            interpreter.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for interpreter in self.interpreters:
+            for ours, theirs in zip(workers.lists_of(self.function), interpreter.result(AMPLE), strict=True):
+                ours.extend(theirs)
+
+
+class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Lock)
+
+    # Looks at the worker's list while the worker is still blocked;
+    # test_lock_interpreters.py has it with a queue in place of the list.
+    test_reacquire = None
+
+    @pytest.fixture(autouse=True)
+    def _workers_are_interpreters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock_tests, "Bunch", InterpreterBunch)
+
+    def test_the_workers_are_interpreters(self) -> None:
+        seen: list[Any] = []
+
+        def see() -> None:
+            seen.append(multigil.current_interpreter().ident)
+
+        with lock_tests.Bunch(see, 3):
+            pass
+        assert len({*seen, multigil.main_interpreter().ident}) == 4

@@ -1,0 +1,54 @@
+"""CPython's own tests of queues and locks, run with ours in threads.
+
+A test that is left out is set to None, with the reason.
+"""
+
+from __future__ import annotations
+
+import types
+import unittest
+
+import pytest
+
+import multigil
+
+REASON = "this Python was installed without its package `test`"
+support = pytest.importorskip("test.support", reason=REASON)
+lock_tests = pytest.importorskip("test.lock_tests", reason=REASON)
+queue_tests = pytest.importorskip("test.test_queue", reason=REASON)
+
+# Where the tests look up classes and exceptions.
+OUR_QUEUE = types.SimpleNamespace(
+    Queue=multigil.Queue,
+    SimpleQueue=multigil.SimpleQueue,
+    Empty=multigil.Empty,
+    Full=multigil.Full,
+    ShutDown=multigil.ShutDown,
+)
+
+
+class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Lock)
+
+
+class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test = staticmethod(multigil.Queue)
+
+
+class TestSimpleQueue(queue_tests.BaseSimpleQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test = staticmethod(multigil.SimpleQueue)
+
+    # Puts objects of a class that is local to the test, which cannot be pickled;
+    # test_simple_queue.py has it with a class of the module.
+    test_references = None
+
+    # The collector of garbage calls `put` within `put`: asked of the native SimpleQueue only.
+    test_reentrancy = queue_tests.CSimpleQueueTest.test_reentrancy
+
+    @pytest.fixture(autouse=True)
+    def _fifty_threads_are_not_too_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # The tests with 50 threads ask for 100 MiB each, which is address space for their stacks.
+        monkeypatch.setattr(support, "max_memuse", 2**40)
+        monkeypatch.setattr(support, "real_max_memuse", 2**40)

@@ -1,0 +1,268 @@
+"""What the tests let other interpreters run. Imports little, because each interpreter imports it anew."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import multigil
+from multigil import Empty, Full, ShutDown, _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from multigil import Lock, Queue, SimpleQueue
+
+
+class Record:
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def produce(q: Queue[Any], number: int, count: int) -> None:
+    """Put `count` numbered items of various sizes."""
+    for i in range(count):
+        q.put((number, i, bytes((number + i) % 256 for _ in range(i % 300))))
+
+
+def consume(q: Queue[Any]) -> list[tuple[int, int]]:
+    """Get the items of `produce` until None comes; check their content."""
+    received = []
+    while (item := q.get()) is not None:
+        number, i, content = item
+        if content != bytes([(number + i) % 256]) * (i % 300):
+            raise AssertionError(f"item {i} of producer {number} has wrong content: {content!r}")
+        received.append((number, i))
+        q.task_done()
+    q.task_done()
+    return received
+
+
+def echo(requests: Queue[Any], replies: Queue[Any]) -> None:
+    """Send back each item until the queue is shut down."""
+    while True:
+        try:
+            replies.put(requests.get())
+        except ShutDown:
+            return
+
+
+def put_all(q: Queue[Any], *items: object) -> None:
+    for item in items:
+        q.put(item)
+
+
+def put_records(q: Queue[Any], count: int) -> None:
+    for number in range(count):
+        q.put(Record(number))
+
+
+def timed_get(q: Queue[Any], timeout: float) -> tuple[int, float]:
+    """Nanoseconds of waiting and seconds of processor time until Empty was raised."""
+    start, processor_start = time.monotonic_ns(), time.thread_time()
+    try:
+        q.get(timeout=timeout)
+    except Empty:
+        return time.monotonic_ns() - start, time.thread_time() - processor_start
+    raise AssertionError("the queue was not empty")
+
+
+def outcome(q: Queue[Any], method: str, *args: object, **kwargs: object) -> str:
+    """The name of what a call raises, or the repr of what it returns."""
+    try:
+        return repr(getattr(q, method)(*args, **kwargs))
+    except (Empty, Full, ShutDown, ValueError) as error:
+        return type(error).__name__
+
+
+def set_maxsize(q: Queue[Any], maxsize: int) -> None:
+    q.maxsize = maxsize
+
+
+def state(q: Queue[Any]) -> tuple[int, int, int, bool]:
+    return q.maxsize, q.qsize(), q.unfinished_tasks, q.is_shutdown
+
+
+def put_and_forget(carrier: SimpleQueue[Any]) -> None:
+    """Put a new queue with an item in it; every handle here is gone when this returns."""
+    from multigil import Lock, Queue
+
+    q: Queue[str] = Queue()
+    q.put("made elsewhere")
+    lock = Lock()
+    lock.acquire()
+    carrier.put([q, lock])
+
+
+def count_in_file(path: Path, lock: Lock, times: int) -> None:
+    """Add 1 to the number in a file, in three steps that only the lock holds together."""
+    for _ in range(times):
+        with lock:
+            number = int(path.read_text())
+            path.write_text(str(number + 1))
+
+
+def acquire_and_tell(lock: Lock, told: SimpleQueue[str], name: str) -> None:
+    lock.acquire()
+    told.put(name)
+
+
+def timed_acquire(lock: Lock, timeout: float) -> tuple[bool, int]:
+    start = time.monotonic_ns()
+    return lock.acquire(timeout=timeout), time.monotonic_ns() - start
+
+
+def acquire_twice(lock: Lock, told: SimpleQueue[str]) -> None:
+    lock.acquire()
+    told.put("once")
+    lock.acquire()
+    told.put("twice")
+
+
+def lists_of(function: Callable[[], object]) -> list[list[object]]:
+    """The lists that a closure has from the function around it."""
+    contents = [cell.cell_contents for cell in function.__closure__ or ()]  # type: ignore[attr-defined]
+    return [content for content in contents if isinstance(content, list)]
+
+
+def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
+    function()
+    return lists_of(function)
+
+
+def identity(value: Any) -> Any:
+    return value
+
+
+def places(marker: bytes) -> list[tuple[int, int]]:
+    """Where in the region's blocks a marker is: numbers of blocks, and offsets in them."""
+    return [
+        (number, match.start())
+        for number, block in enumerate(_core.blocks())
+        for match in re.finditer(re.escape(marker), block)
+    ]
+
+
+def describe_call(*args: object, **kwargs: object) -> tuple[tuple[object, ...], dict[str, object]]:
+    return args, kwargs
+
+
+def start_and_get_result(target: Callable[..., Any], *args: object) -> Any:
+    interpreter = multigil.Interpreter(target=target, args=args)
+    interpreter.start()
+    return interpreter.result()
+
+
+def join_itself() -> None:
+    multigil.current_interpreter().join()
+
+
+def own_name() -> str:
+    return multigil.current_interpreter().name
+
+
+def identifiers() -> tuple[int | None, int | None, int | None]:
+    return multigil.get_ident(), multigil.get_native_id(), _core.current_interpreter_id()
+
+
+def daemon_of_a_new_interpreter() -> bool:
+    return multigil.Interpreter().daemon
+
+
+def is_main() -> bool:
+    return multigil.current_interpreter() is multigil.main_interpreter()
+
+
+def keep_the_gil(ready: SimpleQueue[None], go: SimpleQueue[None], times: int) -> list[tuple[int, int]]:
+    """Make calls that do not let go of the GIL, and give the nanoseconds at which each began and ended."""
+    base = 3**40_000
+    ready.put(None)
+    go.get()
+    spans = []
+    for _ in range(times):
+        begin = time.monotonic_ns()
+        base * base * base
+        spans.append((begin, time.monotonic_ns()))
+    return spans
+
+
+def tell_and_call(told: SimpleQueue[None], function: Callable[..., Any], *args: object) -> Any:
+    """Say that it is running, then call."""
+    told.put(None)
+    return function(*args)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def spin_and_survive_interrupts(told: SimpleQueue[str], count: int) -> str:
+    for _ in range(count):
+        try:
+            told.put("spinning")
+            spin()
+        except KeyboardInterrupt:
+            pass
+    return "survived"
+
+
+def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
+    try:
+        with lock:
+            told.put("spinning")
+            spin()
+    finally:
+        told.put("cleaned up")
+
+
+def spin_through_exceptions(told: SimpleQueue[None]) -> None:
+    told.put(None)
+    while True:
+        with contextlib.suppress(Exception):
+            spin()
+
+
+def started_and_joined(target: Callable[..., Any], *args: object) -> None:
+    interpreter = multigil.Interpreter(target=target, args=args, daemon=True)
+    interpreter.start()
+    interpreter.join()
+
+
+def started_and_waited_for(target: Callable[..., Any], *args: object) -> Any:
+    interpreter = multigil.Interpreter(target=target, args=args, daemon=True)
+    interpreter.start()
+    return interpreter.result()
+
+
+def refuse() -> None:
+    raise ArithmeticError("not here")
+
+
+class RefusesToLoad:
+    """Can be pickled, but not unpickled."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
+
+
+def call_itself() -> None:
+    multigil.current_interpreter().call(identity, 5)
+
+
+def start_thread(function: Callable[..., Any], argument: object, q: Queue[str], text: str) -> None:
+    """Start a thread that calls, and then puts."""
+
+    def run() -> None:
+        function(argument)
+        q.put(text)
+
+    threading.Thread(target=run).start()
+
+
+def compute_briefly() -> int:
+    return sum(i * i for i in range(1_000_000))
