@@ -323,7 +323,7 @@ pub mod model {
         Commit,
         HandBack,
         Link,
-        GoOn,
+        MoveOn,
         Leave,
         ReadersLeft,
         ProducersLeft,

@@ -350,8 +350,8 @@ fn close_close_holds() {
 
 #[test]
 #[should_panic(expected = "one ring was linked")]
-fn close_close_fails_without_go_on() {
-    twin(2, Part::GoOn, close_close);
+fn close_close_fails_without_move_on() {
+    twin(2, Part::MoveOn, close_close);
 }
 
 #[test]
@@ -473,6 +473,53 @@ fn stale_producer_beside_consumer_holds() {
 #[should_panic(expected = "each message once")]
 fn stale_producer_beside_consumer_fails_without_advance() {
     twin(1, Part::Advance, stale_producer_beside_consumer);
+}
+
+// ---------------------------------------------------------------------------------------------- seal
+
+/// What came in before the seal is got before the end is told; what came later was refused.
+fn seal_put_get() {
+    let line = Arc::new(Line::new(&[2]));
+    let [producer, consumer] = [line.clone(), line.clone()];
+    let producer = thread::spawn(move || producer.try_put(1, NO_LIMIT).is_ok());
+    let consumer = thread::spawn(move || [consumer.get(), consumer.get()]);
+    line.chain.seal(&line.memory);
+    let early = consumer.join().unwrap();
+    let put = producer.join().unwrap();
+    assert!(early != [Err(PopError::Ended), Ok(1)]);
+    let mut got: Vec<_> = early.into_iter().flatten().collect();
+    if early.contains(&Err(PopError::Ended)) {
+        assert_eq!(got.len(), usize::from(put), "nothing is left behind the end");
+    }
+    got.extend(line.drain());
+    assert_eq!(got.len(), usize::from(put));
+    assert_eq!((line.get(), line.try_put(2, 1)), (Err(PopError::Ended), Err(PushError::Sealed)));
+}
+
+#[test]
+fn seal_put_get_holds() {
+    check(2, seal_put_get);
+}
+
+/// So it is when the last ring is full, and another one is being linked.
+fn seal_close() {
+    let line = Arc::new(Line::with(&[1, 2], &[1]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.try_put(2, NO_LIMIT).is_ok());
+    line.chain.seal(&line.memory);
+    let mut expected = vec![1];
+    if producer.join().unwrap() {
+        expected.push(2);
+    }
+    assert_eq!(line.drain(), expected);
+    assert_eq!((line.get(), line.try_put(3, 1)), (Err(PopError::Ended), Err(PushError::Sealed)));
+    line.chain.destroy(&line.memory, me());
+    assert_eq!(line.memory.taken(), 0);
+}
+
+#[test]
+fn seal_close_holds() {
+    check(3, seal_close);
 }
 
 // ---------------------------------------------------------------------------------------------- memory that comes back
@@ -621,7 +668,7 @@ fn wake_passed_on() {
     let waiters = [waiter(&tokens), waiter(&tokens)];
     tokens.give();
     tokens.give();
-    waiters.map(|waiter| waiter.join().unwrap());
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
 }
 
 #[test]
@@ -643,7 +690,7 @@ fn two_wakes() {
     let notifier = thread::spawn(move || other.give());
     tokens.give();
     notifier.join().unwrap();
-    waiters.map(|waiter| waiter.join().unwrap());
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
 }
 
 #[test]
@@ -699,7 +746,7 @@ fn wake_all() {
     let waiters = [waiter(&tokens), waiter(&tokens)];
     tokens.count.fetch_add(2, Ordering::Release);
     tokens.event.notify_all();
-    waiters.map(|waiter| waiter.join().unwrap());
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
 }
 
 #[test]
@@ -765,7 +812,7 @@ fn three_at_once() {
     let guarded = Arc::new(Guarded::default());
     let adders = [guarded.clone(), guarded.clone()].map(|other| thread::spawn(move || other.acquire_and_add()));
     guarded.clone().acquire_and_add();
-    adders.map(|adder| adder.join().unwrap());
+    adders.into_iter().for_each(|adder| adder.join().unwrap());
     assert_eq!(guarded.count.load(Ordering::Relaxed), 3, "all have added");
 }
 
