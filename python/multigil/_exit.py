@@ -30,7 +30,7 @@ PATIENCE = 2.0
 _MAIN_ID = 0
 
 _lock = threading.RLock()
-_prepared = False
+_maker: threading.Thread | None = None  # of spares
 _over = False
 _interrupted = False  # while it waited for interpreters at the end
 _in_use: set[Worker] = set()
@@ -46,10 +46,10 @@ def take_worker() -> Worker:
     """A spare, or else a new worker. Raises RuntimeError at the end of the program."""
     global _spares_wanted
     with _lock:
-        if not _prepared:
-            _prepare()
         if _over:
             raise RuntimeError("can't start new interpreter at interpreter shutdown")
+        if _maker is None:
+            _prepare()
         _in_use.difference_update([worker for worker in _in_use if not worker.is_alive()])
         worker = None
         while _spares and worker is None:
@@ -76,20 +76,21 @@ def _make_spares() -> None:
             _wanted.get()
         except ShutDown:
             return
-        while len(_spares) < _spares_wanted:
-            worker = Worker()
+        while len(_spares) < _spares_wanted and not _over:
             with _lock:
-                _spares.append(worker)
+                _spares.append(Worker())
 
 
 def _prepare() -> None:
-    global _prepared
+    global _maker
     threading._register_atexit(_at_thread_shutdown)  # raises RuntimeError when it is too late
     atexit.register(end_workers)
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
     _load_c_modules()
-    threading.Thread(target=_make_spares, name="multigil-spares", daemon=False).start()
-    _prepared = True
+    _maker = threading.Thread(target=_make_spares, name="multigil-spares", daemon=False)
+    _maker.start()
 
 
 # --- its end ------------------------------------------------------------------------------------------------------
@@ -115,12 +116,16 @@ def end_workers(terminate: bool = False) -> None:
     """End all workers and wait for that; nothing can be started any more.
 
     Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others too
-    when `terminate` is true or an interrupt (Ctrl-C) ends the waiting.
+    when `terminate` is true or an interrupt (Ctrl-C) ends the waiting. May be called again when it was disturbed.
     """
-    global _over
+    global _over, _maker
     with _lock:
         _over = True
-        workers = [*_spares, *_in_use]
+    _wanted.shutdown(immediate=True)
+    if _maker is not None:
+        _maker.join()
+        _maker = None
+    workers = [*_spares, *_in_use]
     try:
         if not (terminate or _interrupted):
             patient = [worker for worker in workers if not worker.daemon]
@@ -139,41 +144,52 @@ def end_workers(terminate: bool = False) -> None:
 
 
 def _terminate(workers: list[Worker]) -> None:
-    deadline = monotonic() + PATIENCE
+    """Terminate workers and wait for their end.
+
+    One whose thread sleeps in a foreign call is abandoned. One in a call into C that keeps the GIL is waited for: there is
+    nothing else that CPython would survive.
+    """
     for worker in workers:
         worker.terminate(0)
+    deadline = monotonic() + PATIENCE
     for worker in workers:
-        if not worker.terminate(max(deadline - monotonic(), 0)):
-            worker.subinterpreter.abandon(PATIENCE)
+        while not worker.terminate(max(deadline - monotonic(), 0.1)) and not worker.abandon(PATIENCE):
+            continue
 
 
 # --- forks --------------------------------------------------------------------------------------------------------
 
 
 def _before_fork() -> None:
-    """CPython crashes a forked child as soon as an interpreter is open, even if the child only calls `os._exit`."""
-    with _lock:
-        spares = [_spares.popleft() for _ in range(len(_spares))]
-        for spare in spares:
-            spare.inbox.shutdown()
-        for spare in spares:
-            spare.join()
-        count = sum(worker.is_alive() for worker in _in_use)
+    """End the spares, and warn if there are others."""
+    _lock.acquire()  # until it is done, so that no spare is made meanwhile
+    spares = [_spares.popleft() for _ in range(len(_spares))]
+    for spare in spares:
+        spare.inbox.shutdown()
+    for spare in spares:
+        spare.join()
+    count = sum(worker.is_alive() for worker in _in_use)
     if count:
         warnings.warn(
-            f"fork with {count} interpreters open: CPython crashes the child (python/cpython#139759). What works: "
-            "subprocess, os.posix_spawn, and multiprocessing with the start method 'spawn' or 'forkserver'.",
+            f"fork with {count} interpreters open: CPython crashes the child, whatever that does "
+            "(python/cpython#139759). What works: subprocess, os.posix_spawn, and multiprocessing with the start method "
+            "'spawn' or 'forkserver'.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
+def _after_fork_in_parent() -> None:
+    _lock.release()
+
+
 def _after_fork_in_child() -> None:
-    # The child has none of these threads. The handles are kept, because letting go of one would touch what is not there.
-    global _lock
+    global _lock, _maker
     _lock = threading.RLock()
+    # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.
     _lost.extend(_in_use)
     _in_use.clear()
+    _maker = None
 
 
 _lost: list[Worker] = []

@@ -170,10 +170,23 @@ class Worker:
                 until = min(until, deadline)
             self.subinterpreter.interrupt(terminate=True, timeout=until - monotonic())
             if self.subinterpreter.join(until - monotonic()):
+                self._tell_of_its_end()
                 return True
             if deadline is not None and monotonic() >= deadline:
                 return False
             pause *= 2
+
+    def abandon(self, timeout: float) -> bool:
+        """End it, at the end of the program, although its thread sleeps in a foreign call; True if that was possible."""
+        ended = self.subinterpreter.abandon(timeout)
+        if ended:
+            self._tell_of_its_end()
+        return ended
+
+    def _tell_of_its_end(self) -> None:
+        # It does so itself, unless it was ended before it came to its loop or after it had been left.
+        for queue in (self.finished, self.replied, self.resolved):
+            queue.shutdown()
 
     def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
         """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
