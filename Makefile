@@ -105,9 +105,11 @@ $(done_there)/requirements-bench: $(done_there)/requirements-build $(wildcard be
 	$(if $(wildcard benches/python/requirements.txt),$(pip_install) -r benches/python/requirements.txt)
 	@touch $@
 
-$(done_there)/build: $(done_there)/requirements-build $(rust_sources)
+$(done_there)/build: $(done_there)/requirements-build $(rust_sources) $(wildcard python/multigil/*.py)
 	@scripts/check-cargo
 	$(VIRTUAL_ENV)/bin/maturin develop --release --extras demo
+	@# Every interpreter that is made imports the package: not by compiling it, even where writing bytecode is off.
+	$(python) -m compileall -q python/multigil
 	@touch $@
 
 # The models are explored up to 3 preemptions: enough for every known kind of fault, in minutes instead of days.

@@ -19,12 +19,15 @@
 //! woke is still on its way to a processor. Whoever wakes clears it *before* looking again, and passes the
 //! wake on if there is more than it took, so no wake is owed to anybody when WAKING is clear.
 
+#[cfg(not(loom))]
 use core::time::Duration;
 #[cfg(not(loom))]
 use std::time::Instant;
 
 use crate::error::WaitError;
-use crate::sync::{AtomicU32, FutexWord, Ordering, Woken, fence, fence_after_read_modify_write, spin_loop};
+use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence, fence_after_read_modify_write};
+#[cfg(not(loom))]
+use crate::sync::{Woken, spin_loop};
 
 /// Set from the futex wake until the woken thread looks again.
 const WAKING: u32 = 1 << 31;
@@ -45,7 +48,7 @@ impl Event {
     /// The caller has just made the condition hold by an atomic read-modify-write.
     #[inline(always)]
     pub fn notify_one(&self) {
-        fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
+        essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
         let sleepers = self.sleepers.load(Ordering::Relaxed); // Relaxed: the fence orders it
         if sleepers != 0 {
             self.wake_one(sleepers);
@@ -93,7 +96,7 @@ impl Event {
             if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
                 self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
             }
-            fence(Ordering::SeqCst); // SYNC POINT: `sleepers` before the condition
+            essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
             if let Some(value) = attempt() {
                 break Ok(value);
             }
@@ -103,7 +106,7 @@ impl Event {
             ended = patience.sleep(&self.sequence, seen);
         };
         self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
-        if result.is_ok() && more() {
+        if result.is_ok() && essential!(PassOn: more()) {
             self.notify_one();
         }
         result
@@ -125,7 +128,9 @@ pub struct Patience<'a> {
     #[cfg(not(loom))]
     parker: &'a Parker,
     #[cfg(loom)]
-    nothing: core::marker::PhantomData<&'a ()>,
+    sleeps_once: bool,
+    #[cfg(loom)]
+    lifetime: core::marker::PhantomData<&'a ()>,
 }
 
 #[cfg(not(loom))]
@@ -175,12 +180,17 @@ impl<'a> Patience<'a> {
     }
 }
 
-/// In a model nobody spins, no time passes and nobody interrupts: a lost wake shows as a deadlock.
+/// In a model nobody spins and no time passes: a lost wake shows as a deadlock.
 #[cfg(loom)]
 impl Patience<'_> {
-    #[expect(missing_docs, reason = "only the models see it")]
+    /// Waits for ever.
     pub fn endless() -> Self {
-        Patience { nothing: core::marker::PhantomData }
+        Patience { sleeps_once: false, lifetime: core::marker::PhantomData }
+    }
+
+    /// Gives up at the very moment of the first wake.
+    pub fn until_woken() -> Self {
+        Patience { sleeps_once: true, ..Self::endless() }
     }
 
     pub(crate) fn spin<T>(&self, _attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
@@ -188,11 +198,8 @@ impl Patience<'_> {
     }
 
     pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
-        match word.wait(expected, None) {
-            Woken::Notified => Ok(()),
-            Woken::TimedOut => Err(WaitError::TimedOut),
-            Woken::Signal => Err(WaitError::Interrupted),
-        }
+        word.wait(expected);
+        if self.sleeps_once { Err(WaitError::TimedOut) } else { Ok(()) }
     }
 }
 

@@ -55,7 +55,7 @@ const FIRST_SLAB_BYTES: usize = 64 << 10;
 const LARGE_BYTES: usize = 64 << 10;
 /// Bytes of large free blocks that stay with the region, warm and ready: taking a page from the kernel again costs more
 /// than a copy to it, so a queue that runs full and empty by turns should find what it gave back.
-const RETAINED_BYTES: usize = 64 << 20;
+const RETAINED_BYTES: usize = 16 << 20;
 /// Bytes of small free blocks of one size that stay.
 const RETAINED_SMALL_BYTES: usize = 4 << 20;
 /// Bytes of a class's largest slab, if a block is smaller.
@@ -421,7 +421,7 @@ impl Heap {
     #[cold]
     pub(crate) fn trim(&self, me: PeerId) {
         /// Slabs a call looks at.
-        const SLABS: usize = 8;
+        const SLABS: usize = 32;
         let slab_count = *self.slab_count.lock() as usize;
         for _ in 0..slab_count.min(SLABS) {
             let number = self.trim_cursor.fetch_add(1, Ordering::Relaxed) % slab_count;

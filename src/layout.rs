@@ -48,7 +48,9 @@ use core::num::NonZeroU16;
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::sync::{AtomicU32, AtomicU64};
+#[cfg(not(loom))]
+use crate::sync::AtomicU32;
+use crate::sync::{AtomicU64, OwnedWord};
 
 /// A participant: one interpreter of a process. 1 to 4095; 0 in a word means nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,14 +81,13 @@ pub const INLINE_WORDS: usize = INLINE_BYTES / 8;
 
 /// One place of a ring.
 ///
-/// The payload is made of relaxed atomics, not of plain bytes: another process may write at any time whatever it
-/// likes, and even then a read of ours is only a wrong value and never undefined behaviour.
+/// `meta` and the payload belong to whoever the word names.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub struct Slot {
     pub(crate) word: AtomicU64,
-    pub(crate) meta: AtomicU64,
-    pub(crate) payload: [AtomicU64; INLINE_WORDS],
+    pub(crate) meta: OwnedWord,
+    pub(crate) payload: [OwnedWord; INLINE_WORDS],
 }
 
 /// What a ring is, beside its slots. Written by whoever makes the ring, before it is linked; then only `next`.
@@ -97,7 +98,7 @@ pub struct RingHeader {
     pub(crate) base: AtomicU64,
     /// Turn of that message's slot.
     pub(crate) turn: AtomicU64,
-    /// The ring that follows, as a [`RingRef`](crate::ring::RingRef); 0 while there is none.
+    /// The ring that follows, as a [`RingRef`](crate::ring::RingRef), or that none does; see `ring.rs`.
     pub(crate) next: AtomicU64,
 }
 
@@ -116,11 +117,13 @@ impl Meta {
     /// The longest message: 1 TiB less a byte.
     pub const MAX_LENGTH: u64 = (1 << 40) - 1;
 
-    pub(crate) const fn pack(self) -> u64 {
+    /// The word.
+    pub const fn pack(self) -> u64 {
         (self.kind as u64) << 56 | (self.pins as u64) << 40 | self.length
     }
 
-    pub(crate) const fn unpack(word: u64) -> Meta {
+    /// What [`Meta::pack`] made the word of.
+    pub const fn unpack(word: u64) -> Meta {
         Meta { kind: (word >> 56) as u8, pins: (word >> 40) as u16, length: word & Self::MAX_LENGTH }
     }
 
@@ -156,6 +159,7 @@ pub enum ObjectKind {
 }
 
 /// The start of every object's block.
+#[cfg(not(loom))]
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct ObjectHeader {

@@ -53,3 +53,6 @@ pub(crate) mod region;
 
 #[cfg(not(loom))]
 pub use heap::Usage;
+
+#[cfg(loom)]
+pub use sync::model;

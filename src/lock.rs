@@ -20,7 +20,9 @@
 use crate::error::{NotLocked, WaitError};
 use crate::event::Patience;
 use crate::layout::PeerId;
-use crate::sync::{AtomicU32, FutexWord, Ordering};
+#[cfg(loom)]
+use crate::sync::model::{Part, is_missing};
+use crate::sync::{AtomicU32, FutexWord, Ordering, essential};
 
 const LOCKED: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -54,7 +56,8 @@ impl Lock {
     fn take(&self, owner: Owner, state: u32) -> bool {
         let held = state | u32::from(owner.peer.get()) << PEER_SHIFT;
         // SYNC POINT: Acquire sees what the last owner wrote before its Release in `release`.
-        let taken = self.word.compare_exchange(0, held, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let taken =
+            self.word.compare_exchange(0, held, essential!(Acquired: Ordering::Acquire), Ordering::Relaxed).is_ok();
         if taken {
             self.thread.store(owner.thread, Ordering::Relaxed);
         }
@@ -72,11 +75,15 @@ impl Lock {
         }
         let mut ended = Ok(());
         loop {
-            if self.take(owner, LOCKED | CONTENDED) {
+            if self.take(owner, LOCKED | essential!(TakeContended: CONTENDED)) {
                 return Ok(());
             }
             let word = self.word.load(Ordering::Relaxed);
             let contended = word | CONTENDED;
+            #[cfg(loom)] // a twin gives up without the flag
+            if is_missing(Part::FlagOnLeaving) {
+                ended?;
+            }
             // Relaxed: nothing is read because of it; the owner sees the flag in its exchange in `release`.
             if word & LOCKED == 0
                 || word != contended
@@ -98,7 +105,7 @@ impl Lock {
     #[inline]
     pub fn release(&self) -> Result<(), NotLocked> {
         // SYNC POINT: Release publishes what the owner wrote to the next Acquire in `take`.
-        match self.word.swap(0, Ordering::Release) {
+        match self.word.swap(0, essential!(Released: Ordering::Release)) {
             0 => Err(NotLocked),
             word => {
                 if word & CONTENDED != 0 {

@@ -41,8 +41,8 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct Control {
     header: ObjectHeader,
-    /// The most messages that the queue may hold; `u64::MAX` for any number.
-    limit: AtomicU64,
+    /// The most messages that the queue may hold, as an `i64`; 0 or less for any number.
+    maxsize: AtomicU64,
     not_empty: Event,
     not_full: Event,
     all_done: Event,
@@ -56,7 +56,7 @@ impl AsRef<ObjectHeader> for Queue {
 
 impl Queue {
     pub(crate) fn initialize(&self, heap: &Heap, maxsize: i64) -> Result<(), OutOfMemory> {
-        self.control.limit.store(limit(maxsize), Ordering::Relaxed);
+        self.control.maxsize.store(maxsize as u64, Ordering::Relaxed);
         self.chain.initialize(heap, FIRST_RING_SLOTS)
     }
 
@@ -285,16 +285,13 @@ impl Queue {
 
     /// The most messages that the queue holds; 0 or less for any number.
     pub fn maxsize(&self) -> i64 {
-        match self.limit() {
-            u64::MAX => 0,
-            limit => limit as i64,
-        }
+        self.control.maxsize.load(Ordering::Relaxed) as i64
     }
 
     /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
     pub fn set_maxsize(&self, maxsize: i64) {
         // An exchange, since the wake below asks for a read-modify-write before it.
-        self.control.limit.swap(limit(maxsize), Ordering::AcqRel);
+        self.control.maxsize.swap(maxsize as u64, Ordering::AcqRel);
         self.control.not_full.notify_all();
     }
 
@@ -304,7 +301,7 @@ impl Queue {
 
     #[inline(always)]
     fn limit(&self) -> u64 {
-        self.control.limit.load(Ordering::Relaxed)
+        u64::try_from(self.maxsize()).ok().filter(|limit| *limit != 0).unwrap_or(u64::MAX)
     }
 
     #[inline(always)]
@@ -318,10 +315,6 @@ enum TryGetError {
     Empty,
     Busy,
     ShutDown,
-}
-
-fn limit(maxsize: i64) -> u64 {
-    if maxsize > 0 { maxsize as u64 } else { u64::MAX }
 }
 
 const _: () = {

@@ -27,8 +27,13 @@
 //! A thread may hold a ring that was given back meanwhile and belongs to another queue now. Every word that it
 //! could change there has a turn that it has never seen: turns only grow, across all the lives of the same
 //! memory. And it can misread nothing either, because it looks again at `head_ring` or `tail_ring` after it read
-//! the slot's word; these name the ring together with its generation. `head` and `tail` themselves belong to the
-//! queue, not to the ring.
+//! the slot's word (`look`); these name the ring together with its generation. `head` and `tail` themselves belong
+//! to the queue, not to the ring.
+//!
+//! # Orderings
+//! The slot's word hands meta and payload from one owner to the next: Release at the commit and at the hand-back,
+//! Acquire by the fence in `look`. The same fence pairs with the one in `Ring::initialize`, as in a sequence lock:
+//! whoever read anything of a ring's next life sees afterwards that it was given back.
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering as Compare;
@@ -37,7 +42,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::OutOfMemory;
 use crate::layout::{INLINE_WORDS, PeerId, RingHeader, Slot};
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, essential, fence};
 
 const STATE: u64 = 3;
 const FREE: u64 = 0;
@@ -100,6 +105,8 @@ pub struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Prepares the ring for a first message at position `base`. Nobody else knows the ring yet.
     pub(crate) fn initialize(&self, reference: RingRef, base: u64) {
+        // SYNC POINT: a look that reads any of what follows sees that the life before is over.
+        essential!(NewLife: fence(Ordering::Release));
         // Relaxed throughout: the ring is published by the Release of whoever links it.
         let turn = reference.first_turn();
         for slot in self.slots {
@@ -199,8 +206,47 @@ struct Front {
 }
 
 /// Slots of a queue's first ring, and the most that a later one has: each is twice as large as the one before.
+#[cfg(not(loom))]
 pub(crate) const FIRST_RING_SLOTS: usize = 32;
 pub(crate) const MAX_RING_SLOTS: usize = 4096;
+
+/// What one look at an end of the chain found.
+struct Look<'r> {
+    /// The ring's [`RingRef`].
+    name: u64,
+    ring: Ring<'r>,
+    position: u64,
+    /// The position's slot,
+    slot: &'r Slot,
+    /// the slot's turn at this position
+    turn: u64,
+    /// and what its word held.
+    seen: u64,
+}
+
+/// Looks at the slot of the position that `hint` holds.
+///
+/// The ring may be given back at any time and live again. If it is still the one that `ring_name` names after all
+/// has been read, then it was that all along: position, slot and word belong together.
+#[inline(always)]
+fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> Look<'r> {
+    loop {
+        // SYNC POINT: Acquire sees the ring initialized.
+        let name = ring_name.load(essential!(RingSeen: Ordering::Acquire));
+        let ring = rings.ring(RingRef(name));
+        let position = hint.load(Ordering::Relaxed);
+        let (slot, turn) = ring.slot(position);
+        let seen = slot.word.load(Ordering::Relaxed);
+        // SYNC POINT: Acquire for all that was read. The position: whoever pushed the hint there knew the ring that
+        // it is in. The word: what the slot's last owner did is done. A word, base or turn of the ring's next life:
+        // `ring_name` has moved on.
+        essential!(LookFence: fence(Ordering::Acquire));
+        if essential!(SameRing: ring_name.load(Ordering::Relaxed) != name) {
+            continue;
+        }
+        return Look { name, ring, position, slot, turn, seen };
+    }
+}
 
 impl Chain {
     /// Gives the chain its first ring. Nobody else knows the chain yet.
@@ -229,39 +275,29 @@ impl Chain {
         on_claim: impl Fn(),
     ) -> Result<(), PushError> {
         loop {
-            let name = self.back.tail_ring.load(Ordering::Acquire);
-            let ring = rings.ring(RingRef(name));
-            let position = self.back.tail.load(Ordering::Acquire);
-            let (slot, turn) = ring.slot(position);
-            let seen = slot.word.load(Ordering::Acquire);
-            // All of the above was read in order (Acquire), so if the ring is still the one that producers use,
-            // then it was that all along and the word is one of ours.
-            if self.back.tail_ring.load(Ordering::Relaxed) != name {
-                continue;
-            }
+            let Look { name, ring, position, slot, turn, seen } = look(rings, &self.back.tail_ring, &self.back.tail);
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen == word(FREE, turn, 0) => {
-                    if position.wrapping_sub(self.front.head.load(Ordering::Acquire)) >= limit
-                        && self.is_full(rings, limit)
-                    {
+                    if self.seems_full(position, limit) && self.is_full(rings, limit) {
                         return Err(PushError::Full);
                     }
                     let mine = word(WRITING, turn, me.get());
-                    // The claim. AcqRel: Acquire pairs with the reader's Release, so that our bytes come after its
-                    // last look; nothing is published yet.
-                    if slot.word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                    // The claim. Release: whoever finds the slot claimed, and pushes `tail`, knows how far `head` was
+                    // for us. What the last reader of the slot did was seen by `look`.
+                    let ordering = essential!(Claim: Ordering::Release);
+                    if slot.word.compare_exchange(seen, mine, ordering, Ordering::Relaxed).is_err() {
                         continue;
                     }
                     advance(&self.back.tail, position);
-                    slot.meta.store(cell.meta, Ordering::Relaxed);
+                    slot.meta.write(cell.meta);
                     let words = crate::layout::Meta::unpack(cell.meta).slot_words();
                     for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
-                        to.store(*from, Ordering::Relaxed);
+                        to.write(*from);
                     }
                     on_claim();
                     // The commit: the message is in the queue. An addition, since CLOSED may have been set meanwhile.
-                    // SYNC POINT: Release publishes meta and payload to the Acquire of the claim in `pop`.
-                    slot.word.fetch_add(word(READY, turn, 0).wrapping_sub(mine), Ordering::Release);
+                    // SYNC POINT: Release publishes meta and payload to the look of the consumer.
+                    slot.word.fetch_add(word(READY, turn, 0).wrapping_sub(mine), essential!(Commit: Ordering::Release));
                     return Ok(());
                 }
                 // CLOSED on a FREE word closes its own turn, on any other the next one.
@@ -271,13 +307,11 @@ impl Chain {
                 Compare::Less if seen & CLOSED != 0 => self.go_on(rings, me, ring, name, position)?,
                 // Still taken from the turn before: the ring is full.
                 Compare::Less => {
-                    if position.wrapping_sub(self.front.head.load(Ordering::Acquire)) >= limit
-                        && self.is_full(rings, limit)
-                    {
+                    if self.seems_full(position, limit) && self.is_full(rings, limit) {
                         return Err(PushError::Full);
                     }
                     // The close. It fails if the slot's state changed: then there may be room.
-                    let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::AcqRel, Ordering::Relaxed);
+                    let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
                 }
                 // Somebody claimed the position and did not push `tail` yet.
                 Compare::Equal | Compare::Greater => advance(&self.back.tail, position),
@@ -300,33 +334,26 @@ impl Chain {
         on_claim: impl Fn(&Cell),
     ) -> Result<(), PopError> {
         loop {
-            let name = self.front.head_ring.load(Ordering::Acquire);
-            let ring = rings.ring(RingRef(name));
-            let position = self.front.head.load(Ordering::Acquire);
-            let (slot, turn) = ring.slot(position);
-            let seen = slot.word.load(Ordering::Acquire);
-            if self.front.head_ring.load(Ordering::Relaxed) != name {
-                continue; // as in `push`
-            }
+            let Look { name, ring, position, slot, turn, seen } = look(rings, &self.front.head_ring, &self.front.head);
             let state = seen & STATE;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if state == READY => {
                     let mine = word(READING, turn, me.get()) | seen & CLOSED;
-                    // The claim. SYNC POINT: Acquire sees meta and payload from before the commit in `push`.
-                    if slot.word.compare_exchange(seen, mine, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                    // The claim. Relaxed: meta and payload were seen by `look`.
+                    if slot.word.compare_exchange(seen, mine, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                         continue;
                     }
                     advance(&self.front.head, position);
-                    cell.meta = slot.meta.load(Ordering::Relaxed);
+                    cell.meta = slot.meta.read();
                     let words = crate::layout::Meta::unpack(cell.meta).slot_words();
                     for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
-                        *to = from.load(Ordering::Relaxed);
+                        *to = from.read();
                     }
                     on_claim(cell);
                     // The slot goes to the producer of the next turn. An addition, as in `push`.
-                    // SYNC POINT: Release, so that the next producer's bytes come after our look.
+                    // SYNC POINT: Release, so that the next producer's bytes come after our reading.
                     let free = word(FREE, turn + 1, 0);
-                    slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), Ordering::Release);
+                    slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), essential!(HandBack: Ordering::Release));
                     return Ok(());
                 }
                 Compare::Equal if state == WRITING => return Err(PopError::Busy),
@@ -373,18 +400,21 @@ impl Chain {
         }
     }
 
+    /// Whether there may be `limit` messages before `position`.
+    #[inline(always)]
+    fn seems_full(&self, position: u64, limit: u64) -> bool {
+        // Saturating: the message of that position may have been put and got since the position was read.
+        position.saturating_sub(self.front.head.load(Ordering::Acquire)) >= limit
+    }
+
     /// Whether `limit` messages are there for sure: pushes `head` past what was claimed by then.
     #[cold]
     fn is_full(&self, rings: &impl Rings, limit: u64) -> bool {
         loop {
-            let name = self.front.head_ring.load(Ordering::Acquire);
-            let head = self.front.head.load(Ordering::Acquire);
-            let (slot, turn) = rings.ring(RingRef(name)).slot(head);
-            let seen = slot.word.load(Ordering::Acquire);
-            if self.front.head_ring.load(Ordering::Relaxed) != name {
-                continue;
-            }
-            if self.back.tail.load(Ordering::Acquire).wrapping_sub(head) < limit {
+            // Before the look: what was put later may have found room that the look does not show.
+            let tail = self.back.tail.load(Ordering::Acquire);
+            let Look { position: head, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
+            if tail.saturating_sub(head) < limit {
                 return false;
             }
             let claimed = match (seen >> TURN_SHIFT).cmp(&turn) {
@@ -408,7 +438,12 @@ impl Chain {
             let fresh = rings.allocate((2 * ring.slots.len()).min(MAX_RING_SLOTS)).map_err(PushError::OutOfMemory)?;
             rings.ring(fresh).initialize(fresh, position);
             // The link. Release publishes the initialized ring.
-            match ring.header.next.compare_exchange(nothing, fresh.0, Ordering::AcqRel, Ordering::Acquire) {
+            match ring.header.next.compare_exchange(
+                nothing,
+                fresh.0,
+                essential!(Link: Ordering::Release),
+                Ordering::Acquire,
+            ) {
                 Ok(_) => next = fresh.0,
                 Err(linked) => {
                     rings.free(me, fresh);
@@ -417,7 +452,9 @@ impl Chain {
             }
         }
         // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
-        let _ = self.back.tail_ring.compare_exchange(name, next, Ordering::AcqRel, Ordering::Relaxed);
+        // SYNC POINT: Release hands the initialized ring on.
+        let _ =
+            self.back.tail_ring.compare_exchange(name, next, essential!(GoOn: Ordering::Release), Ordering::Relaxed);
         Ok(())
     }
 
@@ -429,7 +466,9 @@ impl Chain {
             return Err(PopError::Empty);
         }
         // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
-        let _ = self.front.head_ring.compare_exchange(name, next, Ordering::AcqRel, Ordering::Relaxed);
+        // SYNC POINT: Release hands the initialized ring on.
+        let _ =
+            self.front.head_ring.compare_exchange(name, next, essential!(Leave: Ordering::Release), Ordering::Relaxed);
         self.give_back(rings, me);
         Ok(())
     }
@@ -440,13 +479,13 @@ impl Chain {
         loop {
             let first = self.front.first_ring.load(Ordering::Acquire);
             if first == self.front.head_ring.load(Ordering::Acquire)
-                || first == self.back.tail_ring.load(Ordering::Acquire)
+                || essential!(ProducersLeft: first == self.back.tail_ring.load(Ordering::Acquire))
             {
                 return;
             }
             let ring = rings.ring(RingRef(first));
             let next = ring.header.next.load(Ordering::Acquire);
-            if !ring.is_quiet() {
+            if essential!(ReadersLeft: !ring.is_quiet()) {
                 return; // its last reader is not done; the next one who leaves a ring comes back to it
             }
             // AcqRel: the winner alone frees it. A ring that was freed and lives again has another generation.
@@ -460,6 +499,6 @@ impl Chain {
 /// Pushes a hint past a position that is known to be claimed.
 #[inline(always)]
 fn advance(hint: &AtomicU64, position: u64) {
-    // Release: whoever starts at the new position has seen the claim. Failure: somebody else did it.
-    let _ = hint.compare_exchange(position, position + 1, Ordering::AcqRel, Ordering::Relaxed);
+    // SYNC POINT: Release, so that whoever looks there has seen the claim, and the ring. Failure: somebody else did it.
+    let _ = hint.compare_exchange(position, position + 1, essential!(Advance: Ordering::Release), Ordering::Relaxed);
 }

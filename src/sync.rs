@@ -3,16 +3,21 @@
 //! Every other room takes its concurrency types from here (clippy's `disallowed-types` sees to it), so that
 //! `RUSTFLAGS="--cfg loom" cargo test --test loom` explores the very code that runs in production.
 //!
-//! `unsafe` here: the futex system call, and nothing else. It reads one aligned word that outlives the call.
-#![expect(unsafe_code, reason = "the futex system call")]
-#![expect(clippy::disallowed_types, reason = "this is the facade that the lint points to")]
+//! `unsafe` here: the futex system call, which reads one aligned word that outlives the call, and in models the
+//! cells behind [`OwnedWord`], whose accesses loom checks.
+#![expect(unsafe_code, reason = "the futex system call; loom's cells")]
+#![cfg_attr(not(loom), expect(clippy::disallowed_types, reason = "this is the facade that the lint points to"))]
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{Ordering, fence};
+#[cfg(not(loom))]
 use core::time::Duration;
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{Ordering, fence};
+
+#[cfg(loom)]
+pub(crate) use self::model::{AtomicU32, AtomicU64};
 
 // Aliases and not `pub use`, which clippy's lint would see through.
 #[cfg(not(loom))]
@@ -25,6 +30,27 @@ pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
 pub(crate) type AtomicUsize = core::sync::atomic::AtomicUsize;
 #[cfg(not(loom))]
 pub(crate) type AtomicPtr<T> = core::sync::atomic::AtomicPtr<T>;
+
+/// A part of the protocol by its name: `essential!(Commit: Ordering::Release)` is `Ordering::Release`.
+///
+/// Models can take each part out (see [`model`]): `tests/loom.rs` has a model that fails without it.
+#[cfg(not(loom))]
+macro_rules! essential {
+    ($part:ident: $code:expr) => {
+        $code
+    };
+}
+#[cfg(loom)]
+macro_rules! essential {
+    ($part:ident: $code:expr) => {
+        if $crate::sync::model::is_missing($crate::sync::model::Part::$part) {
+            $crate::sync::model::Absent::absent()
+        } else {
+            $code
+        }
+    };
+}
+pub(crate) use essential;
 
 /// A full barrier for a thread whose last store was an atomic read-modify-write.
 ///
@@ -39,25 +65,63 @@ pub(crate) fn fence_after_read_modify_write() {
     fence(Ordering::SeqCst);
 }
 
-/// Tells the processor (or loom) that this is a spin loop.
-#[inline(always)]
-pub(crate) fn spin_loop() {
-    #[cfg(not(loom))]
-    core::hint::spin_loop();
-    #[cfg(loom)]
-    loom::thread::yield_now();
+/// Tells the processor that this is a spin loop. Nobody spins in a model.
+#[cfg(not(loom))]
+pub(crate) use core::hint::spin_loop;
+
+/// A word that only the owner of its slot touches.
+///
+/// Whoever owns the slot is alone with it, and the slot's word hands it from one owner to the next. It is an
+/// atomic nevertheless, because memory that another process shares may change at any time: a wrong value then, and
+/// never undefined behaviour. In a model it is a cell, and two threads at a time make the model fail.
+#[cfg(not(loom))]
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub(crate) struct OwnedWord(AtomicU64);
+
+#[cfg(not(loom))]
+impl OwnedWord {
+    #[inline(always)]
+    pub(crate) fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn write(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(loom)]
+#[derive(Debug, Default)]
+pub(crate) struct OwnedWord(loom::cell::UnsafeCell<u64>);
+
+// SAFETY: loom ends the model when two threads access the cell without one coming before the other.
+#[cfg(loom)]
+unsafe impl Sync for OwnedWord {}
+
+#[cfg(loom)]
+impl OwnedWord {
+    pub(crate) fn read(&self) -> u64 {
+        // SAFETY: loom has just checked that no write is concurrent.
+        self.0.with(|value| unsafe { *value })
+    }
+
+    pub(crate) fn write(&self, value: u64) {
+        // SAFETY: loom has just checked that no other access is concurrent.
+        self.0.with_mut(|place| unsafe { *place = value });
+    }
 }
 
 /// How a sleep on a [`FutexWord`] ended.
+#[cfg(not(loom))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Woken {
     /// Somebody woke the sleeper, or the word had changed already.
     Notified,
-    /// The time was up. Loom has no time, so its sleeps never end like this.
-    #[cfg_attr(loom, expect(dead_code, reason = "loom has no time"))]
+    /// The time was up.
     TimedOut,
-    /// A signal was handled on this thread. Loom has no signals either.
-    #[cfg_attr(loom, expect(dead_code, reason = "loom has no signals"))]
+    /// A signal was handled on this thread.
     Signal,
 }
 
@@ -122,7 +186,11 @@ pub(crate) struct FutexWord {
 #[cfg(loom)]
 impl Default for FutexWord {
     fn default() -> Self {
-        FutexWord { value: AtomicU32::new(0), gate: loom::sync::Mutex::new(()), sleepers: loom::sync::Condvar::new() }
+        FutexWord {
+            value: AtomicU32::default(),
+            gate: loom::sync::Mutex::new(()),
+            sleepers: loom::sync::Condvar::new(),
+        }
     }
 }
 
@@ -137,14 +205,12 @@ impl core::ops::Deref for FutexWord {
 
 #[cfg(loom)]
 impl FutexWord {
-    pub(crate) fn wait(&self, expected: u32, timeout: Option<Duration>) -> Woken {
-        assert!(timeout.is_none(), "loom has no time");
+    pub(crate) fn wait(&self, expected: u32) {
         let gate = self.gate.lock().expect("no model panics while it holds the gate");
         // The kernel reads the word with its own bucket lock held: it sees every store that came before a wake.
         if self.value.load(Ordering::Relaxed) == expected {
             drop(self.sleepers.wait(gate).expect("no model panics while it holds the gate"));
         }
-        Woken::Notified
     }
 
     pub(crate) fn wake(&self, count: i32) {
@@ -154,5 +220,174 @@ impl FutexWord {
         } else {
             self.sleepers.notify_all();
         }
+    }
+}
+
+/// What the models of `tests/loom.rs` need: atomics, and the protocol with one part taken out.
+#[cfg(loom)]
+pub mod model {
+    use core::cell::Cell;
+    use std::sync::{Arc, Mutex};
+
+    use loom::sync::Condvar;
+    use loom::thread::{ThreadId, current};
+
+    use super::Ordering;
+
+    /// Loom's atomic, and what its search overlooks.
+    ///
+    /// Loom 0.7 remembers only the last access to an atomic, so a thread that loads before it stores hides from it
+    /// that another thread's earlier load might also come after the store (its issues 166 and 392). Here a store
+    /// touches a mark of every other thread that has loaded: a condition variable that nobody waits on. It orders
+    /// nothing, but loom tries both orders of two threads that touch it.
+    #[derive(Debug, Default)]
+    pub struct Atomic<A> {
+        value: A,
+        loaded: Mutex<Vec<(ThreadId, Arc<Condvar>)>>,
+    }
+
+    impl<A> Atomic<A> {
+        fn touch(&self, which: impl Fn(ThreadId) -> bool) {
+            // Touching may run another thread: not with the marks locked.
+            let marks = self.loaded.lock().expect("nobody panics here").clone();
+            marks.iter().filter(|(thread, _)| which(*thread)).for_each(|(_, mark)| mark.notify_one());
+        }
+
+        fn before_load(&self) {
+            let me = current().id();
+            let mut marks = self.loaded.lock().expect("nobody panics here");
+            if marks.iter().all(|(thread, _)| *thread != me) {
+                marks.push((me, Arc::new(Condvar::new())));
+            }
+            drop(marks);
+            self.touch(|thread| thread == me);
+        }
+
+        fn before_store(&self) {
+            let me = current().id();
+            self.touch(|thread| thread != me);
+        }
+    }
+
+    /// The methods that the engine uses, as in `core`.
+    macro_rules! atomic {
+        ($name:ident: $value:ty, $(fn $modify:ident),*) => {
+            /// An atomic of models.
+            pub type $name = Atomic<loom::sync::atomic::$name>;
+
+            #[expect(missing_docs, reason = "as in core")]
+            impl $name {
+                pub fn load(&self, ordering: Ordering) -> $value {
+                    self.before_load();
+                    self.value.load(ordering)
+                }
+
+                pub fn store(&self, value: $value, ordering: Ordering) {
+                    self.before_store();
+                    self.value.store(value, ordering);
+                }
+
+                pub fn compare_exchange(
+                    &self,
+                    seen: $value,
+                    value: $value,
+                    success: Ordering,
+                    failure: Ordering,
+                ) -> Result<$value, $value> {
+                    self.before_store();
+                    self.value.compare_exchange(seen, value, success, failure)
+                }
+
+                $(pub fn $modify(&self, value: $value, ordering: Ordering) -> $value {
+                    self.before_store();
+                    self.value.$modify(value, ordering)
+                })*
+            }
+        };
+    }
+
+    atomic!(AtomicU32: u32, fn swap, fn fetch_add, fn fetch_sub, fn fetch_or, fn fetch_and);
+    atomic!(AtomicU64: u64, fn fetch_add, fn fetch_sub);
+
+    /// What can be taken out: the places that the engine marks with `essential!`.
+    #[expect(missing_docs, reason = "each is explained at its place")]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Part {
+        // ring
+        NewLife,
+        RingSeen,
+        LookFence,
+        SameRing,
+        Advance,
+        Claim,
+        Commit,
+        HandBack,
+        Link,
+        GoOn,
+        Leave,
+        ReadersLeft,
+        ProducersLeft,
+        // event
+        NotifyFence,
+        WaitFence,
+        PassOn,
+        // lock
+        Acquired,
+        Released,
+        TakeContended,
+        FlagOnLeaving,
+    }
+
+    thread_local! {
+        /// Loom runs all threads of a model as coroutines of one thread.
+        static MISSING: Cell<Option<Part>> = const { Cell::new(None) };
+    }
+
+    /// Runs `model` without `part`.
+    pub fn without(part: Part, model: impl FnOnce()) {
+        struct Restore;
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                MISSING.set(None);
+            }
+        }
+        MISSING.set(Some(part));
+        let _restore = Restore;
+        model();
+    }
+
+    pub(crate) fn is_missing(part: Part) -> bool {
+        MISSING.get() == Some(part)
+    }
+
+    /// What stands in the place of a part that was taken out.
+    pub(crate) trait Absent {
+        fn absent() -> Self;
+    }
+
+    /// An access that orders nothing.
+    impl Absent for Ordering {
+        fn absent() -> Ordering {
+            Ordering::Relaxed
+        }
+    }
+
+    /// A flag that is not set.
+    impl Absent for u32 {
+        fn absent() -> u32 {
+            0
+        }
+    }
+
+    /// A check that finds nothing.
+    impl Absent for bool {
+        fn absent() -> bool {
+            false
+        }
+    }
+
+    /// A step that is not made.
+    impl Absent for () {
+        fn absent() {}
     }
 }

@@ -13,21 +13,20 @@ process. `Queue` and `Lock` are those of `queue` and `threading`, shared by thre
 
 from __future__ import annotations
 
-from multigil import _core
 from multigil._core import (
     Empty,
-    Full,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
-    ShutDown,
     SimpleQueue,
     StaleHandle,
+    __version__,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multigil._core import Full, ShutDown
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _LAZY = {
+        "Full": "multigil._core",
+        "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
         **dict.fromkeys(

@@ -21,7 +21,7 @@ from collections import deque
 from importlib import import_module
 from time import monotonic
 
-from multigil._core import Queue, ShutDown, current_interpreter_id
+from multigil._core import current_interpreter_id
 from multigil._worker import Worker
 
 # Seconds that daemons get to end after they were terminated.
@@ -30,13 +30,12 @@ PATIENCE = 2.0
 _MAIN_ID = 0
 
 _lock = threading.RLock()
-_maker: threading.Thread | None = None  # of spares
+_prepared = False
 _over = False
 _interrupted = False  # while it waited for interpreters at the end
 _in_use: set[Worker] = set()
 _spares: deque[Worker] = deque()
 _spares_wanted = 1
-_wanted: Queue[None] = Queue()  # an item for each time that spares may be missing
 
 
 # --- while the program runs ---------------------------------------------------------------------------------------
@@ -48,7 +47,7 @@ def take_worker() -> Worker:
     with _lock:
         if _over:
             raise RuntimeError("can't start new interpreter at interpreter shutdown")
-        if _maker is None:
+        if not _prepared:
             _prepare()
         _in_use.difference_update([worker for worker in _in_use if not worker.is_alive()])
         worker = None
@@ -63,34 +62,25 @@ def take_worker() -> Worker:
         return worker
 
 
-def want_spares() -> None:
-    """Have the spares made that are wanted: one, or more where starts come in bursts. Returns at once."""
-    with contextlib.suppress(ShutDown):
-        _wanted.put(None)
+def make_spares() -> None:
+    """Have the spares made that are wanted: one, or more where starts come in bursts.
 
-
-def _make_spares() -> None:
-    """What a thread of its own does, for making one takes longer than a start may."""
-    while True:
-        try:
-            _wanted.get()
-        except ShutDown:
-            return
+    Only their threads are made here, which takes some tens of microseconds; these make the interpreters.
+    """
+    with _lock:
         while len(_spares) < _spares_wanted and not _over:
-            with _lock:
-                _spares.append(Worker())
+            _spares.append(Worker())
 
 
 def _prepare() -> None:
-    global _maker
+    global _prepared
     threading._register_atexit(_at_thread_shutdown)  # raises RuntimeError when it is too late
     atexit.register(end_workers)
     os.register_at_fork(
         before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
     )
     _load_c_modules()
-    _maker = threading.Thread(target=_make_spares, name="multigil-spares", daemon=False)
-    _maker.start()
+    _prepared = True
 
 
 # --- its end ------------------------------------------------------------------------------------------------------
@@ -99,7 +89,6 @@ def _prepare() -> None:
 def _at_thread_shutdown() -> None:
     """Wait for those that were started, as threading is about to do for its threads."""
     global _interrupted
-    _wanted.shutdown()
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
@@ -118,14 +107,10 @@ def end_workers(terminate: bool = False) -> None:
     Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others too
     when `terminate` is true or an interrupt (Ctrl-C) ends the waiting. May be called again when it was disturbed.
     """
-    global _over, _maker
+    global _over
     with _lock:
         _over = True
-    _wanted.shutdown(immediate=True)
-    if _maker is not None:
-        _maker.join()
-        _maker = None
-    workers = [*_spares, *_in_use]
+        workers = [*_spares, *_in_use]
     try:
         if not (terminate or _interrupted):
             patient = [worker for worker in workers if not worker.daemon]
@@ -184,12 +169,11 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _lock, _maker
+    global _lock
     _lock = threading.RLock()
     # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.
     _lost.extend(_in_use)
     _in_use.clear()
-    _maker = None
 
 
 _lost: list[Worker] = []

@@ -15,17 +15,17 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident, get_native_id
-from itertools import starmap
-from pickle import dumps, loads
+from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
+from itertools import islice, starmap
 from time import monotonic
 
+from multigil import _core
 from multigil._core import (
     Empty,
     InterpreterTerminated,
     Lock,
     MultigilError,
     Queue,
-    ShutDown,
     SimpleQueue,
     Subinterpreter,
 )
@@ -346,10 +346,9 @@ class Loop:
         inbox, finished, replied, resolved = self._queues
         task = self._task
         if not task.header:
-            try:
-                into(task.header, inbox.get)
-            except ShutDown:
-                return False
+            task.header.extend(islice(inbox, 1))  # one step, as `into`
+        if not task.header:
+            return False
         header = task.header[0]
         if type(header) is int:
             kind, number, box, changes = CALL, header, self._call_box, None
@@ -418,7 +417,7 @@ class Loop:
                 from multigil import interpreter
 
                 interpreter.call_excepthook(task.call[0][3] if task.call else None, outcome)
-            except ShutDown:
+            except _core.ShutDown:
                 return
 
     def _send(self, task: _Task, box: SimpleQueue[Any]) -> None:

@@ -414,7 +414,7 @@ class Interpreter:
         worker.ends_by_itself = kind == TARGET
         self._worker = worker
         del self._target, self._args, self._kwargs  # as a thread does; a large argument is not kept
-        _exit.want_spares()
+        _exit.make_spares()
 
     def _send(self, worker: Worker, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         flush()  # so that what was printed here before comes before what is printed there

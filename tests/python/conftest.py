@@ -11,12 +11,23 @@ import multigil
 from harness import AMPLE, ProgramRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes seconds or much memory; left out by -m 'not slow'")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Let a KeyboardInterrupt that came from an interpreter fail its test, not end the run as Ctrl-C does."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if isinstance(error.__cause__, multigil.RemoteTraceback):
+            pytest.fail("an interpreter was interrupted where it should not have been")
+        raise
 
 
 @pytest.fixture
@@ -38,5 +49,8 @@ def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
     left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
     # What has given its result is about to end.
     for left in (*left_threads, *left_interpreters):
-        left.join(AMPLE)
-    assert [left for left in (*left_threads, *left_interpreters) if left.is_alive()] == []
+        left.join(AMPLE / 4)
+    left_over = [left for left in (*left_threads, *left_interpreters) if left.is_alive()]
+    for interpreter in left_interpreters:
+        interpreter.terminate(AMPLE)
+    assert left_over == []

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import pytest
 
@@ -21,8 +21,6 @@ from multigil import Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-T = TypeVar("T")
 
 # Seconds within which everything that is not meant to wait must have happened, however busy the machine is.
 AMPLE = 20.0
@@ -127,9 +125,7 @@ class ProgramRunner:
             limit.join()
             process.kill()
             process.wait()
-        outcome = Outcome(
-            (head + tail).decode(), errors.decode(), process.returncode, time.monotonic() - start
-        )
+        outcome = Outcome((head + tail).decode(), errors.decode(), process.returncode, time.monotonic() - start)
         if late.is_set():
             pytest.fail(f"not ended after {time_limit} s; its output and stacks:\n{outcome.stdout}\n{outcome.stderr}")
         return outcome
@@ -167,7 +163,7 @@ def in_fresh_process(test: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def in_thread(fn: Callable[..., T], *args: object, **kwargs: object) -> Future[T]:
+def in_thread[T](fn: Callable[..., T], *args: object, **kwargs: object) -> Future[T]:
     """Call `fn` in a thread of its own; one that is stuck fails its test instead of holding up the end of the run."""
     future: Future[T] = Future()
 
@@ -181,14 +177,14 @@ def in_thread(fn: Callable[..., T], *args: object, **kwargs: object) -> Future[T
     return future
 
 
-def started(target: Callable[..., T], *args: object, **kwargs: object) -> Interpreter:
+def started(target: Callable[..., object], *args: object, **kwargs: object) -> Interpreter:
     """Call `target` in an interpreter of its own; the counterpart of `in_thread`."""
     interpreter = Interpreter(target=target, args=args, kwargs=kwargs)
     interpreter.start()
     return interpreter
 
 
-def assert_waits(*futures: Future[T]) -> None:
+def assert_waits(*futures: Future[Any]) -> None:
     """Check that calls begun with `in_thread` have not returned, after the time in which they would have."""
     time.sleep(MOMENT)
     assert [future for future in futures if future.done()] == []

@@ -132,7 +132,7 @@ def base_group() -> None:
 
 
 def file_not_found() -> None:
-    with open("/no/such/file"):  # noqa: PTH123 - raises
+    with open("/no/such/file"):
         pass
 
 
@@ -145,7 +145,7 @@ def wrong_unicode() -> None:
 
 
 def no_module() -> None:
-    import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+    import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
 
 
 def no_attribute() -> None:

@@ -183,7 +183,9 @@ def main() -> int:
     count = sum(sum(one.counts) for one in produced)
     size = sum(one.size for one in produced)
     print(f"{count:,} messages, {size / 2**30:.1f} GiB in {time.monotonic() - begin:.0f} s")
-    print(f"{sum(one.timeouts for one in produced):,} puts and {sum(one.timeouts for one in consumed):,} gets timed out")
+    print(
+        f"{sum(one.timeouts for one in produced):,} puts and {sum(one.timeouts for one in consumed):,} gets timed out"
+    )
     print(f"memory: {early / 2**20:.0f} MiB in the second fifth of the time, {late / 2**20:.0f} MiB in the last")
     print(f"the region: {_core.statistics()}")
     for finding in findings:

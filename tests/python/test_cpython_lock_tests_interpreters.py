@@ -6,7 +6,7 @@ copied back into the test's list when the worker has ended.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-lock_tests = pytest.importorskip(
-    "test.lock_tests", reason="this Python was installed without its package `test`"
-)
+lock_tests = pytest.importorskip("test.lock_tests", reason="this Python was installed without its package `test`")
 
 
 class InterpreterBunch:
@@ -36,7 +34,7 @@ class InterpreterBunch:
     def finished(self) -> list[multigil.Interpreter]:
         return [interpreter for interpreter in self.interpreters if interpreter.done()]
 
-    def __enter__(self) -> InterpreterBunch:
+    def __enter__(self) -> Self:
         for interpreter in self.interpreters:
             interpreter.start()
         return self
@@ -46,7 +44,7 @@ class InterpreterBunch:
     ) -> None:
         for interpreter in self.interpreters:
             for ours, theirs in zip(workers.lists_of(self.function), interpreter.result(AMPLE), strict=True):
-                ours += theirs
+                ours.extend(theirs)
 
 
 class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]

@@ -220,7 +220,13 @@ class TestResults:
 
     @pytest.mark.parametrize(
         ("target", "args", "exitcode"),
-        [(int, (), 0), (raising.two_arguments, (), 1), (raising.system_exit, (), 5), (exit, (), 0), (exit, ("text",), 1)],
+        [
+            (int, (), 0),
+            (raising.two_arguments, (), 1),
+            (raising.system_exit, (), 5),
+            (exit, (), 0),
+            (exit, ("text",), 1),
+        ],
     )
     def test_the_exit_code_tells_how_it_ended(self, target: Any, args: tuple[Any, ...], exitcode: int) -> None:
         interpreter = Interpreter(target=target, args=args)

@@ -275,9 +275,7 @@ class TestOtherProcesses:
         assert output == "b'5\\n'\n0 3\n"
 
     @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-    def test_multiprocessing_works_while_interpreters_are_alive(
-        self, run_program: ProgramRunner, method: str
-    ) -> None:
+    def test_multiprocessing_works_while_interpreters_are_alive(self, run_program: ProgramRunner, method: str) -> None:
         output = run_program.output(f"""
             import multigil, multiprocessing, workers
             if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_everything_in_all_is_there(run_program: ProgramRunner) -> None:
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
-    import multigil  # noqa: PLC0415
+    import multigil
 
     with pytest.raises(AttributeError, match="no_such_name"):
         multigil.no_such_name  # type: ignore[attr-defined]  # noqa: B018
@@ -54,7 +54,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 def run_in_a_standard_interpreter(source: str) -> None:
     """Run source text in an interpreter with its own GIL, made by the standard library."""
     if sys.version_info >= (3, 13):
-        import _interpreters  # noqa: PLC0415
+        import _interpreters
 
         interpreter = _interpreters.create("isolated")
         try:
@@ -63,7 +63,7 @@ def run_in_a_standard_interpreter(source: str) -> None:
             _interpreters.destroy(interpreter)
         assert error is None, error.errdisplay
     else:
-        import _xxsubinterpreters  # noqa: PLC0415
+        import _xxsubinterpreters
 
         interpreter = _xxsubinterpreters.create(isolated=True)
         try:

@@ -102,7 +102,7 @@ class TestInterrupt:
     def test_a_wait_that_was_interrupted_takes_no_item(self) -> None:
         q: Queue[int] = Queue()
         for number in range(20):
-            interpreter = running(lambda: (q.get,))  # noqa: B023 - called at once
+            interpreter = running(lambda: (q.get,))
             interpreter.interrupt()
             q.put(number)
             try:

@@ -120,11 +120,8 @@ class TestInterface:
     def test_a_subclass_may_add_attributes_and_override_methods(self) -> None:
         class Doubling(Queue[int]):
             def __init__(self, maxsize: int, name: str) -> None:
-                super().__init__()
+                super().__init__(maxsize)
                 self.name = name
-
-            def __new__(cls, maxsize: int, name: str) -> Doubling:  # noqa: ARG004
-                return super().__new__(cls, maxsize)
 
             def put(self, item: int, block: bool = True, timeout: float | None = None) -> None:
                 super().put(2 * item, block, timeout)
@@ -544,5 +541,5 @@ class TestManyThreads:
                 of_one = [i for producer, i in items if producer == number]
                 assert of_one == sorted(of_one)
         expected = [(number, i) for number in range(producers) for i in range(each)]
-        assert sorted(sum(received, [])) == expected
+        assert sorted(item for items in received for item in items) == expected
         assert q.empty()

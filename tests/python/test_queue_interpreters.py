@@ -17,7 +17,19 @@ def test_items_go_to_an_interpreter_and_come_back(kind: Any) -> None:
     requests: Queue[object] = Queue()
     replies = kind()
     echo = started(workers.echo, requests, replies)
-    items = [1, 2**100, 0.5, None, True, "中", b"bytes", bytes(1_000_000), {"a": [1, (2,)]}, workers.Record(5), ValueError(1)]
+    items = [
+        1,
+        2**100,
+        0.5,
+        None,
+        True,
+        "中",
+        b"bytes",
+        bytes(1_000_000),
+        {"a": [1, (2,)]},
+        workers.Record(5),
+        ValueError(1),
+    ]
     for item in items:
         requests.put(item)
         reply = replies.get(timeout=AMPLE)
@@ -50,7 +62,9 @@ def test_each_item_arrives_exactly_once_and_in_the_order_of_its_producer(
         for number in range(len(producers)):
             of_one = [i for producer, i in items if producer == number]
             assert of_one == sorted(of_one)
-    assert sorted(sum(received, [])) == [(number, i) for number in range(len(producers)) for i in range(each)]
+    assert sorted(item for items in received for item in items) == [
+        (number, i) for number in range(len(producers)) for i in range(each)
+    ]
     q.join()
     assert q.empty()
 

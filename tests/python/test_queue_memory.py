@@ -93,12 +93,17 @@ def test_an_item_for_which_the_receiver_has_no_memory_stays_in_the_queue() -> No
 @in_fresh_process
 def test_filling_the_memory_with_small_items_is_a_memory_error_and_loses_nothing() -> None:
     q: Queue[int] = Queue()
-    limit_address_space_to(64 * MIB)
     count = 0
-    with pytest.raises(MemoryError):
+
+    def fill() -> None:
+        nonlocal count
         while True:
             q.put(count)
             count += 1
+
+    limit_address_space_to(64 * MIB)
+    with pytest.raises(MemoryError):
+        fill()
     limit_address_space_to(None)
     assert q.qsize() == count
     for i in range(count):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -176,11 +177,17 @@ def is_main() -> bool:
     return multigil.current_interpreter() is multigil.main_interpreter()
 
 
-def compute(ready: Queue[None], go: Queue[None]) -> int:
-    """Tell that the interpreter is there, wait for the word, and compute for some tenths of a second."""
+def keep_the_gil(ready: SimpleQueue[None], go: SimpleQueue[None], times: int) -> list[tuple[int, int]]:
+    """Make calls that do not let go of the GIL, and give the nanoseconds at which each began and ended."""
+    base = 3**40_000
     ready.put(None)
     go.get()
-    return sum(i * i for i in range(3_000_000))
+    spans = []
+    for _ in range(times):
+        begin = time.monotonic_ns()
+        base * base * base
+        spans.append((begin, time.monotonic_ns()))
+    return spans
 
 
 def tell_and_call(told: SimpleQueue[None], function: Callable[..., Any], *args: object) -> Any:
@@ -216,10 +223,8 @@ def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
 def spin_through_exceptions(told: SimpleQueue[None]) -> None:
     told.put(None)
     while True:
-        try:
+        with contextlib.suppress(Exception):
             spin()
-        except Exception:  # noqa: BLE001, S110, PERF203 - what a careless program does
-            pass
 
 
 def started_and_joined(target: Callable[..., Any], *args: object) -> None:

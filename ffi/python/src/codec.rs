@@ -133,6 +133,19 @@ pub(crate) struct Pickler {
     writer: Owned,
 }
 
+impl Pickler {
+    /// Shows the garbage collector what is held: the interpreter's module could not be freed otherwise.
+    pub(crate) unsafe fn traverse(&self, visit: ffi::visitproc, argument: *mut c_void) -> c_int {
+        for object in [&self.dump, &self.clear_memo, &self.writer] {
+            let status = visit(object.as_ptr(), argument);
+            if status != 0 {
+                return status;
+            }
+        }
+        0
+    }
+}
+
 // SAFETY: a pickler stays in its interpreter's state, whose users are attached to that interpreter.
 unsafe impl Send for Pickler {}
 
@@ -279,6 +292,7 @@ unsafe extern "C" fn write(object: *mut ffi::PyObject, bytes: *mut ffi::PyObject
 
 unsafe extern "C" fn deallocate_writer(object: *mut ffi::PyObject) {
     let class = ffi::Py_TYPE(object);
+    ffi::PyObject_GC_UnTrack(object.cast());
     (&raw mut (*object.cast::<Writer>()).pieces).drop_in_place();
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
@@ -292,6 +306,7 @@ static mut WRITER_METHODS: [ffi::PyMethodDef; 2] =
 pub(crate) unsafe fn make_writer_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: deallocate_writer as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: py::traverse_type as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut WRITER_METHODS).cast() },
         ffi::PyType_Slot { slot: 0, pfunc: null_mut() },
     ];
@@ -299,7 +314,10 @@ pub(crate) unsafe fn make_writer_type(module: *mut ffi::PyObject) -> Result<Owne
         name: (c"multigil._core.Writer".as_ptr()) as *const c_char,
         basicsize: size_of::<Writer>() as c_int,
         itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
+        flags: (ffi::Py_TPFLAGS_DEFAULT
+            | ffi::Py_TPFLAGS_HAVE_GC
+            | ffi::Py_TPFLAGS_DISALLOW_INSTANTIATION
+            | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
         slots: slots.as_mut_ptr(),
     };
     Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, null_mut()))

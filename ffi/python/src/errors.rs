@@ -24,8 +24,8 @@ unsafe fn bare<T>(class: *mut ffi::PyObject) -> Result<T> {
 #[cold]
 pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
     match error {
-        PutError::Full | PutError::Interrupted => bare(state.object(&state.objects.full)?.as_ptr()),
-        PutError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+        PutError::Full | PutError::Interrupted => bare(state.full()?.as_ptr()),
+        PutError::ShutDown => bare(state.shut_down()?.as_ptr()),
         PutError::OutOfMemory(error) => out_of_memory(error),
     }
 }
@@ -35,7 +35,7 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
 pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
     match error {
         GetError::Empty | GetError::Interrupted => bare(state.object(&state.objects.empty)?.as_ptr()),
-        GetError::ShutDown => bare(state.object(&state.objects.shut_down)?.as_ptr()),
+        GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }
 

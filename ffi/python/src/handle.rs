@@ -85,15 +85,6 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     ffi::Py_DECREF(class.cast());
 }
 
-/// `tp_traverse` of the shared types: they hold nothing but their type.
-pub(crate) unsafe extern "C" fn traverse(
-    object: *mut ffi::PyObject,
-    visit: ffi::visitproc,
-    argument: *mut core::ffi::c_void,
-) -> core::ffi::c_int {
-    visit(ffi::Py_TYPE(object).cast(), argument)
-}
-
 /// The member that tells CPython where weak references are.
 pub(crate) const fn weak_reference_member() -> ffi::PyMemberDef {
     ffi::PyMemberDef {
@@ -277,7 +268,7 @@ pub(crate) unsafe fn make_type<T: SharedState>(
         slot(ffi::Py_tp_doc, doc.as_ptr().cast_mut().cast()),
         slot(ffi::Py_tp_new, new as *mut c_void),
         slot(ffi::Py_tp_dealloc, deallocate::<T> as *mut c_void),
-        slot(ffi::Py_tp_traverse, traverse as *mut c_void),
+        slot(ffi::Py_tp_traverse, py::traverse_type as *mut c_void),
         slot(ffi::Py_tp_methods, methods.cast()),
         slot(ffi::Py_tp_members, (&raw const MEMBERS).cast_mut().cast()),
     ];

@@ -294,6 +294,7 @@ unsafe extern "C" fn new(
 
 unsafe extern "C" fn deallocate(object: *mut ffi::PyObject) {
     let class = ffi::Py_TYPE(object);
+    ffi::PyObject_GC_UnTrack(object.cast());
     (&raw mut (*object.cast::<Object>()).shared).drop_in_place();
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
@@ -463,6 +464,7 @@ __main__), then ends the interpreter.";
         ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_dealloc, pfunc: deallocate as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_traverse, pfunc: py::traverse_type as *mut c_void },
         ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut METHODS).cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: (&raw mut ATTRIBUTES).cast() },
         ffi::PyType_Slot { slot: 0, pfunc: null_mut() },
@@ -471,7 +473,7 @@ __main__), then ends the interpreter.";
         name: c"multigil._core.Subinterpreter".as_ptr(),
         basicsize: size_of::<Object>() as c_int,
         itemsize: 0,
-        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_HAVE_GC | ffi::Py_TPFLAGS_IMMUTABLETYPE) as _,
         slots: slots.as_mut_ptr(),
     };
     Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, null_mut()))

@@ -41,7 +41,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 5] = [
+static mut METHODS: [ffi::PyMethodDef; 6] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -50,6 +50,7 @@ static mut METHODS: [ffi::PyMethodDef; 5] = [
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
 ];
 
@@ -129,6 +130,22 @@ unsafe extern "C" fn free(module: *mut c_void) {
 
 unsafe fn state_of_module(module: *mut ffi::PyObject) -> &'static State {
     &**state_slot(module)
+}
+
+unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let is = |known: &core::ffi::CStr| ffi::PyUnicode_CompareWithASCIIString(name, known.as_ptr()) == 0;
+        // The import system asks for attributes before the module has a state.
+        if is(c"Full") {
+            return state_of_module(module).full();
+        }
+        if is(c"ShutDown") {
+            return state_of_module(module).shut_down();
+        }
+        let text = c"module 'multigil._core' has no attribute '%U'";
+        ffi::PyErr_Format(ffi::PyExc_AttributeError, text.as_ptr(), name);
+        Err(Raised)
+    })
 }
 
 unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {

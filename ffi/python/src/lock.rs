@@ -103,8 +103,8 @@ unsafe extern "C" fn new_lock(
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        py::with_arguments(arguments, keywords, |arguments| arguments.parse::<0>("Lock", [], 0))?;
         let state = crate::state_of_type(class)?;
+        py::check_no_arguments("Lock", class, &state.objects.lock_type, arguments, keywords)?;
         match state.region.create_lock(state.me) {
             Ok(handle) => handle::wrap(state, class, handle),
             Err(error) => errors::out_of_memory(error),

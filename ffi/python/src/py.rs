@@ -230,9 +230,32 @@ pub(crate) unsafe fn with_arguments<T>(
     take(Arguments::new(values.as_ptr(), positional, names.as_ptr()))
 }
 
+/// Checks that a type which takes no arguments got none. A subclass may have an `__init__` that takes some.
+pub(crate) unsafe fn check_no_arguments(
+    name: &str,
+    class: *mut ffi::PyTypeObject,
+    exact: &core::cell::Cell<*mut ffi::PyObject>,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> Result<()> {
+    if exact.get() == class.cast() {
+        with_arguments(arguments, keywords, |arguments| arguments.parse::<0>(name, [], 0))?;
+    }
+    Ok(())
+}
+
 /// Whether an optional argument is true; missing means `default`.
 pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<bool> {
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }
+}
+
+/// `tp_traverse` of objects that hold nothing but their type.
+pub(crate) unsafe extern "C" fn traverse_type(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    argument: *mut core::ffi::c_void,
+) -> c_int {
+    visit(ffi::Py_TYPE(object).cast(), argument)
 }
 
 /// What may be in a static although it holds raw pointers: tables that nobody writes to.

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
+use std::time::Instant;
 
 use multigil::error::{GetError, PutError, WaitError};
 use multigil::object::Message;
@@ -45,24 +46,38 @@ unsafe fn put_waiting(state: &State, queue: &Queue, message: &mut Message<'_>, w
 unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
     let (state, queue) = Object::of(object);
     let mut message = Message::new(state.region, state.me);
-    match queue.get(&mut message, state.region, state.me, None) {
-        Ok(()) => {}
-        Err(GetError::Empty) => get_waiting(state, queue, &mut message, willing)?,
-        Err(error) => return errors::get(state, error),
+    match receive(state, queue, &mut message, willing)? {
+        Ok(()) => codec::decode(state, &message),
+        Err(error) => errors::get(state, error),
     }
-    codec::decode(state, &message)
+}
+
+#[inline(always)]
+unsafe fn receive(
+    state: &State,
+    queue: &Queue,
+    message: &mut Message<'_>,
+    willing: Willing,
+) -> Result<core::result::Result<(), GetError>> {
+    match (queue.get(message, state.region, state.me, None), willing) {
+        (Err(GetError::Empty), Willing::Until(deadline)) => wait_for_item(state, queue, message, deadline),
+        (result, _) => Ok(result),
+    }
 }
 
 #[cold]
-unsafe fn get_waiting(state: &State, queue: &Queue, message: &mut Message<'_>, willing: Willing) -> Result<()> {
-    let Willing::Until(deadline) = willing else { return errors::get(state, GetError::Empty) };
-    let result = wait::wait(
+unsafe fn wait_for_item(
+    state: &State,
+    queue: &Queue,
+    message: &mut Message<'_>,
+    deadline: Option<Instant>,
+) -> Result<core::result::Result<(), GetError>> {
+    wait::wait(
         state,
         deadline,
         |patience| queue.get(message, state.region, state.me, Some(patience)),
         |error| *error == GetError::Interrupted,
-    )?;
-    result.or_else(|error| errors::get(state, error))
+    )
 }
 
 unsafe extern "C" fn queue_put(
@@ -77,7 +92,14 @@ unsafe extern "C" fn queue_put(
             return put(object, item, Willing::Until(None));
         }
         let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
-        put(object, item, wait::queue_timeout(block, timeout)?)
+        // As the standard library's: a queue that is shut down says so first, and one without a bound, whose `put`
+        // never waits, does not look at the timeout.
+        let (state, queue) = Object::of(object);
+        if queue.is_shut_down() {
+            return errors::put(state, PutError::ShutDown);
+        }
+        let willing = if queue.maxsize() > 0 { wait::queue_timeout(block, timeout)? } else { Willing::No };
+        put(object, item, willing)
     })
 }
 
@@ -118,12 +140,32 @@ unsafe extern "C" fn queue_get(
             return get(object, Willing::Until(None));
         }
         let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
+        let (state, queue) = Object::of(object);
+        if queue.is_shut_down() && queue.is_empty() {
+            return errors::get(state, GetError::ShutDown);
+        }
         get(object, wait::queue_timeout(block, timeout)?)
     })
 }
 
 unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| get(object, Willing::No))
+}
+
+/// `__next__`: waits for an item, and ends when the queue is shut down and empty.
+unsafe extern "C" fn next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let (state, queue) = Object::of(object);
+        let mut message = Message::new(state.region, state.me);
+        match receive(state, queue, &mut message, Willing::Until(None))? {
+            Ok(()) => codec::decode(state, &message),
+            Err(_) => Err(Raised), // without an exception: that is the end
+        }
+    })
+}
+
+unsafe extern "C" fn iterate(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| Ok(Owned::from_borrowed(object)))
 }
 
 unsafe extern "C" fn qsize(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -211,17 +253,27 @@ unsafe fn create(class: *mut ffi::PyTypeObject, maxsize: i64) -> Result<Owned> {
     }
 }
 
+/// The arguments are `initialize_queue`'s business: a subclass may have others.
 unsafe extern "C" fn new_queue(
     class: *mut ffi::PyTypeObject,
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| create(class, 0))
+}
+
+unsafe extern "C" fn initialize_queue(
+    object: *mut ffi::PyObject,
     arguments: *mut ffi::PyObject,
     keywords: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    py::guard(|| {
+) -> c_int {
+    py::guard_status(|| {
         let maxsize = py::with_arguments(arguments, keywords, |arguments| {
             let [maxsize] = arguments.parse("Queue", [c"maxsize"], 0)?;
             if maxsize.is_null() { Ok(0) } else { size(maxsize) }
         })?;
-        create(class, maxsize)
+        Object::of(object).1.set_maxsize(maxsize);
+        Ok(())
     })
 }
 
@@ -231,10 +283,14 @@ unsafe extern "C" fn new_simple_queue(
     keywords: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        py::with_arguments(arguments, keywords, |arguments| arguments.parse::<0>("SimpleQueue", [], 0))?;
+        let state = crate::state_of_type(class)?;
+        py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
         create(class, 0)
     })
 }
+
+const ITERATE: ffi::PyType_Slot = ffi::PyType_Slot { slot: ffi::Py_tp_iter, pfunc: iterate as *mut c_void };
+const NEXT: ffi::PyType_Slot = ffi::PyType_Slot { slot: ffi::Py_tp_iternext, pfunc: next as *mut c_void };
 
 const QSIZE: ffi::PyMethodDef =
     py::method_no_args(c"qsize", qsize, c"qsize($self)\n--\n\nThe number of items, as it was a moment ago.");
@@ -332,6 +388,7 @@ pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned
 A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
 maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
 and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
+    let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize_queue as *mut c_void };
     handle::make_type::<Queue>(
         module,
         c"multigil.Queue",
@@ -339,7 +396,7 @@ and None as they are, anything else by pickle. A queue may be sent to other inte
         new_queue,
         (&raw mut QUEUE_METHODS).cast(),
         (&raw mut QUEUE_ATTRIBUTES).cast(),
-        &[],
+        &[initialize, ITERATE, NEXT],
     )
 }
 
@@ -348,5 +405,13 @@ pub(crate) unsafe fn make_simple_queue_type(module: *mut ffi::PyObject) -> Resul
     let doc = c"SimpleQueue()\n--\n\n\
 An unbounded first-in, first-out queue shared by threads and interpreters; queue.SimpleQueue in every method.";
     let methods = (&raw mut SIMPLE_QUEUE_METHODS).cast();
-    handle::make_type::<Queue>(module, c"multigil.SimpleQueue", doc, new_simple_queue, methods, null_mut(), &[])
+    handle::make_type::<Queue>(
+        module,
+        c"multigil.SimpleQueue",
+        doc,
+        new_simple_queue,
+        methods,
+        null_mut(),
+        &[ITERATE, NEXT],
+    )
 }

@@ -46,11 +46,11 @@ objects! {
     subinterpreter_type,
     /// The type of the file that picklers write to.
     writer_type,
-    /// The exception of the name.
+    /// `queue.Empty`.
     empty,
-    /// The exception of the name.
+    /// `queue.Full`, once it was needed: importing `queue` costs more than all the rest.
     full,
-    /// The exception of the name.
+    /// `queue.ShutDown`, once it was needed.
     shut_down,
     /// The exception of the name.
     stale_handle,
@@ -134,16 +134,12 @@ impl State {
         )?;
         add(c"InterpreterTerminated", &objects.interpreter_terminated, terminated)?;
 
-        let queues = import(c"queue")?;
-        add(c"Empty", &objects.empty, queues.attribute(c"Empty")?)?;
-        add(c"Full", &objects.full, queues.attribute(c"Full")?)?;
-        let shut_down = if cfg!(Py_3_13) {
-            queues.attribute(c"ShutDown")?
-        } else {
+        add(c"Empty", &objects.empty, import(c"_queue")?.attribute(c"Empty")?)?;
+        if cfg!(not(Py_3_13)) {
             // The standard library has it since 3.13.
-            exception(c"multigil.ShutDown", c"Raised when put/get with shut-down queue.", &[ffi::PyExc_Exception])?
-        };
-        add(c"ShutDown", &objects.shut_down, shut_down)?;
+            let doc = c"Raised when put/get with shut-down queue.";
+            add(c"ShutDown", &objects.shut_down, exception(c"multigil.ShutDown", doc, &[ffi::PyExc_Exception])?)?;
+        }
 
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
@@ -164,6 +160,23 @@ impl State {
         Ok(())
     }
 
+    /// `queue.Full`.
+    pub(crate) unsafe fn full(&self) -> Result<Owned> {
+        self.of_queue_module(&self.objects.full, c"Full")
+    }
+
+    /// `queue.ShutDown`.
+    pub(crate) unsafe fn shut_down(&self) -> Result<Owned> {
+        self.of_queue_module(&self.objects.shut_down, c"ShutDown")
+    }
+
+    unsafe fn of_queue_module(&self, slot: &Cell<*mut ffi::PyObject>, name: &CStr) -> Result<Owned> {
+        if slot.get().is_null() {
+            slot.set(import(c"queue")?.attribute(name)?.into_raw());
+        }
+        self.object(slot)
+    }
+
     pub(crate) unsafe fn traverse(&self, visit: ffi::visitproc, argument: *mut c_void) -> c_int {
         for object in self.objects.all() {
             if !object.get().is_null() {
@@ -173,7 +186,12 @@ impl State {
                 }
             }
         }
-        0
+        // Whoever holds the lock is in the middle of taking or leaving a pickler, and the collector does not run then.
+        self.idle_pickler
+            .try_lock()
+            .as_deref()
+            .and_then(Option::as_ref)
+            .map_or(0, |idle| idle.traverse(visit, argument))
     }
 
     pub(crate) unsafe fn clear(&self) {

@@ -1,0 +1,553 @@
+//! The protocol of ring, chain, event and lock as theorems, each checked in every interleaving and with every value
+//! that the memory model lets a load return, up to three preemptions (two where three would take minutes).
+//!
+//! A theorem has *twins*: the same model without one part of the protocol (`multigil::model`), which must fail. So
+//! the model can see what that part is for, and the part is there for a reason.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release --test loom
+//! ```
+//! `LOOM_MAX_PREEMPTIONS` lowers the bound. Loom does not explore loads that are delayed past later stores; the
+//! payload's cells make up for it, since they fail on any two accesses that are not ordered.
+#![cfg(loom)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use loom::sync::atomic::Ordering;
+use loom::thread;
+use multigil::error::OutOfMemory;
+use multigil::event::{Event, Patience};
+use multigil::layout::{Meta, PeerId, RingHeader, Slot};
+use multigil::lock::{Lock, Owner};
+use multigil::model::{AtomicU64, Part, without};
+use multigil::ring::{Cell, Chain, PopError, PushError, Ring, RingRef, Rings};
+
+/// Checks a model in all its interleavings with at most so many preemptions.
+fn check(preemptions: usize, model: fn()) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(builder.preemption_bound.map_or(preemptions, |bound| bound.min(preemptions)));
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = runs.clone();
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    println!("{} interleavings", runs.load(Relaxed));
+    assert!(runs.load(Relaxed) > 1, "one interleaving shows nothing");
+}
+
+/// Checks a model without a part of the protocol; it is expected to fail.
+fn twin(preemptions: usize, part: Part, model: fn()) {
+    without(part, || check(preemptions, model));
+}
+
+fn me() -> PeerId {
+    PeerId::new(1).unwrap()
+}
+
+const NO_LIMIT: u64 = u64::MAX;
+
+/// Memory for a few rings: a heap in small.
+struct Memory {
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    /// How often the block was taken, and in the lowest bit whether it is taken now.
+    descriptor: AtomicU64,
+    header: RingHeader,
+    slots: Vec<Slot>,
+}
+
+impl Memory {
+    /// Rings of these many slots, handed out in this order.
+    fn new(rings: &[usize]) -> Memory {
+        let block = |slots: &usize| Block {
+            descriptor: AtomicU64::default(),
+            header: RingHeader::default(),
+            slots: (0..*slots).map(|_| Slot::default()).collect(),
+        };
+        Memory { blocks: rings.iter().map(block).collect() }
+    }
+
+    /// The number of rings that are taken.
+    fn taken(&self) -> usize {
+        self.blocks.iter().filter(|block| block.descriptor.load(Ordering::Acquire) & 1 == 1).count()
+    }
+}
+
+impl Rings for Memory {
+    fn ring(&self, reference: RingRef) -> Ring<'_> {
+        let block = &self.blocks[reference.index() as usize];
+        Ring { header: &block.header, slots: &block.slots }
+    }
+
+    /// The first free ring, whatever its size: a chain does not mind.
+    fn allocate(&self, _slots: usize) -> Result<RingRef, OutOfMemory> {
+        for (index, block) in self.blocks.iter().enumerate() {
+            let seen = block.descriptor.load(Ordering::Relaxed);
+            let taken = seen + 3; // one time more, and taken
+            if seen & 1 == 0
+                && block.descriptor.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            {
+                return Ok(RingRef::new(index as u32, (taken >> 1) as u32));
+            }
+        }
+        Err(OutOfMemory { requested: 1, available: 0 })
+    }
+
+    fn free(&self, _me: PeerId, reference: RingRef) {
+        let block = &self.blocks[reference.index() as usize];
+        block.descriptor.store(u64::from(reference.generation()) << 1, Ordering::Release);
+    }
+}
+
+/// A chain in a memory of its own. A message is a number.
+struct Line {
+    memory: Memory,
+    chain: Chain,
+}
+
+impl Line {
+    /// A chain that starts in the first of these rings.
+    fn new(rings: &[usize]) -> Line {
+        let line = Line { memory: Memory::new(rings), chain: Chain::default() };
+        line.chain.initialize(&line.memory, rings[0]).unwrap();
+        line
+    }
+
+    /// The same with messages in it.
+    fn with(rings: &[usize], messages: &[u64]) -> Line {
+        let line = Line::new(rings);
+        messages.iter().for_each(|message| line.put(*message));
+        line
+    }
+
+    /// An empty chain whose first ring is closed, and nothing follows it yet: there was no memory for another one.
+    fn closed(rings: &[usize]) -> Line {
+        let line = Line::with(rings, &[0]);
+        let others: Vec<_> = std::iter::from_fn(|| line.memory.allocate(1).ok()).collect();
+        assert!(matches!(line.try_put(0, NO_LIMIT), Err(PushError::OutOfMemory(_))));
+        others.into_iter().for_each(|ring| line.memory.free(me(), ring));
+        assert_eq!(line.drain(), [0]);
+        line
+    }
+
+    fn try_put(&self, message: u64, limit: u64) -> Result<(), PushError> {
+        self.chain.push(&self.memory, me(), limit, &cell(message), || {})
+    }
+
+    fn put(&self, message: u64) {
+        self.try_put(message, NO_LIMIT).expect("there is room");
+    }
+
+    fn get(&self) -> Result<u64, PopError> {
+        let mut cell = Cell::default();
+        self.chain.pop(&self.memory, me(), &mut cell, |_| {}).map(|()| cell.payload[0])
+    }
+
+    /// All that is left.
+    fn drain(&self) -> Vec<u64> {
+        std::iter::from_fn(|| self.get().ok()).collect()
+    }
+}
+
+fn cell(message: u64) -> Cell {
+    let mut cell = Cell { meta: Meta { kind: 0, pins: 0, length: 8 }.pack(), ..Cell::default() };
+    cell.payload[0] = message;
+    cell
+}
+
+fn sorted(mut messages: Vec<u64>) -> Vec<u64> {
+    messages.sort_unstable();
+    messages
+}
+
+// ---------------------------------------------------------------------------------------------- ring
+
+/// Two producers at once: both messages are in.
+fn put_put() {
+    let line = Arc::new(Line::new(&[2]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.put(1));
+    line.put(2);
+    producer.join().unwrap();
+    assert_eq!(sorted(line.drain()), [1, 2]);
+}
+
+#[test]
+fn put_put_holds() {
+    check(3, put_put);
+}
+
+/// A producer and a consumer: what is got is what was put, in that order, and nothing is lost. The second message
+/// goes into the slot that the first has left, or into the next ring.
+fn put_get() {
+    let line = Arc::new(Line::new(&[1, 2]));
+    let other = line.clone();
+    let producer = thread::spawn(move || {
+        other.put(1);
+        other.put(2);
+    });
+    let mut got = Vec::from_iter(line.get());
+    got.extend(line.get());
+    producer.join().unwrap();
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2]);
+}
+
+#[test]
+fn put_get_holds() {
+    check(3, put_get);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn put_get_fails_without_commit() {
+    twin(3, Part::Commit, put_get);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn put_get_fails_without_hand_back() {
+    twin(3, Part::HandBack, put_get);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn put_get_fails_without_look_fence() {
+    twin(3, Part::LookFence, put_get);
+}
+
+/// Two consumers at once: each gets a message of its own, and neither is told that there is none.
+fn get_get() {
+    let line = Arc::new(Line::with(&[2], &[1, 2]));
+    let other = line.clone();
+    let consumer = thread::spawn(move || other.get().unwrap());
+    let mine = line.get().unwrap();
+    assert_eq!(mine + consumer.join().unwrap(), 3);
+    assert_eq!(line.get(), Err(PopError::Empty));
+}
+
+#[test]
+fn get_get_holds() {
+    check(3, get_get);
+}
+
+/// A message that is being written is waited for: nobody overtakes it, and nobody takes it for absent.
+#[test]
+fn busy_slot_holds_the_order() {
+    loom::model(|| {
+        let line = Line::new(&[2]);
+        let on_claim = || {
+            assert_eq!(line.get(), Err(PopError::Busy));
+            line.put(2);
+            assert_eq!(line.get(), Err(PopError::Busy));
+        };
+        line.chain.push(&line.memory, me(), NO_LIMIT, &cell(1), on_claim).unwrap();
+        assert_eq!(line.drain(), [1, 2]);
+    });
+}
+
+/// A consumer that stops while it reads delays nobody: producers go on in another ring, and others consume there.
+#[test]
+fn slow_consumer_delays_nobody() {
+    loom::model(|| {
+        let line = Line::with(&[1, 2], &[1]);
+        let on_claim = |_: &Cell| {
+            line.put(2);
+            assert_eq!(line.drain(), [2]);
+            assert_eq!(line.memory.taken(), 2);
+        };
+        let mut first = Cell::default();
+        line.chain.pop(&line.memory, me(), &mut first, on_claim).unwrap();
+        assert_eq!((first.payload[0], line.drain()), (1, vec![]));
+    });
+}
+
+// ---------------------------------------------------------------------------------------------- limit
+
+/// The limit is never exceeded, and Full is not said before it is reached: of two producers one gets the one place.
+fn limit_of_one() {
+    let line = Arc::new(Line::new(&[2]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.try_put(1, 1));
+    let results = [line.try_put(2, 1), producer.join().unwrap()];
+    assert!(results.contains(&Ok(())) && results.contains(&Err(PushError::Full)), "{results:?}");
+    assert_eq!(line.drain().len(), 1);
+}
+
+#[test]
+fn limit_of_one_holds() {
+    check(3, limit_of_one);
+}
+
+/// With a consumer, too: as many are let in as are taken out, and one.
+fn limit_with_consumer() {
+    let line = Arc::new(Line::with(&[1, 1, 1], &[0]));
+    let other = line.clone();
+    let consumer = thread::spawn(move || other.get().unwrap());
+    let let_in = [1, 2].into_iter().filter(|message| line.try_put(*message, 1).is_ok()).count();
+    assert_eq!(consumer.join().unwrap(), 0);
+    assert!(let_in <= 1);
+    assert_eq!(line.drain().len(), let_in);
+    assert_eq!(line.try_put(3, 1), Ok(()));
+}
+
+#[test]
+fn limit_with_consumer_holds() {
+    check(3, limit_with_consumer);
+}
+
+/// Full is said only if the limit was reached at some moment of the call, however much comes and goes meanwhile.
+fn full_is_exact() {
+    let line = Arc::new(Line::new(&[4]));
+    let other = line.clone();
+    // At most one message of this thread's is in the line at a time.
+    let busy = thread::spawn(move || {
+        for message in 1..=3 {
+            other.try_put(message, 2).unwrap();
+            if message < 3 && other.get().is_err() {
+                return; // the other's message is at the head, and being written
+            }
+        }
+    });
+    assert_eq!(line.try_put(4, 2), Ok(()));
+    busy.join().unwrap();
+}
+
+#[test]
+fn full_is_exact_holds() {
+    check(3, full_is_exact);
+}
+
+#[test]
+#[should_panic(expected = "Err(Full)")]
+fn full_is_exact_fails_without_claim() {
+    twin(3, Part::Claim, full_is_exact);
+}
+
+// ---------------------------------------------------------------------------------------------- chain
+
+/// Two producers find the ring full at once: one closes it, one links the next, and both go on there.
+fn close_close() {
+    let line = Arc::new(Line::with(&[1, 2, 2], &[1]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.put(2));
+    line.put(3);
+    producer.join().unwrap();
+    assert_eq!(line.memory.taken(), 2, "one ring was linked");
+    let got = line.drain();
+    assert_eq!((got[0], sorted(got)), (1, vec![1, 2, 3]));
+    assert_eq!(line.memory.taken(), 1);
+}
+
+#[test]
+fn close_close_holds() {
+    check(2, close_close);
+}
+
+#[test]
+#[should_panic(expected = "one ring was linked")]
+fn close_close_fails_without_go_on() {
+    twin(2, Part::GoOn, close_close);
+}
+
+#[test]
+#[should_panic(expected = "one ring was linked")]
+fn close_close_fails_without_ring_seen() {
+    twin(2, Part::RingSeen, close_close);
+}
+
+#[test]
+#[should_panic(expected = "exceeded maximum number of branches")] // for ever in a ring without a turn
+fn close_close_fails_without_link() {
+    twin(2, Part::Link, close_close);
+}
+
+/// A producer goes on to the next ring and a consumer follows it there, while the first ring is given back.
+fn close_leave() {
+    let line = Arc::new(Line::with(&[1, 1, 1], &[1]));
+    let other = line.clone();
+    let consumer = thread::spawn(move || [other.get(), other.get()].into_iter().flatten().collect::<Vec<_>>());
+    line.put(2);
+    line.put(3);
+    let mut got = consumer.join().unwrap();
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2, 3]);
+}
+
+#[test]
+fn close_leave_holds() {
+    check(2, close_leave);
+}
+
+/// A producer that was stopped with an old name of the ring in its hand does not put into that ring any more.
+fn stale_producer() {
+    let line = Arc::new(Line::with(&[2, 2, 2], &[1, 2]));
+    let other = line.clone();
+    let stale = thread::spawn(move || other.put(4));
+    line.put(3); // closes the first ring
+    let mut got = vec![line.get().unwrap(), line.get().unwrap()];
+    stale.join().unwrap();
+    got.extend(line.drain());
+    assert_eq!(sorted(got), [1, 2, 3, 4]);
+}
+
+#[test]
+fn stale_producer_holds() {
+    check(2, stale_producer);
+}
+
+#[test]
+#[should_panic(expected = "left: [1, 2, 3]")]
+fn stale_producer_fails_without_same_ring() {
+    twin(2, Part::SameRing, stale_producer);
+}
+
+/// A consumer that was stopped with an old name of the ring in its hand does not find it empty.
+fn stale_consumer() {
+    let line = Arc::new(Line::with(&[2, 2], &[1, 2, 3, 4]));
+    line.get().unwrap();
+    let other = line.clone();
+    let stale = thread::spawn(move || other.get().expect("there is a message for everybody"));
+    let mut got: Vec<_> = (0..2).map(|_| line.get().expect("there is a message for everybody")).collect();
+    got.push(stale.join().unwrap());
+    assert_eq!(sorted(got), [2, 3, 4]);
+}
+
+#[test]
+fn stale_consumer_holds() {
+    check(2, stale_consumer);
+}
+
+#[test]
+#[should_panic(expected = "there is a message for everybody")]
+fn stale_consumer_fails_without_same_ring() {
+    twin(2, Part::SameRing, stale_consumer);
+}
+
+/// Two consumers follow a producer into the next ring at once.
+fn leave_leave() {
+    let line = Arc::new(Line::closed(&[1, 1]));
+    let [producer, consumer] = [line.clone(), line.clone()];
+    let producer = thread::spawn(move || producer.put(1));
+    let consumer = thread::spawn(move || consumer.get());
+    let mut got: Vec<_> = [line.get(), consumer.join().unwrap()].into_iter().flatten().collect();
+    producer.join().unwrap();
+    got.extend(line.drain());
+    assert_eq!(got, [1]);
+}
+
+#[test]
+fn leave_leave_holds() {
+    check(2, leave_leave);
+}
+
+#[test]
+#[should_panic(expected = "exceeded maximum number of branches")] // it runs away over positions that nobody has put
+fn leave_leave_fails_without_leave() {
+    twin(2, Part::Leave, leave_leave);
+}
+
+/// A stale producer again, and a consumer that knows nothing of the next ring.
+fn stale_producer_beside_consumer() {
+    let line = Arc::new(Line::with(&[2, 2, 2], &[1, 2]));
+    let [stale, consumer] = [line.clone(), line.clone()];
+    let stale = thread::spawn(move || stale.put(4));
+    let consumer = thread::spawn(move || [consumer.get().unwrap(), consumer.get().unwrap()]);
+    line.put(3);
+    let mut got = consumer.join().unwrap().to_vec();
+    stale.join().unwrap();
+    got.extend(line.drain());
+    assert_eq!(sorted(got), [1, 2, 3, 4], "each message once");
+}
+
+#[test]
+fn stale_producer_beside_consumer_holds() {
+    check(1, stale_producer_beside_consumer);
+}
+
+#[test]
+#[should_panic(expected = "each message once")]
+fn stale_producer_beside_consumer_fails_without_advance() {
+    twin(1, Part::Advance, stale_producer_beside_consumer);
+}
+
+// ---------------------------------------------------------------------------------------------- memory that comes back
+
+/// A ring in which a consumer still reads is not given back; its memory's next user and that consumer never meet.
+fn slow_reader() {
+    let line = Arc::new(Line::with(&[1, 1], &[1, 2]));
+    let consumer = || {
+        let line = line.clone();
+        thread::spawn(move || line.get().unwrap())
+    };
+    let consumers = [consumer(), consumer()]; // one of them leaves the first ring
+    let next = Chain::default();
+    if next.initialize(&line.memory, 1).is_ok() {
+        next.push(&line.memory, me(), NO_LIMIT, &cell(3), || {}).unwrap();
+    }
+    assert_eq!(sorted(consumers.map(|consumer| consumer.join().unwrap()).to_vec()), [1, 2]);
+}
+
+#[test]
+fn slow_reader_holds() {
+    check(2, slow_reader);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn slow_reader_fails_without_readers_left() {
+    twin(2, Part::ReadersLeft, slow_reader);
+}
+
+/// A consumer that meets its old ring as that of another chain takes nothing in it for its own.
+fn reused_before_consumer() {
+    let line = Arc::new(Line::with(&[1, 1], &[1, 2]));
+    assert_eq!(line.get(), Ok(1));
+    let [stale, leaver] = [line.clone(), line.clone()].map(|line| thread::spawn(move || line.get()));
+    let _ = Chain::default().initialize(&line.memory, 1); // as soon as the first ring is given back
+    let results = [stale.join().unwrap(), leaver.join().unwrap()];
+    assert!(results.contains(&Ok(2)) && results.contains(&Err(PopError::Empty)), "the message once: {results:?}");
+}
+
+#[test]
+fn reused_before_consumer_holds() {
+    check(2, reused_before_consumer);
+}
+
+#[test]
+#[should_panic(expected = "exceeded maximum number of branches")] // it runs away over positions that nobody has put
+fn reused_before_consumer_fails_without_new_life() {
+    twin(2, Part::NewLife, reused_before_consumer);
+}
+
+/// Nor does a producer put into it; and the ring that producers still go to is not given back.
+fn reused_before_producer() {
+    let line = Arc::new(Line::closed(&[1, 2, 2, 2]));
+    let [producer, consumer] = [line.clone(), line.clone()];
+    let producer = thread::spawn(move || producer.put(2));
+    let consumer = thread::spawn(move || {
+        let got = consumer.get();
+        let _ = Chain::default().initialize(&consumer.memory, 1);
+        got
+    });
+    line.put(1);
+    producer.join().unwrap();
+    let mut got = Vec::from_iter(consumer.join().unwrap());
+    got.extend(line.drain());
+    assert_eq!(sorted(got), [1, 2], "each message once");
+}
+
+#[test]
+fn reused_before_producer_holds() {
+    check(1, reused_before_producer);
+}
+
+#[test]
+#[should_panic]
+fn reused_before_producer_fails_without_producers_left() {
+    twin(2, Part::ProducersLeft, reused_before_producer);
+}
