@@ -12,10 +12,11 @@ are shut down at the latest when the interpreter has ended, so whoever waits for
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from _thread import get_ident, get_native_id
 from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
+from _thread import get_ident, get_native_id
 from itertools import islice, starmap
 from time import monotonic
 
@@ -23,7 +24,6 @@ from multigil import _core
 from multigil._core import (
     Empty,
     InterpreterTerminated,
-    Lock,
     MultigilError,
     Queue,
     SimpleQueue,
@@ -156,7 +156,7 @@ class Worker:
         self.subinterpreter.interrupt()
 
     def terminate(self, timeout: float | None) -> bool:
-        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end (seconds); True if it came.
+        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came.
 
         The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
         """
@@ -177,7 +177,7 @@ class Worker:
             pause *= 2
 
     def abandon(self, timeout: float) -> bool:
-        """End it, at the end of the program, although its thread sleeps in a foreign call; True if that was possible."""
+        """End it, at the end of the program, although its thread sleeps in a foreign call; True if it could be."""
         ended = self.subinterpreter.abandon(timeout)
         if ended:
             self._tell_of_its_end()
@@ -241,7 +241,7 @@ loop: Loop | None = None
 
 def main(line: bytes) -> None:
     """Serve tasks until the inbox is shut down: what the thread of a worker runs."""
-    global loop
+    global loop  # noqa: PLW0603  (one for each interpreter)
     while loop is None or not loop.ended:
         try:
             if loop is None:
@@ -305,10 +305,10 @@ class Loop:
         self._interrupted_up_to = 0
         self._terminated = False
         self._task = _Task()
-        self._call_box: SimpleQueue[Any] | None = None  # of the last call
+        self._call_box: SimpleQueue[Any]  # of the last call
         self._prepare_stdio()
         if by_value:
-            from multigil import _by_value  # noqa: F401  (takes its time: better now than when a task waits)
+            self._load_by_value()
 
     def run(self) -> None:
         while not self.ended:
@@ -454,9 +454,16 @@ class Loop:
         for queue in self._queues:
             queue.shutdown()
 
+    def _load_by_value(self) -> None:
+        """Load now what takes its time, rather than when a task waits for it."""
+        try:
+            from multigil import _by_value  # noqa: F401
+        except ImportError:
+            return  # the task that needs it will say so
+
     def _prepare_stdio(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
 
 
