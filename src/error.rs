@@ -38,6 +38,9 @@ pub enum GetError {
     /// The queue was shut down and has been emptied.
     #[error("queue is shut down")]
     ShutDown,
+    /// The next message has so many bytes, more than the caller is prepared for; it stays where it is.
+    #[error("the next message has {0} bytes")]
+    Large(u64),
     /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
     #[error("wait was interrupted")]
     Interrupted,

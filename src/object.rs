@@ -304,13 +304,24 @@ pub struct Message<'r> {
     me: PeerId,
     /// As a slot holds it: the payload, or the index of its block.
     cell: Cell,
+    /// The most bytes that its owner expects to get.
+    most: u64,
 }
 
 impl<'r> Message<'r> {
     /// A message without a payload.
     #[inline(always)]
     pub fn new(region: &'r Region, me: PeerId) -> Message<'r> {
-        Message { region, me, cell: Cell::default() }
+        Message { region, me, cell: Cell::default(), most: crate::queue::LARGE_BYTES }
+    }
+
+    /// Lets a queue give it a message of up to `bytes` bytes.
+    pub fn prepare(&mut self, bytes: u64) {
+        self.most = bytes;
+    }
+
+    pub(crate) fn prepared_for(&self) -> u64 {
+        self.most
     }
 
     /// Makes it a message of one word.

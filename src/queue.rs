@@ -21,6 +21,11 @@ use crate::sync::{AtomicU64, Ordering, spin_loop};
 const SHUT_DOWN: u32 = 1;
 /// No more gets either.
 const IMMEDIATE: u32 = 2;
+/// There was a message of more than [`LARGE_BYTES`].
+const HAS_LARGE: u32 = 4;
+
+/// Messages of more bytes are only given to those who are prepared for them.
+pub const LARGE_BYTES: u64 = 1 << 20;
 
 /// How long a `get` that may not wait gives a producer that is just writing: it is done in nanoseconds, unless the
 /// kernel took its processor away.
@@ -94,6 +99,9 @@ impl Queue {
             return Err(PutError::ShutDown);
         }
         let block = message.block();
+        if message.length() as u64 > LARGE_BYTES && self.flags() & HAS_LARGE == 0 {
+            self.control.header.flags.fetch_or(HAS_LARGE, Ordering::Relaxed); // the commit publishes it
+        }
         let hand_over = || {
             if let Some(block) = block {
                 region.heap().hand_over(block, None);
@@ -114,6 +122,9 @@ impl Queue {
 
     /// Takes the oldest message into `message`. Without `patience` it is not waited for one.
     ///
+    /// One of more than [`LARGE_BYTES`] stays where it is unless `message` is prepared for its size
+    /// ([`Message::prepare`]), so that a receiver who has no memory for it loses nothing.
+    ///
     /// # Errors
     /// [`GetError`]; the message is empty then.
     #[inline]
@@ -127,6 +138,7 @@ impl Queue {
         let error = match self.try_get(region, me, message) {
             Err(error @ (TryGetError::Empty | TryGetError::Busy)) => error,
             Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
+            Err(TryGetError::Large(bytes)) => return Err(GetError::Large(bytes)),
             Ok(()) => return Ok(()),
         };
         let Some(patience) = patience else {
@@ -139,6 +151,7 @@ impl Queue {
         let attempt = || match self.try_get(region, me, message) {
             Err(TryGetError::Empty | TryGetError::Busy) => None,
             Err(TryGetError::ShutDown) => Some(Err(GetError::ShutDown)),
+            Err(TryGetError::Large(bytes)) => Some(Err(GetError::Large(bytes))),
             Ok(()) => Some(Ok(())),
         };
         match self.control.not_empty.wait_until(patience, attempt, || !self.is_empty()) {
@@ -159,6 +172,7 @@ impl Queue {
             match self.try_get(region, me, message) {
                 Ok(()) => return Ok(()),
                 Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
+                Err(TryGetError::Large(bytes)) => return Err(GetError::Large(bytes)),
                 Err(TryGetError::Empty) => return Err(GetError::Empty),
                 Err(TryGetError::Busy) if Instant::now() >= deadline => return Err(GetError::Empty),
                 Err(TryGetError::Busy) => std::thread::yield_now(),
@@ -171,6 +185,12 @@ impl Queue {
         let flags = self.flags(); // before the look: a queue that was shut down and then found empty is at its end
         if flags & IMMEDIATE != 0 {
             return Err(TryGetError::ShutDown);
+        }
+        if flags & HAS_LARGE != 0
+            && let Some(meta) = self.chain.peek(region.heap())
+            && meta.length > message.prepared_for()
+        {
+            return Err(TryGetError::Large(meta.length));
         }
         match self.take(region, me, message) {
             Ok(()) => {
@@ -315,6 +335,7 @@ enum TryGetError {
     Empty,
     Busy,
     ShutDown,
+    Large(u64),
 }
 
 const _: () = {

@@ -369,6 +369,23 @@ impl Chain {
         }
     }
 
+    /// What the oldest message is, if it is complete; somebody else may take it at any time.
+    #[cfg(not(loom))] // it reads what it does not own, which loom's cells are there to refuse
+    pub fn peek(&self, rings: &impl Rings) -> Option<crate::layout::Meta> {
+        loop {
+            let Look { slot, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
+            if seen >> TURN_SHIFT != turn || seen & STATE != READY {
+                return None;
+            }
+            let meta = slot.meta.read();
+            // As in a sequence lock: if the word is still the same, then nobody has written meta since.
+            fence(Ordering::Acquire);
+            if slot.word.load(Ordering::Relaxed) == seen {
+                return Some(crate::layout::Meta::unpack(meta));
+            }
+        }
+    }
+
     /// How many messages there are: written, or being written.
     #[inline]
     pub fn len(&self) -> u64 {

@@ -30,11 +30,13 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
     }
 }
 
-/// Raises what a get failed with.
+/// Raises what a get failed with. Large messages are [`crate::queue`]'s business and never get here.
 #[cold]
 pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
     match error {
-        GetError::Empty | GetError::Interrupted => bare(state.object(&state.objects.empty)?.as_ptr()),
+        GetError::Empty | GetError::Large(_) | GetError::Interrupted => {
+            bare(state.object(&state.objects.empty)?.as_ptr())
+        }
         GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }

@@ -52,16 +52,24 @@ unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
     }
 }
 
-#[inline(always)]
 unsafe fn receive(
     state: &State,
     queue: &Queue,
     message: &mut Message<'_>,
     willing: Willing,
 ) -> Result<core::result::Result<(), GetError>> {
-    match (queue.get(message, state.region, state.me, None), willing) {
-        (Err(GetError::Empty), Willing::Until(deadline)) => wait_for_item(state, queue, message, deadline),
-        (result, _) => Ok(result),
+    let result = match (queue.get(message, state.region, state.me, None), &willing) {
+        (Err(GetError::Empty), Willing::Until(deadline)) => wait_for_item(state, queue, message, *deadline)?,
+        (result, _) => result,
+    };
+    match result {
+        Err(GetError::Large(bytes)) => {
+            // Is there memory for what it will become? If not, this raises MemoryError and the item stays.
+            drop(Owned::from_raw(ffi::PyBytes_FromStringAndSize(core::ptr::null(), bytes as ffi::Py_ssize_t))?);
+            message.prepare(bytes);
+            receive(state, queue, message, willing)
+        }
+        result => Ok(result),
     }
 }
 
