@@ -92,7 +92,8 @@ impl Event {
         self.sleepers.fetch_add(1, Ordering::Relaxed); // Relaxed: the fence below orders it
         let mut ended = Ok(());
         let result = loop {
-            let seen = self.sequence.load(Ordering::Acquire); // Acquire: before `attempt`, or a wake between them is lost
+            // Acquire: before the look at WAKING. Otherwise the wake that sets it may be one that we have seen already.
+            let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
             if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
                 self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
             }

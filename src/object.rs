@@ -446,6 +446,16 @@ impl<'r> Message<'r> {
         }
     }
 
+    /// Copies the payload's bytes from `offset` on to `bytes`, if there are as many.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) {
+        let end = offset.checked_add(bytes.len()).filter(|end| *end <= self.length());
+        let memory = self.as_ptr();
+        if end.is_some() && !memory.is_null() {
+            // SAFETY: the payload is ours, and the copy ends within it.
+            unsafe { memory.add(offset).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        }
+    }
+
     /// The block, if there is one.
     pub(crate) fn block(&self) -> Option<u32> {
         (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)

@@ -15,9 +15,9 @@ use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
 use crate::ring::{Chain, FIRST_RING_SLOTS, PopError, PushError};
-use crate::sync::{AtomicU64, Ordering, spin_loop};
+use crate::sync::{AtomicU64, Ordering, fence_after_read_modify_write, spin_loop};
 
-/// No more puts; gets until it is empty.
+/// It was shut down: the chain is sealed, or will be in a moment.
 const SHUT_DOWN: u32 = 1;
 /// No more gets either.
 const IMMEDIATE: u32 = 2;
@@ -95,9 +95,6 @@ impl Queue {
 
     #[inline(always)]
     fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
-        if self.flags() & SHUT_DOWN != 0 {
-            return Err(PutError::ShutDown);
-        }
         let block = message.block();
         if message.length() as u64 > LARGE_BYTES && self.flags() & HAS_LARGE == 0 {
             self.control.header.flags.fetch_or(HAS_LARGE, Ordering::Relaxed); // the commit publishes it
@@ -110,10 +107,11 @@ impl Queue {
         match self.chain.push(region.heap(), me, self.limit(), message.cell(), hand_over) {
             Ok(()) => {}
             Err(PushError::Full) => return Err(PutError::Full),
+            Err(PushError::Sealed) => return Err(PutError::ShutDown),
             Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
         }
         message.disown();
-        self.control.not_empty.notify_one();
+        self.control.not_empty.notify_one(); // and its fence orders the commit before the flags
         if self.flags() & IMMEDIATE != 0 {
             self.drain(region, me); // shut down while we put: nobody will get it
         }
@@ -182,7 +180,7 @@ impl Queue {
 
     #[inline(always)]
     fn try_get(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
-        let flags = self.flags(); // before the look: a queue that was shut down and then found empty is at its end
+        let flags = self.flags();
         if flags & IMMEDIATE != 0 {
             return Err(TryGetError::ShutDown);
         }
@@ -197,7 +195,7 @@ impl Queue {
                 self.control.not_full.notify_one();
                 Ok(())
             }
-            Err(PopError::Empty) if flags & SHUT_DOWN != 0 => Err(TryGetError::ShutDown),
+            Err(PopError::Ended) => Err(TryGetError::ShutDown),
             Err(PopError::Empty) => Err(TryGetError::Empty),
             Err(PopError::Busy) => Err(TryGetError::Busy),
         }
@@ -231,9 +229,11 @@ impl Queue {
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
     pub fn shut_down(&self, immediate: bool, region: &Region, me: PeerId) {
         let flags = SHUT_DOWN | if immediate { IMMEDIATE } else { 0 };
-        // AcqRel: what a put did before it saw the flag is seen by the drain.
         self.control.header.flags.fetch_or(flags, Ordering::AcqRel);
+        self.chain.seal(region.heap());
         if immediate {
+            // A put that has claimed its slot already sees the flag when it is done, or the drain sees its message.
+            fence_after_read_modify_write();
             self.drain(region, me);
             self.control.all_done.notify_all();
         }

@@ -23,6 +23,9 @@
 //! word without the flag, and claiming a later one a tail beyond it. Consumers that find the closing position at
 //! `head` follow to B. A ring whose every slot is FREE behind the consumers is given back.
 //!
+//! A chain is *sealed* by the same means: its last ring is closed at `tail`, and marked as one that none follows. So
+//! there is one moment from which on nothing is put, and consumers that come to that position know that nothing will.
+//!
 //! # Memory that comes back as another ring
 //! A thread may hold a ring that was given back meanwhile and belongs to another queue now. Every word that it
 //! could change there has a turn that it has never seen: turns only grow, across all the lives of the same
@@ -82,6 +85,11 @@ impl RingRef {
     /// producer of an earlier life can't link its ring here.
     fn nothing_follows(self) -> u64 {
         u64::from(self.generation()) << 32 | u64::from(u32::MAX)
+    }
+
+    /// What its `next` holds when none will follow.
+    fn nothing_will_follow(self) -> u64 {
+        self.nothing_follows() - 1
     }
 
     /// The first turn of this life of the memory, greater than every turn of the lives before.
@@ -162,6 +170,8 @@ pub struct Cell {
 pub enum PushError {
     /// The chain holds as many messages as its limit allows.
     Full,
+    /// The chain is sealed.
+    Sealed,
     /// A new ring was needed and there is no memory for it.
     OutOfMemory(OutOfMemory),
 }
@@ -173,6 +183,8 @@ pub enum PopError {
     Empty,
     /// The next message is just being written.
     Busy,
+    /// There is no message, and there will be none: the chain is sealed.
+    Ended,
 }
 
 /// A queue of cells: rings linked one after another.
@@ -222,6 +234,17 @@ struct Look<'r> {
     turn: u64,
     /// and what its word held.
     seen: u64,
+}
+
+impl Look<'_> {
+    /// Whether the ring ends at this position. CLOSED on a FREE word closes its own turn, on any other the next one.
+    fn is_end(&self) -> bool {
+        match (self.seen >> TURN_SHIFT).cmp(&self.turn) {
+            Compare::Less => self.seen & CLOSED != 0,
+            Compare::Equal => self.seen == word(FREE, self.turn, 0) | CLOSED,
+            Compare::Greater => false,
+        }
+    }
 }
 
 /// Looks at the slot of the position that `hint` holds.
@@ -275,7 +298,8 @@ impl Chain {
         on_claim: impl Fn(),
     ) -> Result<(), PushError> {
         loop {
-            let Look { name, ring, position, slot, turn, seen } = look(rings, &self.back.tail_ring, &self.back.tail);
+            let look = look(rings, &self.back.tail_ring, &self.back.tail);
+            let Look { position, slot, turn, seen, .. } = look;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen == word(FREE, turn, 0) => {
                     if self.seems_full(position, limit) && self.is_full(rings, limit) {
@@ -300,11 +324,7 @@ impl Chain {
                     slot.word.fetch_add(word(READY, turn, 0).wrapping_sub(mine), essential!(Commit: Ordering::Release));
                     return Ok(());
                 }
-                // CLOSED on a FREE word closes its own turn, on any other the next one.
-                Compare::Equal if seen == word(FREE, turn, 0) | CLOSED => {
-                    self.go_on(rings, me, ring, name, position)?
-                }
-                Compare::Less if seen & CLOSED != 0 => self.go_on(rings, me, ring, name, position)?,
+                _ if look.is_end() => self.go_on(rings, me, &look)?,
                 // Still taken from the turn before: the ring is full.
                 Compare::Less => {
                     if self.seems_full(position, limit) && self.is_full(rings, limit) {
@@ -334,7 +354,8 @@ impl Chain {
         on_claim: impl Fn(&Cell),
     ) -> Result<(), PopError> {
         loop {
-            let Look { name, ring, position, slot, turn, seen } = look(rings, &self.front.head_ring, &self.front.head);
+            let look = look(rings, &self.front.head_ring, &self.front.head);
+            let Look { position, slot, turn, seen, .. } = look;
             let state = seen & STATE;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if state == READY => {
@@ -357,10 +378,9 @@ impl Chain {
                     return Ok(());
                 }
                 Compare::Equal if state == WRITING => return Err(PopError::Busy),
-                Compare::Equal if state == FREE && seen & CLOSED == 0 => return Err(PopError::Empty),
                 // Closed and drained: on to the next ring, if a producer has linked it yet.
-                Compare::Equal if state == FREE => self.leave(rings, me, ring, name)?,
-                Compare::Less if seen & CLOSED != 0 => self.leave(rings, me, ring, name)?,
+                _ if look.is_end() => self.leave(rings, me, &look)?,
+                Compare::Equal if state == FREE => return Err(PopError::Empty),
                 // Nobody wrote this turn yet: the slot is still being read in the turn before.
                 Compare::Less => return Err(PopError::Empty),
                 // Somebody claimed the position and did not push `head` yet.
@@ -410,7 +430,7 @@ impl Chain {
         loop {
             let next = rings.ring(RingRef(name)).header.next.load(Ordering::Acquire);
             rings.free(me, RingRef(name));
-            if next == RingRef(name).nothing_follows() {
+            if next == RingRef(name).nothing_follows() || next == RingRef(name).nothing_will_follow() {
                 return;
             }
             name = next;
@@ -446,21 +466,41 @@ impl Chain {
         }
     }
 
-    /// Moves producers from a ring that is closed at `position` to the one behind it, which is made if need be.
+    /// Lets nothing in any more. What was pushed before can be popped; then [`PopError::Ended`] says that it is all.
     #[cold]
-    fn go_on(&self, rings: &impl Rings, me: PeerId, ring: Ring<'_>, name: u64, position: u64) -> Result<(), PushError> {
+    pub fn seal(&self, rings: &impl Rings) {
+        loop {
+            let look = look(rings, &self.back.tail_ring, &self.back.tail);
+            let Look { position, slot, turn, seen, .. } = look;
+            if look.is_end() {
+                let reference = RingRef(look.name);
+                let (nothing, never) = (reference.nothing_follows(), reference.nothing_will_follow());
+                match look.ring.header.next.compare_exchange(nothing, never, Ordering::Relaxed, Ordering::Acquire) {
+                    Ok(_) => return,
+                    Err(next) if next == never => return,
+                    Err(next) => self.move_on(&look, next),
+                }
+            } else if seen >> TURN_SHIFT < turn || seen == word(FREE, turn, 0) {
+                // The close, as in `push`, and of a slot that nobody has claimed yet.
+                let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
+            } else {
+                advance(&self.back.tail, position);
+            }
+        }
+    }
+
+    /// Moves producers from a ring that is closed to the one behind it, which is made if need be.
+    #[cold]
+    fn go_on(&self, rings: &impl Rings, me: PeerId, look: &Look<'_>) -> Result<(), PushError> {
+        let Look { name, ring, position, .. } = *look;
         let nothing = RingRef(name).nothing_follows();
         let mut next = ring.header.next.load(Ordering::Acquire);
         if next == nothing {
             let fresh = rings.allocate((2 * ring.slots.len()).min(MAX_RING_SLOTS)).map_err(PushError::OutOfMemory)?;
             rings.ring(fresh).initialize(fresh, position);
-            // The link. Release publishes the initialized ring.
-            match ring.header.next.compare_exchange(
-                nothing,
-                fresh.0,
-                essential!(Link: Ordering::Release),
-                Ordering::Acquire,
-            ) {
+            // The link. SYNC POINT: Release publishes the initialized ring.
+            let ordering = essential!(Link: Ordering::Release);
+            match ring.header.next.compare_exchange(nothing, fresh.0, ordering, Ordering::Acquire) {
                 Ok(_) => next = fresh.0,
                 Err(linked) => {
                     rings.free(me, fresh);
@@ -468,24 +508,34 @@ impl Chain {
                 }
             }
         }
-        // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
-        // SYNC POINT: Release hands the initialized ring on.
-        let _ =
-            self.back.tail_ring.compare_exchange(name, next, essential!(GoOn: Ordering::Release), Ordering::Relaxed);
+        if next == RingRef(name).nothing_will_follow() {
+            return Err(PushError::Sealed);
+        }
+        self.move_on(look, next);
         Ok(())
+    }
+
+    /// Makes `next` the ring that producers go to.
+    fn move_on(&self, look: &Look<'_>, next: u64) {
+        // SYNC POINT: Release hands the initialized ring on. Failure: somebody else did it, perhaps long ago, so that
+        // `next` may be anything.
+        let ordering = essential!(MoveOn: Ordering::Release);
+        let _ = self.back.tail_ring.compare_exchange(look.name, next, ordering, Ordering::Relaxed);
     }
 
     /// Moves consumers from a ring that is closed and drained to the one behind it.
     #[cold]
-    fn leave(&self, rings: &impl Rings, me: PeerId, ring: Ring<'_>, name: u64) -> Result<(), PopError> {
-        let next = ring.header.next.load(Ordering::Acquire);
-        if next == RingRef(name).nothing_follows() {
+    fn leave(&self, rings: &impl Rings, me: PeerId, look: &Look<'_>) -> Result<(), PopError> {
+        let next = look.ring.header.next.load(Ordering::Acquire);
+        if next == RingRef(look.name).nothing_follows() {
             return Err(PopError::Empty);
         }
-        // Failure: somebody else did it, perhaps long ago, so that `next` may be anything.
-        // SYNC POINT: Release hands the initialized ring on.
-        let _ =
-            self.front.head_ring.compare_exchange(name, next, essential!(Leave: Ordering::Release), Ordering::Relaxed);
+        if next == RingRef(look.name).nothing_will_follow() {
+            return Err(PopError::Ended);
+        }
+        // SYNC POINT: Release hands the initialized ring on. Failure as in `move_on`.
+        let ordering = essential!(Leave: Ordering::Release);
+        let _ = self.front.head_ring.compare_exchange(look.name, next, ordering, Ordering::Relaxed);
         self.give_back(rings, me);
         Ok(())
     }

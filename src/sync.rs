@@ -6,7 +6,7 @@
 //! `unsafe` here: the futex system call, which reads one aligned word that outlives the call, and in models the
 //! cells behind [`OwnedWord`], whose accesses loom checks.
 #![expect(unsafe_code, reason = "the futex system call; loom's cells")]
-#![cfg_attr(not(loom), expect(clippy::disallowed_types, reason = "this is the facade that the lint points to"))]
+#![expect(clippy::disallowed_types, reason = "this is the facade that the lint points to")]
 
 #[cfg(not(loom))]
 pub(crate) use core::sync::atomic::{Ordering, fence};
@@ -323,13 +323,14 @@ pub mod model {
         Commit,
         HandBack,
         Link,
-        GoOn,
+        MoveOn,
         Leave,
         ReadersLeft,
         ProducersLeft,
         // event
         NotifyFence,
         WaitFence,
+        Seen,
         PassOn,
         // lock
         Acquired,

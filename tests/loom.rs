@@ -10,13 +10,14 @@
 //! `LOOM_MAX_PREEMPTIONS` lowers the bound. Loom does not explore loads that are delayed past later stores; the
 //! payload's cells make up for it, since they fail on any two accesses that are not ordered.
 #![cfg(loom)]
+#![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use multigil::error::OutOfMemory;
+use multigil::error::{OutOfMemory, WaitError};
 use multigil::event::{Event, Patience};
 use multigil::layout::{Meta, PeerId, RingHeader, Slot};
 use multigil::lock::{Lock, Owner};
@@ -350,8 +351,8 @@ fn close_close_holds() {
 
 #[test]
 #[should_panic(expected = "one ring was linked")]
-fn close_close_fails_without_go_on() {
-    twin(2, Part::GoOn, close_close);
+fn close_close_fails_without_move_on() {
+    twin(2, Part::MoveOn, close_close);
 }
 
 #[test]
@@ -475,6 +476,53 @@ fn stale_producer_beside_consumer_fails_without_advance() {
     twin(1, Part::Advance, stale_producer_beside_consumer);
 }
 
+// ---------------------------------------------------------------------------------------------- seal
+
+/// What came in before the seal is got before the end is told; what came later was refused.
+fn seal_put_get() {
+    let line = Arc::new(Line::new(&[2]));
+    let [producer, consumer] = [line.clone(), line.clone()];
+    let producer = thread::spawn(move || producer.try_put(1, NO_LIMIT).is_ok());
+    let consumer = thread::spawn(move || [consumer.get(), consumer.get()]);
+    line.chain.seal(&line.memory);
+    let early = consumer.join().unwrap();
+    let put = producer.join().unwrap();
+    assert!(early != [Err(PopError::Ended), Ok(1)]);
+    let mut got: Vec<_> = early.into_iter().flatten().collect();
+    if early.contains(&Err(PopError::Ended)) {
+        assert_eq!(got.len(), usize::from(put), "nothing is left behind the end");
+    }
+    got.extend(line.drain());
+    assert_eq!(got.len(), usize::from(put));
+    assert_eq!((line.get(), line.try_put(2, 1)), (Err(PopError::Ended), Err(PushError::Sealed)));
+}
+
+#[test]
+fn seal_put_get_holds() {
+    check(2, seal_put_get);
+}
+
+/// So it is when the last ring is full, and another one is being linked.
+fn seal_close() {
+    let line = Arc::new(Line::with(&[1, 2], &[1]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.try_put(2, NO_LIMIT).is_ok());
+    line.chain.seal(&line.memory);
+    let mut expected = vec![1];
+    if producer.join().unwrap() {
+        expected.push(2);
+    }
+    assert_eq!(line.drain(), expected);
+    assert_eq!((line.get(), line.try_put(3, 1)), (Err(PopError::Ended), Err(PushError::Sealed)));
+    line.chain.destroy(&line.memory, me());
+    assert_eq!(line.memory.taken(), 0);
+}
+
+#[test]
+fn seal_close_holds() {
+    check(3, seal_close);
+}
+
 // ---------------------------------------------------------------------------------------------- memory that comes back
 
 /// A ring in which a consumer still reads is not given back; its memory's next user and that consumer never meet.
@@ -550,4 +598,259 @@ fn reused_before_producer_holds() {
 #[should_panic]
 fn reused_before_producer_fails_without_producers_left() {
     twin(2, Part::ProducersLeft, reused_before_producer);
+}
+
+// ---------------------------------------------------------------------------------------------- event
+
+/// What is waited for: a number of tokens.
+#[derive(Default)]
+struct Tokens {
+    count: AtomicU64,
+    event: Event,
+}
+
+impl Tokens {
+    fn give(&self) {
+        self.count.fetch_add(1, Ordering::Release);
+        self.event.notify_one();
+    }
+
+    fn try_take(&self) -> Option<()> {
+        let mut seen = self.count.load(Ordering::Relaxed);
+        while seen > 0 {
+            match self.count.compare_exchange(seen, seen - 1, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(()),
+                Err(now) => seen = now,
+            }
+        }
+        None
+    }
+
+    fn take(&self, patience: Patience<'_>) -> Result<(), WaitError> {
+        self.event.wait_until(&patience, || self.try_take(), || self.count.load(Ordering::Relaxed) > 0)
+    }
+}
+
+/// A waiter in a thread of its own.
+fn waiter(tokens: &Arc<Tokens>) -> thread::JoinHandle<()> {
+    let tokens = tokens.clone();
+    thread::spawn(move || tokens.take(Patience::endless()).unwrap())
+}
+
+/// A waiter and a notifier: the wake is not lost, whoever comes first.
+fn wake() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    tokens.give();
+    waiter.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn wake_holds() {
+    check(3, wake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_fails_without_notify_fence() {
+    twin(3, Part::NotifyFence, wake);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_fails_without_wait_fence() {
+    twin(3, Part::WaitFence, wake);
+}
+
+/// Two waiters and a notifier that runs ahead: its second wake is left to the first one who wakes.
+fn wake_passed_on() {
+    let tokens = Arc::new(Tokens::default());
+    let waiters = [waiter(&tokens), waiter(&tokens)];
+    tokens.give();
+    tokens.give();
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+}
+
+#[test]
+fn wake_passed_on_holds() {
+    check(2, wake_passed_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_passed_on_fails_without_pass_on() {
+    twin(2, Part::PassOn, wake_passed_on);
+}
+
+/// Two waiters and two notifiers.
+fn two_wakes() {
+    let tokens = Arc::new(Tokens::default());
+    let waiters = [waiter(&tokens), waiter(&tokens)];
+    let other = tokens.clone();
+    let notifier = thread::spawn(move || other.give());
+    tokens.give();
+    notifier.join().unwrap();
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+}
+
+#[test]
+fn two_wakes_hold() {
+    check(1, two_wakes);
+}
+
+/// A thief takes what a waiter was woken for: the next wake still reaches the waiter.
+fn wake_after_theft() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    let other = tokens.clone();
+    let thief = thread::spawn(move || other.try_take());
+    tokens.give();
+    tokens.give();
+    waiter.join().unwrap();
+    let stolen = thief.join().unwrap();
+    assert_eq!(tokens.try_take().is_some(), stolen.is_none());
+}
+
+#[test]
+fn wake_after_theft_holds() {
+    check(3, wake_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_after_theft_fails_without_seen() {
+    twin(3, Part::Seen, wake_after_theft);
+}
+
+/// A waiter that gives up just when it is woken takes what it was woken for, or leaves it to the other.
+fn wake_of_one_who_gives_up() {
+    let tokens = Arc::new(Tokens::default());
+    let other = tokens.clone();
+    let impatient = thread::spawn(move || other.take(Patience::until_woken()));
+    let patient = waiter(&tokens);
+    tokens.give();
+    tokens.give();
+    patient.join().unwrap();
+    let taken = impatient.join().unwrap();
+    assert_eq!(tokens.try_take().is_some(), taken.is_err());
+}
+
+#[test]
+fn wake_of_one_who_gives_up_holds() {
+    check(2, wake_of_one_who_gives_up);
+}
+
+/// `notify_all` reaches everybody.
+fn wake_all() {
+    let tokens = Arc::new(Tokens::default());
+    let waiters = [waiter(&tokens), waiter(&tokens)];
+    tokens.count.fetch_add(2, Ordering::Release);
+    tokens.event.notify_all();
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+}
+
+#[test]
+fn wake_all_holds() {
+    check(2, wake_all);
+}
+
+// ---------------------------------------------------------------------------------------------- lock
+
+/// A counter that is only right if one thread at a time adds to it and sees what the one before has written.
+#[derive(Default)]
+struct Guarded {
+    lock: Lock,
+    count: AtomicU64,
+}
+
+impl Guarded {
+    fn acquire(&self, patience: Patience<'_>) -> Result<(), WaitError> {
+        self.lock.acquire(Owner { peer: me(), thread: 1 }, &patience)
+    }
+
+    fn add(&self) {
+        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.lock.release().unwrap();
+    }
+
+    fn acquire_and_add(self: Arc<Self>) {
+        self.acquire(Patience::endless()).unwrap();
+        self.add();
+    }
+}
+
+/// One thread at a time, and each sees what the one before has written.
+fn exclusion() {
+    let guarded = Arc::new(Guarded::default());
+    let other = guarded.clone();
+    let adder = thread::spawn(move || other.acquire_and_add());
+    guarded.clone().acquire_and_add();
+    adder.join().unwrap();
+    assert_eq!(guarded.count.load(Ordering::Relaxed), 2, "both have added");
+    assert!(!guarded.lock.is_locked() && guarded.lock.release().is_err());
+}
+
+#[test]
+fn exclusion_holds() {
+    check(3, exclusion);
+}
+
+#[test]
+#[should_panic(expected = "both have added")]
+fn exclusion_fails_without_acquired() {
+    twin(3, Part::Acquired, exclusion);
+}
+
+#[test]
+#[should_panic(expected = "both have added")]
+fn exclusion_fails_without_released() {
+    twin(3, Part::Released, exclusion);
+}
+
+/// Three threads: each that waits is woken in the end.
+fn three_at_once() {
+    let guarded = Arc::new(Guarded::default());
+    let adders = [guarded.clone(), guarded.clone()].map(|other| thread::spawn(move || other.acquire_and_add()));
+    guarded.clone().acquire_and_add();
+    adders.into_iter().for_each(|adder| adder.join().unwrap());
+    assert_eq!(guarded.count.load(Ordering::Relaxed), 3, "all have added");
+}
+
+#[test]
+fn three_at_once_holds() {
+    check(2, three_at_once);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn three_at_once_fails_without_take_contended() {
+    twin(2, Part::TakeContended, three_at_once);
+}
+
+/// A waiter that gives up just when it is woken leaves word for the other waiter, even if a third thread has taken the
+/// lock in between.
+fn lock_given_up() {
+    let guarded = Arc::new(Guarded::default());
+    guarded.acquire(Patience::endless()).unwrap();
+    let other = guarded.clone();
+    let impatient = thread::spawn(move || other.acquire(Patience::until_woken()).map(|()| other.add()));
+    let other = guarded.clone();
+    let patient = thread::spawn(move || other.acquire_and_add());
+    guarded.add();
+    guarded.clone().acquire_and_add();
+    patient.join().unwrap();
+    let added = 3 + u64::from(impatient.join().unwrap().is_ok());
+    assert_eq!(guarded.count.load(Ordering::Relaxed), added);
+}
+
+#[test]
+fn lock_given_up_holds() {
+    check(2, lock_given_up);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn lock_given_up_fails_without_flag_on_leaving() {
+    twin(2, Part::FlagOnLeaving, lock_given_up);
 }
