@@ -208,7 +208,7 @@ impl Region {
 /// The state of a kind of object, as it lies in a region.
 ///
 /// # Safety
-/// `repr(C)`, starts with an [`ObjectHeader`], valid when all bytes are zero, and changes only by atomics.
+/// `repr(C)`, starts with an `ObjectHeader`, valid when all bytes are zero, and changes only by atomics.
 #[expect(private_bounds, reason = "sealed: the header is the engine's own")]
 pub unsafe trait SharedState: AsRef<ObjectHeader> + 'static {
     /// What marks it in its header.

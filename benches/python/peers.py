@@ -91,9 +91,7 @@ def queues() -> list[QueuePeer]:
         QueuePeer("queue.SimpleQueue, threads", Kind.THREAD, lambda _: queue.SimpleQueue()),
     ]
     if sys.version_info >= (3, 14):
-        peers.append(
-            QueuePeer("concurrent.interpreters.Queue", Kind.STANDARD_INTERPRETER, interpreters.create_queue)
-        )
+        peers.append(QueuePeer("concurrent.interpreters.Queue", Kind.STANDARD_INTERPRETER, interpreters.create_queue))
     peers += [
         QueuePeer("multiprocessing.Queue", Kind.FORKSERVER, PROCESSES.Queue),
         QueuePeer("multiprocessing.SimpleQueue", Kind.FORKSERVER, lambda _: PROCESSES.SimpleQueue()),

@@ -138,9 +138,7 @@ def as_json(outcomes: Sequence[Outcome], settings: Settings) -> str:
             "contenders": {
                 contender: {
                     "samples": [dict(sample) for sample in samples],
-                    "medians": {
-                        each.key: outcome.median(contender, each.key) for each in outcome.scenario.metrics
-                    },
+                    "medians": {each.key: outcome.median(contender, each.key) for each in outcome.scenario.metrics},
                 }
                 for contender, samples in outcome.samples.items()
             },
@@ -179,9 +177,7 @@ def picture(outcomes: Sequence[Outcome], path: str) -> None:
     if not drawn:
         sys.exit("The picture shows throughput, and none was measured.")
     yardsticks = {each.name for outcome in drawn for each in outcome.scenario.contenders if each.is_yardstick}
-    contenders = [
-        name for name in dict.fromkeys(chain(*(each.samples for each in drawn))) if name not in yardsticks
-    ]
+    contenders = [name for name in dict.fromkeys(chain(*(each.samples for each in drawn))) if name not in yardsticks]
     height = 0.8 / len(contenders)
     inches = 1.5 + 0.12 * len(drawn) * len(contenders)
     canvas, axes = pyplot.subplots(figsize=(9, inches), layout="constrained")

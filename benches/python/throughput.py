@@ -63,9 +63,7 @@ class ManyToMany:
         consumed = count // self.consumers
         with Crew() as crew:
             for _ in range(self.consumers):
-                crew.add(
-                    kind, roles.consume_share, channel, self.workload, consumed, self.producers, produced
-                )
+                crew.add(kind, roles.consume_share, channel, self.workload, consumed, self.producers, produced)
             for producer in range(self.producers):
                 crew.add(kind, roles.produce, channel, self.workload, producer * produced, produced)
             crew.go()
@@ -80,8 +78,7 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
     for workload in (INTEGERS, *BLOCKS, RECORDS):
         maxsize = workload.maxsize if settings.maxsize is None else settings.maxsize
         contenders = [
-            Contender(peer.name, PerSecond(OneToOne(peer, workload, maxsize), settings.seconds))
-            for peer in queues()
+            Contender(peer.name, PerSecond(OneToOne(peer, workload, maxsize), settings.seconds)) for peer in queues()
         ]
         yield Scenario(
             f"throughput/1-1/{workload.name}",

@@ -6,9 +6,9 @@
     interpreter.start()
     print(interpreter.result())
 
-`Interpreter` is `threading.Thread` with an interpreter and a GIL of its own, so that Python code runs in parallel in one
-process. `Queue` and `Lock` are those of `queue` and `threading`, shared by threads and interpreters. The functions of
-`threading` are here too, so that a program changes over by `import multigil as threading`.
+`Interpreter` is `threading.Thread` with an interpreter and a GIL of its own, so that Python code runs in parallel in
+one process. `Queue` and `Lock` are those of `queue` and `threading`, shared by threads and interpreters. The functions
+of `threading` are here too, so that a program changes over by `import multigil as threading`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multigil._core import (
     RegionCorrupt,
     SimpleQueue,
     StaleHandle,
-    __version__,
+    __version__,  # noqa: F401
 )
 
 TYPE_CHECKING = False
@@ -71,7 +71,7 @@ else:
         ),
     }
 
-    def __getattr__(name):
+    def __getattr__(name: str) -> object:
         if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
@@ -79,7 +79,7 @@ else:
         value = globals()[name] = getattr(import_module(_LAZY[name]), name)
         return value
 
-    def __dir__():
+    def __dir__() -> list[str]:
         return sorted({*globals(), *_LAZY})
 
 

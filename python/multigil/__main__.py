@@ -211,9 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run, prog=command.prog)
         return command
 
-    command = add(
-        "demo", run_demo, "Count the words and names in Python files: interpreters against threads."
-    )
+    command = add("demo", run_demo, "Count the words and names in Python files: interpreters against threads.")
     command.add_argument("path", nargs="?", help="a directory or a file (default: the standard library)")
     command.add_argument("--workers", type=positive, metavar="N", help="how many (default: one per CPU)")
     for name, run, description in (

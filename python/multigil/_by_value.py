@@ -10,10 +10,14 @@ import pickle
 import threading
 import types
 import weakref
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cloudpickle.cloudpickle as cloudpickle
+from cloudpickle import cloudpickle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# ruff: noqa: SLF001  (cloudpickle has no public way to know a class again, nor to make one step by step)
 
 # Two threads of one interpreter may receive a new class at the same moment; the second must not see it half made.
 _loading = threading.RLock()

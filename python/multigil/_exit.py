@@ -29,36 +29,44 @@ PATIENCE = 2.0
 
 _MAIN_ID = 0
 
-_lock = threading.RLock()
-_prepared = False
-_over = False
-_interrupted = False  # while it waited for interpreters at the end
-_in_use: set[Worker] = set()
-_spares: deque[Worker] = deque()
-_spares_wanted = 1
+
+class _Workers:
+    """All that this interpreter made and that may be alive."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.in_use: set[Worker] = set()
+        self.spares: deque[Worker] = deque()
+        self.spares_wanted = 1
+        self.prepared = False
+        self.over = False  # nothing can be started any more
+        self.interrupted = False  # Ctrl-C, while the end of the program waited for them
+        self.lost: list[Worker] = []  # of a forked child: see there
 
 
-# --- while the program runs ---------------------------------------------------------------------------------------
+_all = _Workers()
+
+
+# --- while the program runs -------------------------------------------------------------------------------------
 
 
 def take_worker() -> Worker:
-    """A spare, or else a new worker. Raises RuntimeError at the end of the program."""
-    global _spares_wanted
-    with _lock:
-        if not _prepared:
-            _prepare()
-        if _over:
+    """Give a spare, or else a new worker. Raises RuntimeError at the end of the program."""
+    with _all.lock:
+        if _all.over:
             raise RuntimeError("can't start new interpreter at interpreter shutdown")
-        _in_use.difference_update([worker for worker in _in_use if not worker.is_alive()])
+        if not _all.prepared:
+            _prepare()
+        _all.in_use.difference_update([worker for worker in _all.in_use if not worker.is_alive()])
         worker = None
-        while _spares and worker is None:
-            spare = _spares.popleft()
+        while _all.spares and worker is None:
+            spare = _all.spares.popleft()
             worker = spare if spare.is_alive() else None
         if worker is None:
-            if _in_use:  # starts come faster than one by one
-                _spares_wanted = min(_spares_wanted + 1, os.cpu_count() or 1)
+            if _all.in_use:  # starts come faster than one by one
+                _all.spares_wanted = min(_all.spares_wanted + 1, os.cpu_count() or 1)
             worker = Worker()
-        _in_use.add(worker)
+        _all.in_use.add(worker)
         return worker
 
 
@@ -67,50 +75,48 @@ def make_spares() -> None:
 
     Only their threads are made here, which takes some tens of microseconds; these make the interpreters.
     """
-    with _lock:
-        while len(_spares) < _spares_wanted and not _over:
-            _spares.append(Worker())
+    with _all.lock:
+        while len(_all.spares) < _all.spares_wanted and not _all.over:
+            _all.spares.append(Worker())
 
 
 def _prepare() -> None:
-    global _prepared
-    threading._register_atexit(_at_thread_shutdown)  # raises RuntimeError when it is too late
+    # Raises RuntimeError when it is too late. There is no public function for this; concurrent.futures uses it too.
+    threading._register_atexit(_at_thread_shutdown)  # type: ignore[attr-defined]  # noqa: SLF001
     atexit.register(end_workers)
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
     _load_c_modules()
-    _prepared = True
+    _all.prepared = True
 
 
-# --- its end ------------------------------------------------------------------------------------------------------
+# --- its end ----------------------------------------------------------------------------------------------------
 
 
 def _at_thread_shutdown() -> None:
     """Wait for those that were started, as threading is about to do for its threads."""
-    global _interrupted
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
     try:
-        while waited_for := [one for one in _in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
+        while waited_for := [one for one in _all.in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
             for worker in waited_for:
                 worker.join()
     except KeyboardInterrupt:
-        _interrupted = True
+        _all.interrupted = True
         raise
 
 
-def end_workers(terminate: bool = False) -> None:
+def end_workers(*, terminate: bool = False) -> None:
     """End all workers and wait for that; nothing can be started any more.
 
-    Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others too
-    when `terminate` is true or an interrupt (Ctrl-C) ends the waiting.
+    Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others
+    too when `terminate` is true or an interrupt (Ctrl-C) ends the waiting. May be called again when it was disturbed.
     """
-    global _over
-    with _lock:
-        _over = True
-        workers = [*_spares, *_in_use]
+    with _all.lock:
+        _all.over = True
+        workers = [*_all.spares, *_all.in_use]
     try:
-        if not (terminate or _interrupted):
+        if not (terminate or _all.interrupted):
             patient = [worker for worker in workers if not worker.daemon]
             for worker in patient:
                 if not worker.ends_by_itself:
@@ -122,52 +128,58 @@ def end_workers(terminate: bool = False) -> None:
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
-    _spares.clear()
-    _in_use.clear()
+    _all.spares.clear()
+    _all.in_use.clear()
 
 
 def _terminate(workers: list[Worker]) -> None:
-    deadline = monotonic() + PATIENCE
+    """Terminate workers and wait for their end.
+
+    One whose thread sleeps in a foreign call is abandoned. One in a call into C that keeps the GIL is waited for: there
+    is nothing else that CPython would survive.
+    """
     for worker in workers:
         worker.terminate(0)
+    deadline = monotonic() + PATIENCE
     for worker in workers:
-        if not worker.terminate(max(deadline - monotonic(), 0)):
-            worker.subinterpreter.abandon(PATIENCE)
+        while not worker.terminate(max(deadline - monotonic(), 0.1)) and not worker.abandon(PATIENCE):
+            continue
 
 
-# --- forks --------------------------------------------------------------------------------------------------------
+# --- forks ------------------------------------------------------------------------------------------------------
 
 
 def _before_fork() -> None:
-    """CPython crashes a forked child as soon as an interpreter is open, even if the child only calls `os._exit`."""
-    with _lock:
-        spares = [_spares.popleft() for _ in range(len(_spares))]
-        for spare in spares:
-            spare.inbox.shutdown()
-        for spare in spares:
-            spare.join()
-        count = sum(worker.is_alive() for worker in _in_use)
+    """End the spares, and warn if there are others."""
+    _all.lock.acquire()  # until the fork is done, so that no spare is made meanwhile
+    spares = [_all.spares.popleft() for _ in range(len(_all.spares))]
+    for spare in spares:
+        spare.inbox.shutdown()
+    for spare in spares:
+        spare.join()
+    count = sum(worker.is_alive() for worker in _all.in_use)
     if count:
         warnings.warn(
-            f"fork with {count} interpreters open: CPython crashes the child (python/cpython#139759). What works: "
-            "subprocess, os.posix_spawn, and multiprocessing with the start method 'spawn' or 'forkserver'.",
+            f"fork with {count} interpreters open: CPython crashes the child, whatever that does "
+            "(python/cpython#139759). What works: subprocess, os.posix_spawn, and multiprocessing with the start "
+            "method 'spawn' or 'forkserver'.",
             RuntimeWarning,
             stacklevel=2,
         )
 
 
+def _after_fork_in_parent() -> None:
+    _all.lock.release()
+
+
 def _after_fork_in_child() -> None:
-    # The child has none of these threads. The handles are kept, because letting go of one would touch what is not there.
-    global _lock
-    _lock = threading.RLock()
-    _lost.extend(_in_use)
-    _in_use.clear()
+    _all.lock = threading.RLock()
+    # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.
+    _all.lost.extend(_all.in_use)
+    _all.in_use.clear()
 
 
-_lost: list[Worker] = []
-
-
-# --- modules in C -------------------------------------------------------------------------------------------------
+# --- modules in C -----------------------------------------------------------------------------------------------
 
 
 def _load_c_modules() -> None:
@@ -204,8 +216,9 @@ def _make_parsers(module: types.ModuleType) -> None:
 
 # All in the standard library but `_asyncio`, which takes long and would not be enough for asyncio.
 _MODULES_WITH_KEYWORDS = (
-    "_bisect _blake2 _bz2 _csv _datetime _decimal _elementtree _hashlib _heapq _json _lsprof _lzma _md5 _multibytecodec "
-    "_opcode _pickle _posixshmem _posixsubprocess _queue _random _sha1 _sha2 _sha3 _socket _sqlite3 _ssl _statistics "
-    "_struct _uuid _zoneinfo array binascii cmath fcntl grp math mmap pyexpat resource select syslog termios unicodedata "
-    "zlib"
-).split()
+    *("_bisect", "_blake2", "_bz2", "_csv", "_datetime", "_decimal", "_elementtree", "_hashlib", "_heapq", "_json"),
+    *("_lsprof", "_lzma", "_md5", "_multibytecodec", "_opcode", "_pickle", "_posixshmem", "_posixsubprocess", "_queue"),
+    *("_random", "_sha1", "_sha2", "_sha3", "_socket", "_sqlite3", "_ssl", "_statistics", "_struct", "_uuid"),
+    *("_zoneinfo", "array", "binascii", "cmath", "fcntl", "grp", "math", "mmap", "pyexpat", "resource", "select"),
+    *("syslog", "termios", "unicodedata", "zlib"),
+)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import Future, InvalidStateError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multigil._core import Lock, ShutDown, SimpleQueue, current_interpreter_id
-from multigil._worker import Worker
+
+if TYPE_CHECKING:
+    from multigil._worker import Worker
 
 
 class Submission(Future[Any]):

@@ -22,8 +22,10 @@ import operator
 import pickle
 import sys
 import types
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PROTOCOL = 5
 
@@ -180,8 +182,9 @@ def dumps_exception(exception: BaseException) -> bytes:
 
 
 def loads_exception(data: bytes) -> BaseException:
-    """The exception of `dumps_exception`: of its own class, or where that cannot be had here, of a stand-in that
-    has the same name and every base class that can be had.
+    """Rebuild the exception of `dumps_exception`.
+
+    Where its class cannot be had, a stand-in has the same name and every base class that can be had.
     """
     nodes, text = pickle.loads(data)
     exception = _Rebuilding(nodes).exception(0)
@@ -234,7 +237,8 @@ class _Flattening:
                 notes.append(f"{name} could not be pickled and arrived as its repr: {error}")
                 return _any_dumps(_describe(value))
 
-        is_group = isinstance(exception, BaseExceptionGroup)
+        group = exception if isinstance(exception, BaseExceptionGroup) else None
+        members = () if group is None else group.exceptions
         return _Node(
             kind=_pickled_class(type(exception)),
             text=_describe(exception, str),
@@ -243,8 +247,8 @@ class _Flattening:
             fields={name: encode(name, value) for name, value in _fields(exception).items()},
             attributes={name: encode(name, value) for name, value in vars(exception).items()},
             notes=notes,
-            message=exception.message if is_group else None,
-            members=[i for member in exception.exceptions if (i := self._index(member)) is not None] if is_group else [],
+            message=None if group is None else group.message,
+            members=[index for member in members if (index := self._index(member)) is not None],
             cause=self._index(exception.__cause__),
             context=self._index(exception.__context__),
             suppress_context=exception.__suppress_context__,
@@ -312,7 +316,9 @@ class _Rebuilding:
         if index not in self._made:
             node = self._nodes[index]
             kind = _class(node.kind)
-            native: Any = next(base for base in kind.__mro__ if not base.__flags__ & _HEAP_TYPE)
+            native = kind  # whose memory layout the class has: only its __new__ may make one
+            while native.__flags__ & _HEAP_TYPE:
+                native = native.__base__
             if node.message is None:
                 self._made[index] = native.__new__(kind)
             else:

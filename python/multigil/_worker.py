@@ -12,10 +12,11 @@ are shut down at the latest when the interpreter has ended, so whoever waits for
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from _thread import get_ident, get_native_id
 from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
+from _thread import get_ident, get_native_id
 from itertools import islice, starmap
 from time import monotonic
 
@@ -23,7 +24,6 @@ from multigil import _core
 from multigil._core import (
     Empty,
     InterpreterTerminated,
-    Lock,
     MultigilError,
     Queue,
     SimpleQueue,
@@ -156,7 +156,7 @@ class Worker:
         self.subinterpreter.interrupt()
 
     def terminate(self, timeout: float | None) -> bool:
-        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end (seconds); True if it came.
+        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came.
 
         The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
         """
@@ -170,10 +170,23 @@ class Worker:
                 until = min(until, deadline)
             self.subinterpreter.interrupt(terminate=True, timeout=until - monotonic())
             if self.subinterpreter.join(until - monotonic()):
+                self._tell_of_its_end()
                 return True
             if deadline is not None and monotonic() >= deadline:
                 return False
             pause *= 2
+
+    def abandon(self, timeout: float) -> bool:
+        """End it, at the end of the program, although its thread sleeps in a foreign call; True if it could be."""
+        ended = self.subinterpreter.abandon(timeout)
+        if ended:
+            self._tell_of_its_end()
+        return ended
+
+    def _tell_of_its_end(self) -> None:
+        # It does so itself, unless it was ended before it came to its loop or after it had been left.
+        for queue in (self.finished, self.replied, self.resolved):
+            queue.shutdown()
 
     def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
         """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
@@ -228,7 +241,7 @@ loop: Loop | None = None
 
 def main(line: bytes) -> None:
     """Serve tasks until the inbox is shut down: what the thread of a worker runs."""
-    global loop
+    global loop  # noqa: PLW0603  (one for each interpreter)
     while loop is None or not loop.ended:
         try:
             if loop is None:
@@ -292,10 +305,10 @@ class Loop:
         self._interrupted_up_to = 0
         self._terminated = False
         self._task = _Task()
-        self._call_box: SimpleQueue[Any] | None = None  # of the last call
+        self._call_box: SimpleQueue[Any]  # of the last call
         self._prepare_stdio()
         if by_value:
-            from multigil import _by_value  # noqa: F401  (takes its time: better now than when a task waits)
+            self._load_by_value()
 
     def run(self) -> None:
         while not self.ended:
@@ -441,9 +454,16 @@ class Loop:
         for queue in self._queues:
             queue.shutdown()
 
+    def _load_by_value(self) -> None:
+        """Load now what takes its time, rather than when a task waits for it."""
+        try:
+            from multigil import _by_value  # noqa: F401
+        except ImportError:
+            return  # the task that needs it will say so
+
     def _prepare_stdio(self) -> None:
         for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
 
 

@@ -204,9 +204,7 @@ def run(
     lock: AnyLock = threads.Lock()
 
     def prepare(stage: Callable[..., None], *arguments: object) -> threading.Thread:
-        thread: threading.Thread = threads.Thread(
-            target=report, args=(results, stage, *arguments), daemon=True
-        )
+        thread: threading.Thread = threads.Thread(target=report, args=(results, stage, *arguments), daemon=True)
         return thread
 
     reader = prepare(feed, paths, names)
@@ -326,9 +324,7 @@ def main(path: str | None = None, workers: int | None = None) -> None:
             pass  # It will be among those skipped.
     workers = min(workers or available_cpus(), len(paths))
     what = "the standard library, tests included, site-packages not" if path is None else path
-    print(
-        f"Python {sys.version.split()[0]}: the words and names in {len(paths):,} files, {size / 1e6:.1f} MB"
-    )
+    print(f"Python {sys.version.split()[0]}: the words and names in {len(paths):,} files, {size / 1e6:.1f} MB")
     print(f"({what})\n")
     print(f"{'':26}{'files':>8}{'tokens':>13}{'seconds':>10}", flush=True)
 

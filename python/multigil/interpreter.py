@@ -49,16 +49,16 @@ class Interpreter:
     """A thread with an interpreter and a GIL of its own: `threading.Thread`, but its Python code runs in parallel.
 
     `target(*args, **kwargs)` runs in the interpreter. Function, arguments and result are copied: by name what can be
-    imported there, and by value functions and classes of `__main__`, lambdas and closures; `Queue` and `Lock` are shared.
-    A function of `__main__` brings a copy of the globals that it names, made when it is sent.
+    imported there, and by value functions and classes of `__main__`, lambdas and closures; `Queue` and `Lock` are
+    shared. A function of `__main__` brings a copy of the globals that it names, made when it is sent.
 
     Started with `start()` it ends with its target, as a thread does. Opened by a `with` statement, or by the first
     `call`, `submit` or `exec`, it serves calls, one after another, until it is closed; a target that was given runs
-    first. Calls to one that was started wait for the target's end, and are refused after that. An open interpreter that
-    nobody holds any more closes itself.
+    first. Calls to one that was started wait for the target's end, and are refused after that. An open interpreter
+    that nobody holds any more closes itself.
 
-    Arguments are those of `threading.Thread`. `daemon` ones are terminated when the program ends, others are waited for.
-    `backend` names what runs the target; there is "interpreter".
+    Arguments are those of `threading.Thread`. `daemon` ones are terminated when the program ends, others are waited
+    for. `backend` names what runs the target; there is "interpreter".
 
     A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
     what its `run()` gives there is the result.
@@ -80,7 +80,7 @@ class Interpreter:
         "_name",
         "_outcome",
         "_place",
-                "_target",
+        "_target",
         "_travels",
         "_worker",
     )
@@ -105,8 +105,8 @@ class Interpreter:
             name = str(name)
         else:
             name = f"Interpreter-{_new_number()}"
-            if hasattr(target, "__name__"):
-                name += f" ({target.__name__})"
+            if (target_name := getattr(target, "__name__", None)) is not None:
+                name += f" ({target_name})"
         self._set_up(name, current_interpreter().daemon if daemon is None else daemon, target, args, kwargs or {})
 
     def _set_up(
@@ -221,7 +221,7 @@ class Interpreter:
     # --- the target's outcome -----------------------------------------------------------------------------------
 
     def result(self, timeout: float | None = None) -> Any:
-        """What the target gave; or the exception that it raised is raised, its remote traceback at the end of its causes.
+        """Give what the target gave, or raise what it raised, the remote traceback at the end of its causes.
 
         Waits for it at most `timeout` seconds, then raises TimeoutError. Raises RuntimeError before the start, and
         InterpreterDied if the interpreter ended without an outcome.
@@ -301,7 +301,8 @@ class Interpreter:
             outcome: list[Any] = []
             worker.take_outcome(box, outcome, self._name)
             self._call_box = box
-        return _give(outcome[0])
+        result: T = _give(outcome[0])
+        return result
 
     def submit[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Queue a call and give a `concurrent.futures.Future` of its result. Raises as `call` does."""
@@ -482,7 +483,7 @@ def call_excepthook(hook: Callable[[ExceptHookArgs], object] | None, error: Base
         (hook or multigil.excepthook)(ExceptHookArgs((type(error), error, error.__traceback__, current_interpreter())))
     except Exception as failure:
         if sys.stderr is not None:
-            print("Exception in multigil.excepthook:", file=sys.stderr, flush=True)
+            sys.stderr.write("Exception in multigil.excepthook:\n")
             sys.excepthook(type(failure), failure, failure.__traceback__)
 
 
@@ -501,7 +502,7 @@ def excepthook(args: ExceptHookArgs, /) -> None:
     import traceback
 
     name = get_ident() if args.thread is None else args.thread.name
-    print(f"Exception in interpreter {name}:", file=sys.stderr, flush=True)
+    sys.stderr.write(f"Exception in interpreter {name}:\n")
     traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=sys.stderr)
     sys.stderr.flush()
 

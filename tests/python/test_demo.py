@@ -13,8 +13,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
-import multigil
 import pytest
+
+import multigil
 from multigil import demo
 
 pytestmark = pytest.mark.timeout(60)
@@ -111,10 +112,8 @@ def test_error_of_a_worker_surfaces(threads: ModuleType, queues: ModuleType, tre
 
 
 @pytest.mark.parametrize(("threads", "queues"), BACKENDS)
-def test_worker_that_ends_without_a_word(
-    threads: ModuleType, queues: ModuleType, tree: Path, output: str
-) -> None:
-    def thread(target: object, args: tuple[object, ...], daemon: bool) -> threading.Thread:
+def test_worker_that_ends_without_a_word(threads: ModuleType, queues: ModuleType, tree: Path, output: str) -> None:
+    def thread(daemon: bool, **_: object) -> threading.Thread:
         return cast("threading.Thread", threads.Thread(target=int, daemon=daemon))
 
     silent = cast("ModuleType", SimpleNamespace(Lock=threads.Lock, Thread=thread))
@@ -123,9 +122,7 @@ def test_worker_that_ends_without_a_word(
 
 
 @pytest.mark.parametrize(("threads", "queues"), BACKENDS)
-def test_error_of_the_caller_ends_the_workers(
-    threads: ModuleType, queues: ModuleType, tree: Path, output: str
-) -> None:
+def test_error_of_the_caller_ends_the_workers(threads: ModuleType, queues: ModuleType, tree: Path, output: str) -> None:
     crew = []
 
     def thread(**keywords: object) -> threading.Thread:
