@@ -1,5 +1,6 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
+from collections.abc import Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
@@ -85,19 +86,20 @@ class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
 
     The constructor returns at once. The new thread makes the interpreter, runs the source text
-    `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter.
+    `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter and shuts the
+    queues down, however it came to the end.
     """
 
-    def __new__(cls, bootstrap: str) -> Self: ...
+    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = ()) -> Self: ...
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
     @property
     def ident(self) -> int | None:
-        """`threading.get_ident()` of its thread; None before it runs."""
+        """`threading.get_ident()` of its thread."""
     @property
     def native_id(self) -> int | None:
-        """The kernel's id of its thread; None before it runs."""
+        """The kernel's id of its thread; None if it could not begin."""
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""

@@ -119,7 +119,8 @@ class Worker:
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
         line = (queues, self.asked, self.interrupts, _main_thread(), "multigil._by_value" in sys.modules)
-        self.subinterpreter = Subinterpreter(_BOOTSTRAP.format(path=self._known["path"], line=dumps(line)))
+        bootstrap = _BOOTSTRAP.format(path=self._known["path"], line=dumps(line))
+        self.subinterpreter = Subinterpreter(bootstrap, queues)
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
@@ -170,7 +171,6 @@ class Worker:
                 until = min(until, deadline)
             self.subinterpreter.interrupt(terminate=True, timeout=until - monotonic())
             if self.subinterpreter.join(until - monotonic()):
-                self._tell_of_its_end()
                 return True
             if deadline is not None and monotonic() >= deadline:
                 return False
@@ -178,15 +178,7 @@ class Worker:
 
     def abandon(self, timeout: float) -> bool:
         """End it, at the end of the program, although its thread sleeps in a foreign call; True if it could be."""
-        ended = self.subinterpreter.abandon(timeout)
-        if ended:
-            self._tell_of_its_end()
-        return ended
-
-    def _tell_of_its_end(self) -> None:
-        # It does so itself, unless it was ended before it came to its loop or after it had been left.
-        for queue in (self.finished, self.replied, self.resolved):
-            queue.shutdown()
+        return self.subinterpreter.abandon(timeout)
 
     def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
         """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""

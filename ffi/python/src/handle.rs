@@ -8,6 +8,7 @@ use core::cell::RefCell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::object::{Handle, Region, SharedLock, SharedState};
@@ -24,7 +25,7 @@ use crate::state::State;
 pub(crate) struct HandleObject<T: SharedState> {
     base: ffi::PyObject,
     weak_references: *mut ffi::PyObject,
-    /// Null until the handle was made.
+    /// A reference, of an `Arc`; null until the handle was made.
     state: *const State,
     handle: Option<Handle<'static, T>>,
 }
@@ -58,6 +59,7 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     let this = object.as_ptr().cast::<HandleObject<T>>();
     let id = handle.id();
     (&raw mut (*this).weak_references).write(null_mut());
+    Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
     (&raw mut (*this).handle).write(Some(handle));
     state.known.lock().0.insert(key(id), object.as_ptr());
@@ -80,6 +82,9 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
         ffi::PyObject_ClearWeakRefs(object);
     }
     (&raw mut (*this).handle).drop_in_place();
+    if !(*this).state.is_null() {
+        Arc::decrement_strong_count((*this).state);
+    }
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
     ffi::Py_DECREF(class.cast());

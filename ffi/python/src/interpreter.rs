@@ -13,14 +13,20 @@
 use core::ffi::{CStr, c_int, c_long, c_void};
 use core::ptr::null_mut;
 use std::ffi::CString;
+use std::os::unix::thread::JoinHandleExt;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::event::Event;
+use multigil::object::Handle;
+use multigil::queue::Queue;
 use parking_lot::Mutex;
 use pyo3::ffi;
 
+use crate::errors;
+use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
 use crate::wait::{self, Request, Seat};
@@ -29,11 +35,17 @@ use crate::wait::{self, Request, Seat};
 const STACK_BYTES: usize = 16 << 20;
 
 /// What the interpreter's thread and the handles to it share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     gate: Mutex<Gate>,
     facts: Mutex<Facts>,
+    /// Notified when the thread is known by its kernel's id.
+    begun: Event,
     ended: Event,
+    /// To be shut down when the interpreter has ended, however that comes.
+    queues: Vec<Handle<'static, Queue>>,
+    /// The thread, until somebody has joined it.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Where to send exceptions; None while nobody may.
@@ -67,14 +79,24 @@ impl Shared {
         self.facts.lock().ended
     }
 
+    /// Marks the end, and tells everybody who waits for it.
+    fn end(&self, error: Option<String>) {
+        for queue in &self.queues {
+            queue.shut_down(false, queue.region(), queue.owner());
+        }
+        let mut facts = self.facts.lock();
+        facts.error = error.or(facts.error.take());
+        facts.ended = true;
+        drop(facts);
+        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
+        self.begun.notify_all();
+    }
+
     /// The whole life of the interpreter, on its own thread.
     fn run(&self, bootstrap: &CStr) {
         // SAFETY: this thread is attached to nothing before and after, and to what the function says in between.
-        if let Err(error) = unsafe { self.live(bootstrap) } {
-            self.facts.lock().error = Some(error);
-        }
-        self.facts.lock().ended = true;
-        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
+        let result = unsafe { self.live(bootstrap) };
+        self.end(result.err());
     }
 
     unsafe fn live(&self, bootstrap: &CStr) -> core::result::Result<(), String> {
@@ -83,10 +105,8 @@ impl Shared {
         }
         let native_id = libc::gettid();
         let ident = ffi::PyThread_get_thread_ident();
-        {
-            let mut facts = self.facts.lock();
-            (facts.ident, facts.native_id) = (Some(ident), Some(native_id));
-        }
+        self.facts.lock().native_id = Some(native_id);
+        self.begun.notify_all(); // unlocking was the read-modify-write that it asks for
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
         self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
@@ -144,11 +164,9 @@ impl Shared {
             ffi::Py_EndInterpreter(thread);
         }
         gate.0 = None;
-        let mut facts = self.facts.lock();
-        facts.error = Some("its thread was asleep in a call outside of Python, and stays there".to_owned());
-        facts.ended = true;
-        drop(facts);
-        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
+        drop(gate);
+        self.thread.lock().take(); // it can't be joined
+        self.end(Some("its thread was asleep in a call outside of Python, and stays there".to_owned()));
         true
     }
 }
@@ -256,6 +274,7 @@ unsafe fn describe_error() -> String {
 #[repr(C)]
 struct Object {
     base: ffi::PyObject,
+    /// A reference, of an `Arc`.
     state: *const State,
     shared: Option<Arc<Shared>>,
 }
@@ -273,29 +292,72 @@ unsafe extern "C" fn new(
 ) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_type(class)?;
-        let bootstrap = py::with_arguments(arguments, keywords, |arguments| {
-            let [bootstrap] = arguments.parse("Subinterpreter", [c"bootstrap"], 1)?;
+        let (bootstrap, queues) = py::with_arguments(arguments, keywords, |arguments| {
+            let [bootstrap, queues] = arguments.parse("Subinterpreter", [c"bootstrap", c"queues"], 1)?;
             let text = ffi::PyUnicode_AsUTF8AndSize(bootstrap, null_mut());
-            if text.is_null() { Err(Raised) } else { Ok(CString::from(CStr::from_ptr(text))) }
+            if text.is_null() {
+                return Err(Raised);
+            }
+            Ok((CString::from(CStr::from_ptr(text)), handles(state, queues)?))
         })?;
         let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
         let object = Owned::from_raw(allocate(class, 0))?;
         let this = object.as_ptr().cast::<Object>();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            gate: Mutex::default(),
+            facts: Mutex::default(),
+            begun: Event::default(),
+            ended: Event::default(),
+            queues,
+            thread: Mutex::default(),
+        });
+        Arc::increment_strong_count(state);
         (&raw mut (*this).state).write(state);
         (&raw mut (*this).shared).write(Some(Arc::clone(&shared)));
         let builder = std::thread::Builder::new().name("multigil".to_owned()).stack_size(STACK_BYTES);
-        match builder.spawn(move || shared.run(&bootstrap)) {
-            Ok(_) => Ok(object),
+        let theirs = Arc::clone(&shared);
+        match builder.spawn(move || theirs.run(&bootstrap)) {
+            Ok(thread) => {
+                // What `threading.get_ident()` gives on Linux.
+                shared.facts.lock().ident = Some(thread.as_pthread_t());
+                *shared.thread.lock() = Some(thread);
+                Ok(object)
+            }
             Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
         }
     })
 }
 
+/// Handles of our own to the queues of a sequence, which may be null.
+unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handle<'static, Queue>>> {
+    if queues.is_null() {
+        return Ok(Vec::new());
+    }
+    let queues = Owned::from_raw(ffi::PySequence_Tuple(queues))?;
+    let class = state.object(&state.objects.queue_type)?;
+    let mut handles = Vec::new();
+    for place in 0..ffi::PyTuple_Size(queues.as_ptr()) {
+        let queue = ffi::PyTuple_GetItem(queues.as_ptr(), place); // borrowed
+        if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0 {
+            return raise(ffi::PyExc_TypeError, "Subinterpreter() argument 'queues' must be a sequence of Queue");
+        }
+        let id = HandleObject::<Queue>::of(queue).1.id();
+        match state.region.attach(id, state.me) {
+            Ok(handle) => handles.push(handle),
+            Err(error) => return errors::attach(state, error),
+        }
+    }
+    Ok(handles)
+}
+
 unsafe extern "C" fn deallocate(object: *mut ffi::PyObject) {
     let class = ffi::Py_TYPE(object);
     ffi::PyObject_GC_UnTrack(object.cast());
-    (&raw mut (*object.cast::<Object>()).shared).drop_in_place();
+    let this = object.cast::<Object>();
+    (&raw mut (*this).shared).drop_in_place();
+    if !(*this).state.is_null() {
+        Arc::decrement_strong_count((*this).state);
+    }
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
     ffi::Py_DECREF(class.cast());
@@ -312,16 +374,25 @@ unsafe extern "C" fn join(
         let deadline = wait::join_timeout(timeout)?;
         let (state, shared) = parts(object);
         let ended = || shared.has_ended().then_some(());
-        if ended().is_some() {
-            return Ok(true);
+        if ended().is_none() {
+            let result = wait::wait(
+                state,
+                deadline,
+                |patience| shared.ended.wait_until(patience, ended, || true),
+                |error| *error == WaitError::Interrupted,
+            )?;
+            if result.is_err() {
+                return Ok(false);
+            }
         }
-        let result = wait::wait(
-            state,
-            deadline,
-            |patience| shared.ended.wait_until(patience, ended, || true),
-            |error| *error == WaitError::Interrupted,
-        )?;
-        Ok(result.is_ok())
+        // It is at its last instructions. When it is gone, so is what the kernel counts as a thread.
+        let thread = shared.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.as_pthread_t() != ffi::PyThread_get_thread_ident()
+        {
+            wait::detached(|| thread.join()).ok(); // it catches its panics
+        }
+        Ok(true)
     })
 }
 
@@ -402,8 +473,26 @@ unsafe extern "C" fn get_ident(object: *mut ffi::PyObject, _: *mut c_void) -> *m
     py::guard(|| optional(parts(object).1.facts.lock().ident.map(|ident| ident as i64)))
 }
 
+/// The thread tells its id itself, as the first thing it does.
 unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    py::guard(|| optional(parts(object).1.facts.lock().native_id.map(i64::from)))
+    py::guard(|| {
+        let (state, shared) = parts(object);
+        let known = || {
+            let facts = shared.facts.lock();
+            (facts.native_id.is_some() || facts.ended).then_some(facts.native_id)
+        };
+        let native_id = match known() {
+            Some(native_id) => native_id,
+            None => wait::wait(
+                state,
+                None,
+                |patience| shared.begun.wait_until(patience, known, || true),
+                |error| *error == WaitError::Interrupted,
+            )?
+            .unwrap_or(None),
+        };
+        optional(native_id.map(i64::from))
+    })
 }
 
 unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
@@ -448,18 +537,18 @@ const fn attribute(name: &'static CStr, get: ffi::getter, doc: &'static CStr) ->
 
 static mut ATTRIBUTES: [ffi::PyGetSetDef; 5] = [
     attribute(c"id", get_id, c"CPython's id of the interpreter; None before it exists."),
-    attribute(c"ident", get_ident, c"threading.get_ident() of its thread; None before it runs."),
-    attribute(c"native_id", get_native_id, c"The kernel's id of its thread; None before it runs."),
+    attribute(c"ident", get_ident, c"threading.get_ident() of its thread."),
+    attribute(c"native_id", get_native_id, c"The kernel's id of its thread; None if it could not begin."),
     attribute(c"error", get_error, c"Why it could not be made, or what escaped from bootstrap; None if nothing did."),
     ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
 ];
 
 /// Makes the type `Subinterpreter`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
-    let doc = c"Subinterpreter(bootstrap)\n--\n\n\
+    let doc = c"Subinterpreter(bootstrap, queues=())\n--\n\n\
 One interpreter with a GIL of its own, and the operating system's thread that runs it.\n\n\
 Gives at once. The new thread makes the interpreter, runs the source text bootstrap in a namespace of its own (not in\n\
-__main__), then ends the interpreter.";
+__main__), then ends the interpreter and shuts the queues down, however it came to the end.";
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new as *mut c_void },

@@ -7,7 +7,7 @@
 //!   each object that it is given is alive and belongs to that interpreter.
 //! * A function that gives an object gives an owned reference ([`py::Owned`]), or says that it is borrowed.
 //! * No object is in a static: what an interpreter needs is in its module's [`state::State`], and an instance reaches
-//!   it through a pointer that stays valid because instance → type → module.
+//!   it through a pointer that counts as a reference: the garbage collector may free the module before them.
 //! * [`py::guard`] is at every entrance, so that no panic reaches C.
 //!
 //! # The rooms
@@ -35,6 +35,7 @@ mod wait;
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
+use std::sync::Arc;
 
 use pyo3::ffi;
 
@@ -85,7 +86,7 @@ pub unsafe extern "C" fn PyInit__core() -> *mut ffi::PyObject {
     ffi::PyModuleDef_Init(&raw mut MODULE)
 }
 
-/// Where a module keeps the pointer to its state; null if it is not made yet or was freed.
+/// Where a module keeps its reference to its state; null if it is not made yet or was freed.
 unsafe fn state_slot(module: *mut ffi::PyObject) -> *mut *mut State {
     ffi::PyModule_GetState(module).cast()
 }
@@ -101,8 +102,8 @@ pub(crate) unsafe fn state_of_type(class: *mut ffi::PyTypeObject) -> py::Result<
 
 unsafe extern "C" fn execute(module: *mut ffi::PyObject) -> c_int {
     py::guard_status(|| {
-        let state = Box::into_raw(Box::new(State::new(module)?));
-        *state_slot(module) = state;
+        let state = Arc::into_raw(Arc::new(State::new(module)?));
+        *state_slot(module) = state.cast_mut();
         (*state).fill(module)
     })
 }
@@ -123,7 +124,7 @@ unsafe extern "C" fn clear(module: *mut ffi::PyObject) -> c_int {
 unsafe extern "C" fn free(module: *mut c_void) {
     let slot = state_slot(module.cast());
     if !slot.is_null() && !(*slot).is_null() {
-        drop(Box::from_raw(*slot));
+        drop(Arc::from_raw(*slot));
         *slot = null_mut();
     }
 }

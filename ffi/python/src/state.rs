@@ -79,6 +79,11 @@ pub(crate) struct State {
     pub(crate) idle_pickler: Mutex<Option<Pickler>>,
 }
 
+// SAFETY: whoever uses a state is attached to its interpreter, which keeps others out.
+unsafe impl Send for State {}
+// SAFETY: as above.
+unsafe impl Sync for State {}
+
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new(_module: *mut ffi::PyObject) -> Result<State> {
