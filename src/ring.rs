@@ -44,7 +44,7 @@ use core::cmp::Ordering as Compare;
 use crossbeam_utils::CachePadded;
 
 use crate::error::OutOfMemory;
-use crate::layout::{INLINE_WORDS, PeerId, RingHeader, Slot};
+use crate::layout::{INLINE_WORDS, Meta, PeerId, RingHeader, Slot};
 use crate::sync::{AtomicU64, Ordering, essential, fence};
 
 const STATE: u64 = 3;
@@ -185,6 +185,8 @@ pub enum PopError {
     Busy,
     /// There is no message, and there will be none: the chain is sealed.
     Ended,
+    /// The oldest message has so many bytes, more than were asked for.
+    Large(u64),
 }
 
 /// A queue of cells: rings linked one after another.
@@ -313,8 +315,8 @@ impl Chain {
                         continue;
                     }
                     advance(&self.back.tail, position);
-                    slot.meta.write(cell.meta);
-                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
+                    slot.meta.store(cell.meta, Ordering::Relaxed);
+                    let words = Meta::unpack(cell.meta).slot_words();
                     for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
                         to.write(*from);
                     }
@@ -339,7 +341,7 @@ impl Chain {
         }
     }
 
-    /// Takes the oldest cell; what is in `cell` is arbitrary when there is none.
+    /// Takes the oldest cell, unless its message has more than `most` bytes. What is in `cell` is arbitrary if it fails.
     ///
     /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
     ///
@@ -350,6 +352,7 @@ impl Chain {
         &self,
         rings: &impl Rings,
         me: PeerId,
+        most: u64,
         cell: &mut Cell,
         on_claim: impl Fn(&Cell),
     ) -> Result<(), PopError> {
@@ -359,15 +362,19 @@ impl Chain {
             let state = seen & STATE;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if state == READY => {
+                    // Read before the slot is ours: the claim fails if it was somebody else's in between.
+                    cell.meta = slot.meta.load(Ordering::Relaxed);
+                    let meta = Meta::unpack(cell.meta);
+                    if meta.length > most {
+                        return Err(PopError::Large(meta.length));
+                    }
                     let mine = word(READING, turn, me.get()) | seen & CLOSED;
                     // The claim. Relaxed: meta and payload were seen by `look`.
                     if slot.word.compare_exchange(seen, mine, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                         continue;
                     }
                     advance(&self.front.head, position);
-                    cell.meta = slot.meta.read();
-                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
-                    for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
+                    for (to, from) in cell.payload[..meta.slot_words()].iter_mut().zip(&slot.payload) {
                         *to = from.read();
                     }
                     on_claim(cell);
@@ -385,23 +392,6 @@ impl Chain {
                 Compare::Less => return Err(PopError::Empty),
                 // Somebody claimed the position and did not push `head` yet.
                 Compare::Equal | Compare::Greater => advance(&self.front.head, position),
-            }
-        }
-    }
-
-    /// What the oldest message is, if it is complete; somebody else may take it at any time.
-    #[cfg(not(loom))] // it reads what it does not own, which loom's cells are there to refuse
-    pub fn peek(&self, rings: &impl Rings) -> Option<crate::layout::Meta> {
-        loop {
-            let Look { slot, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
-            if seen >> TURN_SHIFT != turn || seen & STATE != READY {
-                return None;
-            }
-            let meta = slot.meta.read();
-            // As in a sequence lock: if the word is still the same, then nobody has written meta since.
-            fence(Ordering::Acquire);
-            if slot.word.load(Ordering::Relaxed) == seen {
-                return Some(crate::layout::Meta::unpack(meta));
             }
         }
     }
