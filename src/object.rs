@@ -359,6 +359,7 @@ impl<'r> Message<'r> {
         let result = self.take_room(kind, length, pins);
         if result.is_err() {
             pins.iter().for_each(|id| self.region.release(*id, self.me));
+            self.disown();
         }
         result
     }

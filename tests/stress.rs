@@ -1,0 +1,382 @@
+//! The engine under load, on real threads: every message exactly once and in order, every wake arrives, and in the end
+//! nothing is held. What `tests/loom.rs` proves for two or three steps is tried here for millions.
+#![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
+
+mod support;
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use multigil::error::{GetError, PutError, WaitError};
+use multigil::event::{Parker, Patience};
+use multigil::layout::PeerId;
+use multigil::lock::{Lock, Owner};
+use multigil::object::{Handle, Message, Region};
+use multigil::queue::Queue;
+
+use support::{limit, payload};
+
+/// Waiting without spinning: every wait is a sleep, and every wake matters.
+const NO_SPIN: Duration = Duration::ZERO;
+const SPIN: Duration = Duration::from_micros(20);
+
+fn region() -> (Region, PeerId) {
+    let region = Region::new().unwrap();
+    let me = region.register().unwrap();
+    (region, me)
+}
+
+/// Small numbers that look random: the same ones in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    /// Mostly short ones, sometimes a block, seldom a large one.
+    fn size(&mut self) -> usize {
+        let size = match self.below(1000) {
+            0 => 1 << 20,
+            1..20 => 64 << 10,
+            20..200 => self.below(5000),
+            _ => self.below(120),
+        };
+        size as usize
+    }
+}
+
+/// How threads wait: for ever, or again and again for a moment.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    spin: Duration,
+    moments: bool,
+}
+
+impl Waiting {
+    fn patience<'a>(self, dice: &mut Dice, parker: &'a Parker) -> Patience<'a> {
+        let moment = self.moments.then(|| Instant::now() + Duration::from_micros(dice.below(300)));
+        Patience::new(moment, self.spin, parker)
+    }
+}
+
+/// Who produced a message, and which one of its messages it is; then the payload.
+fn write(message: &mut Message<'_>, producer: u64, number: u64, size: usize) {
+    let seed = producer << 32 | number;
+    message.allocate(1, size + 8, &[]).unwrap();
+    message.write(0, &seed.to_le_bytes());
+    message.write(8, &payload(seed, size));
+}
+
+/// The same, and that the payload is intact.
+fn read(message: &Message<'_>) -> (u64, u64) {
+    let mut bytes = vec![0; message.length()];
+    message.read(0, &mut bytes);
+    let seed = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    assert_eq!(bytes[8..], payload(seed, bytes.len() - 8), "the payload is another one's");
+    (seed >> 32, seed & 0xFFFF_FFFF)
+}
+
+/// Puts until the queue is shut down or `count` are in; how many are.
+fn produce(queue: &Handle<'_, Queue>, producer: u64, count: u64, waiting: Waiting, parker: &Parker) -> u64 {
+    let (region, me) = (queue.region(), queue.owner());
+    let mut dice = Dice(producer);
+    let mut message = Message::new(region, me);
+    for number in 0..count {
+        write(&mut message, producer, number, dice.size());
+        loop {
+            match queue.put(&mut message, region, me, Some(&waiting.patience(&mut dice, parker))) {
+                Ok(()) => break,
+                Err(PutError::Full) => assert!(waiting.moments),
+                Err(PutError::Interrupted) => {
+                    parker.take_interrupt();
+                }
+                Err(PutError::ShutDown) => return number,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    count
+}
+
+/// Gets until the queue is shut down and empty; what there was, by producer, whose messages come in order.
+fn consume(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Parker) -> Vec<Vec<u64>> {
+    let (region, me) = (queue.region(), queue.owner());
+    let mut got = vec![Vec::new(); producers as usize];
+    let mut dice = Dice(99);
+    let mut message = Message::new(region, me);
+    message.prepare(u64::MAX);
+    loop {
+        match queue.get(&mut message, region, me, Some(&waiting.patience(&mut dice, parker))) {
+            Ok(()) => {
+                let (producer, number) = read(&message);
+                let before = &mut got[producer as usize];
+                assert!(before.last().is_none_or(|last| *last < number), "{number} of {producer} comes too late");
+                before.push(number);
+            }
+            Err(GetError::Empty) => assert!(waiting.moments),
+            Err(GetError::Interrupted) => {
+                parker.take_interrupt();
+            }
+            Err(GetError::ShutDown) => return got,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Interrupts everybody again and again until the end.
+fn rain(parkers: &[Parker], end: &AtomicBool) {
+    while !end.load(Ordering::Relaxed) {
+        parkers.iter().for_each(Parker::interrupt);
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Everything that producers put is got once, in each producer's order.
+fn exactly_once(producers: u64, consumers: u64, count: u64, maxsize: i64, waiting: Waiting, raining: bool) {
+    let (region, me) = region();
+    let queue = region.create_queue(me, maxsize).unwrap();
+    let parkers: Vec<Parker> = (0..producers + consumers).map(|_| Parker::default()).collect();
+    let end = AtomicBool::new(false);
+    let mut got = vec![Vec::new(); producers as usize];
+    thread::scope(|scope| {
+        let (queue, parkers, end) = (&queue, &parkers[..], &end);
+        if raining {
+            scope.spawn(move || rain(parkers, end));
+        }
+        let producing: Vec<_> = (0..producers)
+            .map(|producer| scope.spawn(move || produce(queue, producer, count, waiting, &parkers[producer as usize])))
+            .collect();
+        let consuming: Vec<_> = (producers..producers + consumers)
+            .map(|consumer| scope.spawn(move || consume(queue, producers, waiting, &parkers[consumer as usize])))
+            .collect();
+        for producer in producing {
+            assert_eq!(producer.join().unwrap(), count);
+        }
+        queue.shut_down(false, &region, me);
+        for consumer in consuming {
+            for (all, some) in got.iter_mut().zip(consumer.join().unwrap()) {
+                all.extend(some);
+            }
+        }
+        end.store(true, Ordering::Relaxed);
+    });
+    for mut numbers in got {
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..count), "each exactly once");
+    }
+    drop(queue);
+    let memory = region.statistics().memory;
+    assert_eq!((memory.blocks, memory.in_use), (0, 0));
+}
+
+#[test]
+fn one_to_one() {
+    let _limit = limit(120);
+    for maxsize in [0, 1, 100] {
+        exactly_once(1, 1, 10_000, maxsize, Waiting { spin: SPIN, moments: false }, false);
+        exactly_once(1, 1, 5_000, maxsize, Waiting { spin: NO_SPIN, moments: false }, false);
+    }
+}
+
+#[test]
+fn many_to_many() {
+    let _limit = limit(120);
+    for maxsize in [0, 1, 5, 100] {
+        exactly_once(4, 4, 3_000, maxsize, Waiting { spin: NO_SPIN, moments: false }, false);
+        exactly_once(3, 5, 3_000, maxsize, Waiting { spin: SPIN, moments: false }, false);
+    }
+}
+
+#[test]
+fn many_to_many_with_timeouts() {
+    let _limit = limit(120);
+    for maxsize in [0, 1, 100] {
+        exactly_once(3, 3, 3_000, maxsize, Waiting { spin: NO_SPIN, moments: true }, false);
+    }
+}
+
+#[test]
+fn many_to_many_with_interrupts() {
+    let _limit = limit(120);
+    for maxsize in [0, 1, 100] {
+        exactly_once(3, 3, 3_000, maxsize, Waiting { spin: NO_SPIN, moments: false }, true);
+        exactly_once(2, 2, 2_000, maxsize, Waiting { spin: NO_SPIN, moments: true }, true);
+    }
+}
+
+/// A queue that is shut down at any moment: all that was let in is got, or thrown away if it is to be immediate.
+#[test]
+fn shutting_down_loses_nothing() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let waiting = Waiting { spin: SPIN, moments: false };
+    let mut dice = Dice(1);
+    for round in 0..600 {
+        let immediate = round % 3 == 0;
+        let queue = region.create_queue(me, if round % 2 == 0 { 0 } else { 3 }).unwrap();
+        let parkers: [Parker; 4] = Default::default();
+        let pause = dice.below(20_000);
+        thread::scope(|scope| {
+            let (queue, parkers) = (&queue, &parkers);
+            let producing =
+                [0, 1].map(|n| scope.spawn(move || produce(queue, n, u64::MAX, waiting, &parkers[n as usize])));
+            let consuming = [2, 3].map(|n| scope.spawn(move || consume(queue, 2, waiting, &parkers[n])));
+            (0..pause).for_each(|_| spin_loop());
+            queue.shut_down(immediate, &region, me);
+            let put = producing.map(|producer| producer.join().unwrap());
+            let got = consuming.map(|consumer| consumer.join().unwrap());
+            let got_of = |producer: usize| got.iter().map(|got| got[producer].len() as u64).sum::<u64>();
+            if !immediate {
+                assert_eq!(put, [got_of(0), got_of(1)], "what was put is got");
+            }
+            assert_eq!(queue.unfinished(), got_of(0) + got_of(1), "what was thrown away counts as done");
+        });
+        assert_eq!(queue.len(), 0);
+    }
+    assert_eq!(region.statistics().memory.blocks, 0);
+}
+
+/// `join` returns when the last task is done, not before.
+#[test]
+fn join_waits_for_the_last_task() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let done = AtomicU64::new(0);
+    for round in 1..200 {
+        let queue = region.create_queue(me, 0).unwrap();
+        let tasks = round % 7 + 1;
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let parker = Parker::default();
+                    let mut message = Message::new(&region, me);
+                    while queue.get(&mut message, &region, me, Some(&Patience::new(None, NO_SPIN, &parker))).is_ok() {
+                        done.fetch_add(1, Ordering::Relaxed);
+                        queue.task_done().unwrap();
+                    }
+                });
+            }
+            let before = done.load(Ordering::Relaxed);
+            let mut message = Message::new(&region, me);
+            for task in 0..tasks {
+                message.set_word(1, task);
+                queue.put(&mut message, &region, me, None).unwrap();
+            }
+            queue.join(&Patience::new(None, NO_SPIN, &Parker::default())).unwrap();
+            assert_eq!(done.load(Ordering::Relaxed), before + tasks);
+            queue.shut_down(false, &region, me);
+        });
+        assert!(queue.task_done().is_err());
+    }
+}
+
+/// Two threads that wake each other through the kernel, each step: no wake is lost.
+#[test]
+fn ping_pong() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let [there, back] = [(); 2].map(|()| region.create_queue(me, 1).unwrap());
+    let pass = |from: &Handle<'_, Queue>, to: &Handle<'_, Queue>| {
+        let parker = Parker::default();
+        let patience = Patience::new(None, NO_SPIN, &parker);
+        let mut message = Message::new(&region, me);
+        for expected in 0..20_000 {
+            from.get(&mut message, &region, me, Some(&patience)).unwrap();
+            assert_eq!(message.first_word(), expected);
+            message.set_word(1, expected + 1);
+            to.put(&mut message, &region, me, Some(&patience)).unwrap();
+            message.set_word(1, 0);
+        }
+    };
+    let mut first = Message::new(&region, me);
+    first.set_word(1, 0);
+    there.put(&mut first, &region, me, None).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| pass(&there, &back));
+        // The other end sends back what it got: the number that is expected next.
+        let parker = Parker::default();
+        let patience = Patience::new(None, NO_SPIN, &parker);
+        let mut message = Message::new(&region, me);
+        for _ in 0..20_000 {
+            back.get(&mut message, &region, me, Some(&patience)).unwrap();
+            there.put(&mut message, &region, me, Some(&patience)).unwrap();
+        }
+    });
+}
+
+/// One thread at a time holds the lock, whatever else happens to those who wait for it.
+#[test]
+fn lock_excludes() {
+    const THREADS: u32 = 4;
+    const ROUNDS: u64 = 10_000;
+    let _limit = limit(120);
+    let (region, me) = region();
+    let lock = region.create_lock(me).unwrap();
+    for (moments, raining) in [(false, false), (true, false), (false, true), (true, true)] {
+        let count = AtomicU64::new(0);
+        let end = AtomicBool::new(false);
+        let parkers: [Parker; THREADS as usize] = Default::default();
+        let work = |thread: u32| {
+            let owner = Owner { peer: me, thread: thread + 1 };
+            let parker = &parkers[thread as usize];
+            let mut dice = Dice(thread.into());
+            let waiting = Waiting { spin: NO_SPIN, moments };
+            for _ in 0..ROUNDS {
+                loop {
+                    match lock.acquire(owner, &waiting.patience(&mut dice, parker)) {
+                        Ok(()) => break,
+                        Err(WaitError::TimedOut) => assert!(moments),
+                        Err(WaitError::Interrupted) => {
+                            parker.take_interrupt();
+                        }
+                    }
+                }
+                assert_eq!(Lock::owner(&lock), Some(owner));
+                // Not an addition: two at a time would lose one.
+                count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                lock.release().unwrap();
+            }
+        };
+        thread::scope(|scope| {
+            let work = &work;
+            if raining {
+                scope.spawn(|| rain(&parkers, &end));
+            }
+            let workers: Vec<_> = (0..THREADS).map(|thread| scope.spawn(move || work(thread))).collect();
+            workers.into_iter().for_each(|worker| worker.join().unwrap());
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), u64::from(THREADS) * ROUNDS);
+        assert!(!lock.is_locked());
+    }
+}
+
+/// An interrupt ends a wait without end, whether it comes before the sleep or during it; the next wait is a wait again.
+#[test]
+fn interrupt_ends_a_wait() {
+    let _limit = limit(60);
+    let (region, me) = region();
+    let queue = region.create_queue(me, 0).unwrap();
+    let parker = Parker::default();
+    for pause in [0, 1, 10, 2000] {
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let mut message = Message::new(&region, me);
+                queue.get(&mut message, &region, me, Some(&Patience::new(None, NO_SPIN, &parker)))
+            });
+            thread::sleep(Duration::from_micros(pause));
+            parker.interrupt();
+            assert_eq!(waiter.join().unwrap(), Err(GetError::Interrupted));
+        });
+        assert!(parker.take_interrupt() && !parker.take_interrupt());
+    }
+    let started = Instant::now();
+    let patience = Patience::new(Some(started + Duration::from_millis(50)), NO_SPIN, &parker);
+    let mut message = Message::new(&region, me);
+    assert_eq!(queue.get(&mut message, &region, me, Some(&patience)), Err(GetError::Empty));
+    assert!(started.elapsed() >= Duration::from_millis(50));
+}
