@@ -254,10 +254,11 @@ def _number(header: Any) -> int:
 class _Task:
     """What is known of the task at hand. Each slot is filled once, so that a step can be begun anew at any time."""
 
-    __slots__ = ("announced", "began", "call", "claimed", "header", "outcome", "reported", "sent")
+    __slots__ = ("announced", "began", "box", "call", "claimed", "header", "outcome", "reported", "sent")
 
     def __init__(self) -> None:
         self.header: list[Any] = []
+        self.box: SimpleQueue[Any] | None = None  # while its call is taken out
         self.call: list[Any] = []
         self.claimed: list[bool] = []
         self.began = False
@@ -265,6 +266,10 @@ class _Task:
         self.sent: list[None] = []
         self.announced: list[None] = []
         self.reported = False
+
+    def is_lost(self) -> bool:
+        """Whether the call was taken out of its box and never arrived: what unpickles it may be Python, too."""
+        return self.box is not None and not self.call and self.box.empty()
 
 
 class Loop:
@@ -318,7 +323,7 @@ class Loop:
         task = self._task
         if task.outcome:
             return  # an interrupt that came too late
-        if isinstance(error, KeyboardInterrupt) and not (task.began or self._is_interrupted()):
+        if isinstance(error, KeyboardInterrupt) and not (task.began or self._is_interrupted() or task.is_lost()):
             return  # one that came while the interpreter waited
         if task.header:
             task.outcome.append(_trimmed(error))
@@ -384,6 +389,7 @@ class Loop:
 
     def _perform(self, task: _Task, kind: int, box: SimpleQueue[Any]) -> None:
         if not task.call:
+            task.box = box
             into(task.call, box.get_nowait)
         function, args, kwargs, extra = task.call[0]
         if kind == SUBMITTED:

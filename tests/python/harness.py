@@ -20,7 +20,7 @@ import pytest
 from multigil import Interpreter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 # Seconds within which everything that is not meant to wait must have happened, however busy the machine is.
 AMPLE = 20.0
@@ -46,6 +46,7 @@ class HowToRun(TypedDict, total=False):
     how: Literal["script", "-m", "-c", "stdin", "repl"]
     args: Sequence[str]
     options: Sequence[str]
+    environment: Mapping[str, str]
     interrupt_after: str
     time_limit: float
 
@@ -66,6 +67,7 @@ class ProgramRunner:
 
         how: a script file (the default), a module, the option -c, the standard input, or typed into the console.
         args, options: what follows the program, and what Python itself is given.
+        environment: variables to set; of the tests' own environment, those that change how Python works are left out.
         interrupt_after: a line of the program's output after which it is sent SIGINT, as by Ctrl-C.
         time_limit: in seconds.
         """
@@ -99,7 +101,11 @@ class ProgramRunner:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=self.folder,
-            env={**plain_environment(), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])},
+            env={
+                **plain_environment(),
+                "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+                **how_to_run.get("environment", {}),
+            },
         )
         late = threading.Event()
 

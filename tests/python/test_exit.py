@@ -44,6 +44,9 @@ PREPARATION = """
     full.put(0)
     held = multigil.Lock()
     held.acquire()
+    def enter(lock):
+        with lock:
+            pass
     def start(target, *args, daemon=False):
         interpreter = multigil.Interpreter(target=target, args=args, daemon=daemon)
         interpreter.start()
@@ -81,7 +84,7 @@ WAITS = {
     "Queue.put": "full.put(1)",
     "Queue.join": "full.join()",
     "Lock.acquire": "held.acquire()",
-    "with a lock": "exec('with held: pass')",
+    "with a lock": "enter(held)",
     "Interpreter.join": "start(multigil.Queue().get, daemon=True).join()",
     "Interpreter.result": "start(multigil.Queue().get, daemon=True).result()",
     "Interpreter.exception": "start(multigil.Queue().get, daemon=True).exception()",
@@ -131,6 +134,42 @@ def test_ctrl_c_while_the_end_waits_for_an_interpreter_ends_the_program(run_prog
     assert "KeyboardInterrupt" in outcome.stderr
     assert "Fatal" not in outcome.stderr
     assert outcome.status in (0, 1, 130, -signal.SIGINT)
+
+
+def test_a_keyboard_interrupt_inside_of_an_interpreter_does_not_change_the_status(run_program: ProgramRunner) -> None:
+    # CPython notes one that leaves the text it runs, in whichever interpreter, and kills the program at its end.
+    run_program.output("""
+        import multigil, workers
+        for interrupted in (
+            lambda interpreter: interpreter.exec("raise KeyboardInterrupt"),
+            lambda interpreter: interpreter.call(exec, "raise KeyboardInterrupt"),
+            lambda interpreter: interpreter.call(workers.raise_keyboard_interrupt),
+        ):
+            with multigil.Interpreter() as interpreter:
+                try:
+                    interrupted(interpreter)
+                except KeyboardInterrupt:
+                    pass
+                else:
+                    raise AssertionError
+    """)
+
+
+@pytest.mark.parametrize("kind", ["Queue", "SimpleQueue", "Lock"])
+@pytest.mark.parametrize("where", ["the program", "an interpreter"])
+def test_what_is_freed_after_the_module_uses_none_of_the_memory_of_the_module(
+    run_program: ProgramRunner, kind: str, where: str
+) -> None:
+    # An object in a cycle is freed by the last collection, by when the module may be gone. All memory is malloc's, and
+    # malloc overwrites what is freed, so that its use is noticed.
+    make_cycle = f"import multigil\nclass Own(multigil.{kind}): pass\nown = Own()\nown.itself = own, Own\n"
+    program = (
+        make_cycle
+        if where == "the program"
+        else f"import multigil\nwith multigil.Interpreter() as interpreter:\n    interpreter.exec({make_cycle!r})\n"
+    )
+    environment = {"PYTHONMALLOC": "malloc", "MALLOC_PERTURB_": "221"}
+    assert run_program.output(program, environment=environment, time_limit=10) == ""
 
 
 def test_interpreters_that_are_no_daemons_are_waited_for(run_program: ProgramRunner) -> None:

@@ -266,3 +266,7 @@ def start_thread(function: Callable[..., Any], argument: object, q: Queue[str], 
 
 def compute_briefly() -> int:
     return sum(i * i for i in range(1_000_000))
+
+
+def raise_keyboard_interrupt() -> None:
+    raise KeyboardInterrupt
