@@ -251,7 +251,7 @@ impl Heap {
 
     /// Gives a large block's pages back to the kernel. The block is the caller's.
     fn discard_block(&self, slab: &Slab, place: usize) {
-        // SAFETY: the block is page aligned, as its size is a multiple of the page size; the caller owns it.
+        // SAFETY: the caller owns the block.
         unsafe { self.segments.discard(Span { start: slab.block(place).as_ptr(), length: slab.block_bytes }) };
         self.idle_large.fetch_sub(slab.block_bytes, Ordering::Relaxed);
         self.class(slab).dirty.fetch_sub(1, Ordering::Relaxed);
@@ -387,10 +387,10 @@ impl Heap {
         let lead = count * size_of::<AtomicU64>()
             + if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
         let lead = lead.next_multiple_of(page_bytes());
-        let span = self.segments.cut(lead + count * block_bytes)?;
         if *slab_count as usize == MAX_SLABS - 1 {
             return Err(OutOfMemory { requested: block_bytes as u64, available: 0 });
         }
+        let span = self.segments.cut(lead + count * block_bytes)?;
         let start = NonNull::new(span.start).expect("a mapping is not at address zero");
         // SAFETY: all three are inside the span, which has `lead` bytes before the blocks.
         let (headers, blocks) = unsafe {
@@ -463,7 +463,7 @@ impl Heap {
             });
             let mut cleaned = 0;
             if whole {
-                // SAFETY: every block of the piece is ours, and the piece is page aligned.
+                // SAFETY: every block of the piece is ours.
                 unsafe {
                     let length = blocks * slab.block_bytes;
                     self.segments.discard(Span { start: slab.block(first).as_ptr(), length });
