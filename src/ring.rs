@@ -399,8 +399,14 @@ impl Chain {
     /// How many messages there are: written, or being written.
     #[inline]
     pub fn len(&self) -> u64 {
-        let head = self.front.head.load(Ordering::Acquire);
-        self.back.tail.load(Ordering::Acquire).saturating_sub(head)
+        loop {
+            let tail = self.back.tail.load(Ordering::Acquire);
+            let head = self.front.head.load(Ordering::Acquire);
+            // Any number may have come and gone between the two.
+            if self.back.tail.load(Ordering::Relaxed) == tail {
+                return tail - head;
+            }
+        }
     }
 
     /// Whether there is no message.

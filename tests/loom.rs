@@ -329,6 +329,24 @@ fn full_is_exact_fails_without_claim() {
     twin(3, Part::Claim, full_is_exact);
 }
 
+/// What is counted while messages come and go was there at some moment, and never more than the limit.
+fn count_within_limit() {
+    let line = Arc::new(Line::with(&[2], &[1]));
+    let other = line.clone();
+    let busy = thread::spawn(move || {
+        other.get().unwrap();
+        other.try_put(2, 1).unwrap();
+    });
+    assert!(line.chain.len() <= 1);
+    busy.join().unwrap();
+    assert_eq!((line.chain.len(), line.chain.pushed()), (1, 2));
+}
+
+#[test]
+fn count_within_limit_holds() {
+    check(3, count_within_limit);
+}
+
 // ---------------------------------------------------------------------------------------------- chain
 
 /// Two producers find the ring full at once: one closes it, one links the next, and both go on there.
