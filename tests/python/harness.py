@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import signal
@@ -101,6 +102,7 @@ class ProgramRunner:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=self.folder,
+            process_group=0,
             env={
                 **plain_environment(),
                 "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
@@ -109,9 +111,17 @@ class ProgramRunner:
         )
         late = threading.Event()
 
+        def kill() -> None:
+            # With all that it started, which may hold its pipes open.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
         def abort() -> None:
             late.set()
             process.send_signal(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            kill()
 
         limit = threading.Timer(time_limit, abort)
         limit.start()
@@ -129,7 +139,7 @@ class ProgramRunner:
         finally:
             limit.cancel()
             limit.join()
-            process.kill()
+            kill()
             process.wait()
         outcome = Outcome((head + tail).decode(), errors.decode(), process.returncode, time.monotonic() - start)
         if late.is_set():

@@ -139,7 +139,14 @@ USES_OF_C_MODULES = {
     "ctypes": "import ctypes; ctypes.CDLL(None).getpid()",
 }
 # CPython's own limits (python-facts: row 2 and row 17).
-NEEDS = {"asyncio": (3, 12, 4), "ssl": (3, 12, 4), "decimal": (3, 12, 4), "ctypes": (3, 13), "xml": (3, 13)}
+NEEDS = {
+    "asyncio": (3, 12, 4),
+    "ssl": (3, 12, 4),
+    "decimal": (3, 12, 4),
+    "ctypes": (3, 13),
+    "xml": (3, 13),
+    "zoneinfo": (3, 13),
+}
 
 
 @pytest.mark.parametrize("module", USES_OF_C_MODULES)
