@@ -160,7 +160,7 @@ pub trait Rings {
 /// A message as a slot holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// [`Meta`](crate::layout::Meta), packed.
+    /// [`Meta`], packed.
     pub meta: u64,
     /// As many words as `meta` tells; the rest is arbitrary.
     pub payload: [u64; INLINE_WORDS],
