@@ -35,8 +35,9 @@
 //!
 //! # Orderings
 //! The slot's word hands meta and payload from one owner to the next: Release at the commit and at the hand-back,
-//! Acquire by the fence in `look`. The same fence pairs with the one in `Ring::initialize`, as in a sequence lock:
-//! whoever read anything of a ring's next life sees afterwards that it was given back.
+//! Acquire in `look`, which needs none for the claim then. All that `look` reads is written by a Release, so that
+//! whoever has read anything of a ring's next life sees afterwards that it was given back. (Loads and not a fence,
+//! which ThreadSanitizer would not understand.)
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering as Compare;
@@ -45,7 +46,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::error::OutOfMemory;
 use crate::layout::{INLINE_WORDS, Meta, PeerId, RingHeader, Slot};
-use crate::sync::{AtomicU64, Ordering, essential, fence};
+use crate::sync::{AtomicU64, Ordering, essential};
 
 const STATE: u64 = 3;
 const FREE: u64 = 0;
@@ -113,24 +114,24 @@ pub struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Prepares the ring for a first message at position `base`. Nobody else knows the ring yet.
     pub(crate) fn initialize(&self, reference: RingRef, base: u64) {
-        // SYNC POINT: a look that reads any of what follows sees that the life before is over.
-        essential!(NewLife: fence(Ordering::Release));
-        // Relaxed throughout: the ring is published by the Release of whoever links it.
+        // SYNC POINT: Release, not to publish the ring, which whoever links it does, but for those who still look at it
+        // for what it was: they see that this is over.
+        let ordering = essential!(NewLife: Ordering::Release);
         let turn = reference.first_turn();
         for slot in self.slots {
-            slot.word.store(word(FREE, turn, 0), Ordering::Relaxed);
+            slot.word.store(word(FREE, turn, 0), ordering);
         }
-        self.header.base.store(base, Ordering::Relaxed);
-        self.header.turn.store(turn, Ordering::Relaxed);
+        self.header.base.store(base, ordering);
+        self.header.turn.store(turn, ordering);
         self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
     }
 
     /// The slot of a position and its turn.
     #[inline(always)]
     fn slot(&self, position: u64) -> (&'a Slot, u64) {
-        let offset = position.wrapping_sub(self.header.base.load(Ordering::Relaxed));
+        let offset = position.wrapping_sub(self.header.base.load(Ordering::Acquire));
         let slot = &self.slots[offset as usize & (self.slots.len() - 1)];
-        let turn = self.header.turn.load(Ordering::Relaxed).wrapping_add(offset >> self.slots.len().trailing_zeros());
+        let turn = self.header.turn.load(Ordering::Acquire).wrapping_add(offset >> self.slots.len().trailing_zeros());
         (slot, turn & (u64::MAX >> TURN_SHIFT))
     }
 
@@ -159,7 +160,7 @@ pub trait Rings {
 /// A message as a slot holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// [`Meta`](crate::layout::Meta), packed.
+    /// [`Meta`], packed.
     pub meta: u64,
     /// As many words as `meta` tells; the rest is arbitrary.
     pub payload: [u64; INLINE_WORDS],
@@ -259,13 +260,11 @@ fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> L
         // SYNC POINT: Acquire sees the ring initialized.
         let name = ring_name.load(essential!(RingSeen: Ordering::Acquire));
         let ring = rings.ring(RingRef(name));
-        let position = hint.load(Ordering::Relaxed);
+        // SYNC POINT: Acquire; whoever pushed the hint there knew the ring that the position is in.
+        let position = hint.load(essential!(HintSeen: Ordering::Acquire));
         let (slot, turn) = ring.slot(position);
-        let seen = slot.word.load(Ordering::Relaxed);
-        // SYNC POINT: Acquire for all that was read. The position: whoever pushed the hint there knew the ring that
-        // it is in. The word: what the slot's last owner did is done. A word, base or turn of the ring's next life:
-        // `ring_name` has moved on.
-        essential!(LookFence: fence(Ordering::Acquire));
+        // SYNC POINT: Acquire; what the slot's last owner did is done.
+        let seen = slot.word.load(essential!(WordSeen: Ordering::Acquire));
         if essential!(SameRing: ring_name.load(Ordering::Relaxed) != name) {
             continue;
         }

@@ -217,8 +217,8 @@ fn put_get_fails_without_hand_back() {
 
 #[test]
 #[should_panic(expected = "what was put is got")]
-fn put_get_fails_without_look_fence() {
-    twin(3, Part::LookFence, put_get);
+fn put_get_fails_without_word_seen() {
+    twin(3, Part::WordSeen, put_get);
 }
 
 /// Two consumers at once: each gets a message of its own, and neither is told that there is none.
@@ -368,13 +368,13 @@ fn close_close_holds() {
 }
 
 #[test]
-#[should_panic(expected = "one ring was linked")]
+#[should_panic(expected = "exceeded maximum number of branches")] // for ever in a ring without a turn
 fn close_close_fails_without_move_on() {
     twin(2, Part::MoveOn, close_close);
 }
 
 #[test]
-#[should_panic(expected = "one ring was linked")]
+#[should_panic(expected = "exceeded maximum number of branches")] // for ever in a ring without a turn
 fn close_close_fails_without_ring_seen() {
     twin(2, Part::RingSeen, close_close);
 }
@@ -492,6 +492,12 @@ fn stale_producer_beside_consumer_holds() {
 #[should_panic(expected = "each message once")]
 fn stale_producer_beside_consumer_fails_without_advance() {
     twin(1, Part::Advance, stale_producer_beside_consumer);
+}
+
+#[test]
+#[should_panic(expected = "each message once")]
+fn stale_producer_beside_consumer_fails_without_hint_seen() {
+    twin(1, Part::HintSeen, stale_producer_beside_consumer);
 }
 
 // ---------------------------------------------------------------------------------------------- seal
