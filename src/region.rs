@@ -103,8 +103,8 @@ impl Segment {
         }
         let memory: MmapMut = MmapOptions::new().len(bytes).map_anon().map_err(|_| refused())?;
         let memory = MmapRaw::from(memory);
-        if bytes > SEGMENT_BYTES {
-            // One huge block: large pages make its first touch several times as fast. A kernel that has none says no.
+        if bytes >= SEGMENT_BYTES {
+            // Large pages make the first touch several times as fast and later ones quicker. A kernel without says no.
             let _ = memory.advise(Advice::HugePage);
         }
         Ok(Segment { memory, used: 0 })
