@@ -7,7 +7,6 @@ from typing import Any
 
 import multigil
 
-
 NOTHING: dict[str, int] = {}
 
 
