@@ -55,7 +55,9 @@ const FIRST_SLAB_BYTES: usize = 64 << 10;
 const LARGE_BYTES: usize = 64 << 10;
 /// Bytes of large free blocks that stay with the region, warm and ready: taking a page from the kernel again costs more
 /// than a copy to it, so a queue that runs full and empty by turns should find what it gave back.
-const RETAINED_BYTES: usize = 16 << 20;
+const RETAINED_BYTES: usize = 64 << 20;
+/// The same of rings: a queue that grew long once rarely does so all the time.
+const RETAINED_RING_BYTES: usize = 8 << 20;
 /// Bytes of small free blocks of one size that stay.
 const RETAINED_SMALL_BYTES: usize = 4 << 20;
 /// Bytes of a class's largest slab, if a block is smaller.
@@ -72,6 +74,16 @@ enum Family {
     Data,
     /// Rings.
     Ring,
+}
+
+impl Family {
+    /// Bytes of its large free blocks that stay.
+    const fn retained_bytes(self) -> usize {
+        match self {
+            Family::Data => RETAINED_BYTES,
+            Family::Ring => RETAINED_RING_BYTES,
+        }
+    }
 }
 
 /// Where the blocks of one size are.
@@ -131,8 +143,8 @@ pub(crate) struct Heap {
     slab_count: Mutex<u32>,
     data: [CachePadded<Class>; CLASSES],
     rings: [CachePadded<Class>; CLASSES],
-    /// Bytes of large free blocks that stay.
-    idle_large: AtomicUsize,
+    /// Bytes of large free blocks that stay, by family.
+    idle_large: [AtomicUsize; 2],
     /// Where the next look for pages to give back starts.
     trim_cursor: AtomicUsize,
 }
@@ -166,7 +178,7 @@ impl Heap {
             slab_count: Mutex::new(0),
             data: std::array::from_fn(|_| class()),
             rings: std::array::from_fn(|_| class()),
-            idle_large: AtomicUsize::new(0),
+            idle_large: std::array::from_fn(|_| AtomicUsize::new(0)),
             trim_cursor: AtomicUsize::new(0),
         })
     }
@@ -203,8 +215,9 @@ impl Heap {
         let class = self.class(slab);
         let mut free = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT) | DIRTY;
         if slab.block_bytes >= LARGE_BYTES
-            && self.idle_large.fetch_add(slab.block_bytes, Ordering::Relaxed) + slab.block_bytes > RETAINED_BYTES
-            && !self.evict(me, class)
+            && self.idle_large(slab.family).fetch_add(slab.block_bytes, Ordering::Relaxed) + slab.block_bytes
+                > slab.family.retained_bytes()
+            && !self.evict(me, slab.family, class)
         {
             self.discard_block(slab, place(index));
             free &= !DIRTY;
@@ -218,10 +231,8 @@ impl Heap {
     /// Gives the pages of a large free block back that is not of the class `used`, which is in use just now; false if
     /// there is none. Otherwise the blocks of a size that nobody uses any more would stay for ever, and those in use go.
     #[cold]
-    fn evict(&self, me: PeerId, used: &Class) -> bool {
-        for (family, number) in [Family::Data, Family::Ring].into_iter().flat_map(|f| (0..CLASSES).map(move |n| (f, n)))
-        {
-            let class = &self.classes(family)[number];
+    fn evict(&self, me: PeerId, family: Family, used: &Class) -> bool {
+        for (number, class) in self.classes(family).iter().enumerate() {
             let idle = class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed);
             if class_bytes(number) < LARGE_BYTES || !idle || core::ptr::eq(&raw const **class, used) {
                 continue;
@@ -251,9 +262,9 @@ impl Heap {
 
     /// Gives a large block's pages back to the kernel. The block is the caller's.
     fn discard_block(&self, slab: &Slab, place: usize) {
-        // SAFETY: the block is page aligned, as its size is a multiple of the page size; the caller owns it.
+        // SAFETY: the caller owns the block.
         unsafe { self.segments.discard(Span { start: slab.block(place).as_ptr(), length: slab.block_bytes }) };
-        self.idle_large.fetch_sub(slab.block_bytes, Ordering::Relaxed);
+        self.idle_large(slab.family).fetch_sub(slab.block_bytes, Ordering::Relaxed);
         self.class(slab).dirty.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -329,31 +340,53 @@ impl Heap {
         let class = &self.classes(family)[number];
         let hint = class.hint.load(Ordering::Relaxed);
         if let Some((_, descriptor)) = self.find(hint)
-            && let Some(generation) = self.claim_one(class, class_bytes(number), descriptor, state)
+            && let Some(generation) = self.claim_one(family, class, class_bytes(number), descriptor, state)
         {
             return Ok((hint, generation));
         }
+        if class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed)
+            && let Some(found) = self.search(family, class, DIRTY, state)
+        {
+            return Ok(found); // one whose pages the kernel need not give again
+        }
         loop {
             let newest = class.newest.load(Ordering::Acquire);
-            let mut number_of_slab = newest;
-            while let Some(slab) = self.slab(number_of_slab << PLACE_BITS) {
-                let start = slab.cursor.load(Ordering::Relaxed);
-                for step in 0..slab.count.min(SEARCH) {
-                    let place = if start + step < slab.count { start + step } else { start + step - slab.count };
-                    let Some(descriptor) = slab.descriptor(place) else { break };
-                    if let Some(generation) = self.claim_one(class, slab.block_bytes, descriptor, state) {
-                        slab.cursor.store((place + 1) % slab.count, Ordering::Relaxed);
-                        return Ok((number_of_slab << PLACE_BITS | place as u32, generation));
-                    }
-                }
-                slab.cursor.store((start + slab.count.min(SEARCH)) % slab.count, Ordering::Relaxed);
-                number_of_slab = slab.older;
+            if let Some(found) = self.search(family, class, 0, state) {
+                return Ok(found);
             }
             self.grow(family, number, newest)?;
         }
     }
 
-    fn claim_one(&self, class: &Class, block_bytes: usize, descriptor: &AtomicU64, state: u64) -> Option<u32> {
+    /// Claims a free block of a class that has the flag `wanted`, if there is one where it looks.
+    fn search(&self, family: Family, class: &Class, wanted: u64, state: u64) -> Option<(u32, u32)> {
+        let mut number = class.newest.load(Ordering::Acquire);
+        while let Some(slab) = self.slab(number << PLACE_BITS) {
+            let start = slab.cursor.load(Ordering::Relaxed);
+            for step in 0..slab.count.min(SEARCH) {
+                let place = if start + step < slab.count { start + step } else { start + step - slab.count };
+                let descriptor = slab.descriptor(place)?;
+                if descriptor.load(Ordering::Relaxed) & wanted == wanted
+                    && let Some(generation) = self.claim_one(family, class, slab.block_bytes, descriptor, state)
+                {
+                    slab.cursor.store((place + 1) % slab.count, Ordering::Relaxed);
+                    return Some((number << PLACE_BITS | place as u32, generation));
+                }
+            }
+            slab.cursor.store((start + slab.count.min(SEARCH)) % slab.count, Ordering::Relaxed);
+            number = slab.older;
+        }
+        None
+    }
+
+    fn claim_one(
+        &self,
+        family: Family,
+        class: &Class,
+        block_bytes: usize,
+        descriptor: &AtomicU64,
+        state: u64,
+    ) -> Option<u32> {
         let seen = descriptor.load(Ordering::Relaxed);
         if seen & STATE != FREE {
             return None;
@@ -367,7 +400,7 @@ impl Heap {
         if seen & DIRTY == 0 {
             class.dirty.fetch_add(1, Ordering::Relaxed);
         } else if block_bytes >= LARGE_BYTES {
-            self.idle_large.fetch_sub(block_bytes, Ordering::Relaxed);
+            self.idle_large(family).fetch_sub(block_bytes, Ordering::Relaxed);
         }
         Some(generation)
     }
@@ -387,10 +420,10 @@ impl Heap {
         let lead = count * size_of::<AtomicU64>()
             + if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
         let lead = lead.next_multiple_of(page_bytes());
-        let span = self.segments.cut(lead + count * block_bytes)?;
         if *slab_count as usize == MAX_SLABS - 1 {
             return Err(OutOfMemory { requested: block_bytes as u64, available: 0 });
         }
+        let span = self.segments.cut(lead + count * block_bytes)?;
         let start = NonNull::new(span.start).expect("a mapping is not at address zero");
         // SAFETY: all three are inside the span, which has `lead` bytes before the blocks.
         let (headers, blocks) = unsafe {
@@ -463,7 +496,7 @@ impl Heap {
             });
             let mut cleaned = 0;
             if whole {
-                // SAFETY: every block of the piece is ours, and the piece is page aligned.
+                // SAFETY: every block of the piece is ours.
                 unsafe {
                     let length = blocks * slab.block_bytes;
                     self.segments.discard(Span { start: slab.block(first).as_ptr(), length });
@@ -501,6 +534,10 @@ impl Heap {
             Family::Data => &self.data,
             Family::Ring => &self.rings,
         }
+    }
+
+    fn idle_large(&self, family: Family) -> &AtomicUsize {
+        &self.idle_large[usize::from(family == Family::Ring)]
     }
 
     fn class(&self, slab: &Slab) -> &Class {

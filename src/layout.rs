@@ -81,12 +81,12 @@ pub const INLINE_WORDS: usize = INLINE_BYTES / 8;
 
 /// One place of a ring.
 ///
-/// `meta` and the payload belong to whoever the word names.
+/// `meta` and the payload are written by whoever the word names, and the payload is read by nobody else.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub struct Slot {
     pub(crate) word: AtomicU64,
-    pub(crate) meta: OwnedWord,
+    pub(crate) meta: AtomicU64,
     pub(crate) payload: [OwnedWord; INLINE_WORDS],
 }
 

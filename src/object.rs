@@ -178,6 +178,7 @@ impl Region {
                 let queue = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) };
                 if let Some(queue) = queue {
                     let mut message = Message::new(self, me);
+                    message.prepare(u64::MAX);
                     while queue.take(self, me, &mut message).is_ok() {
                         message.release_pins(|id| {
                             if self.heap.release_object(id) {

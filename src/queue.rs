@@ -21,8 +21,6 @@ use crate::sync::{AtomicU64, Ordering, fence_after_read_modify_write, spin_loop}
 const SHUT_DOWN: u32 = 1;
 /// No more gets either.
 const IMMEDIATE: u32 = 2;
-/// There was a message of more than [`LARGE_BYTES`].
-const HAS_LARGE: u32 = 4;
 
 /// Messages of more bytes are only given to those who are prepared for them.
 pub const LARGE_BYTES: u64 = 1 << 20;
@@ -96,9 +94,6 @@ impl Queue {
     #[inline(always)]
     fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
         let block = message.block();
-        if message.length() as u64 > LARGE_BYTES && self.flags() & HAS_LARGE == 0 {
-            self.control.header.flags.fetch_or(HAS_LARGE, Ordering::Relaxed); // the commit publishes it
-        }
         let hand_over = || {
             if let Some(block) = block {
                 region.heap().hand_over(block, None);
@@ -180,15 +175,8 @@ impl Queue {
 
     #[inline(always)]
     fn try_get(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
-        let flags = self.flags();
-        if flags & IMMEDIATE != 0 {
+        if self.flags() & IMMEDIATE != 0 {
             return Err(TryGetError::ShutDown);
-        }
-        if flags & HAS_LARGE != 0
-            && let Some(meta) = self.chain.peek(region.heap())
-            && meta.length > message.prepared_for()
-        {
-            return Err(TryGetError::Large(meta.length));
         }
         match self.take(region, me, message) {
             Ok(()) => {
@@ -198,15 +186,17 @@ impl Queue {
             Err(PopError::Ended) => Err(TryGetError::ShutDown),
             Err(PopError::Empty) => Err(TryGetError::Empty),
             Err(PopError::Busy) => Err(TryGetError::Busy),
+            Err(PopError::Large(bytes)) => Err(TryGetError::Large(bytes)),
         }
     }
 
-    /// Takes the oldest message into `message`, whatever the queue's state, and tells nobody.
+    /// Takes the oldest message into `message` if that is prepared for it, whatever the queue's state, and tells nobody.
     #[inline(always)]
     pub(crate) fn take(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), PopError> {
         let heap = region.heap();
         message.empty();
-        let result = self.chain.pop(heap, me, message.cell_mut(), |cell| {
+        let most = message.prepared_for();
+        let result = self.chain.pop(heap, me, most, message.cell_mut(), |cell| {
             if !Meta::unpack(cell.meta).is_inline() {
                 heap.hand_over(cell.payload[0] as u32, Some(me));
             }
@@ -220,6 +210,7 @@ impl Queue {
     /// Throws every message away, as done.
     fn drain(&self, region: &Region, me: PeerId) {
         let mut message = Message::new(region, me);
+        message.prepare(u64::MAX);
         while self.take(region, me, &mut message).is_ok() {
             let _ = self.task_done();
         }

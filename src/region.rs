@@ -71,10 +71,10 @@ impl Segments {
         self.all.read().iter().map(span).collect()
     }
 
-    /// Gives the pages of a span back to the kernel; they read as zero afterwards.
+    /// Gives the pages that are wholly inside a span back to the kernel; they read as zero afterwards.
     ///
     /// # Safety
-    /// The span is page aligned and nobody uses it.
+    /// Nobody uses the span.
     pub(crate) unsafe fn discard(&self, span: Span) {
         let all = self.all.read();
         let inside = |segment: &&Segment| {
@@ -82,10 +82,15 @@ impl Segments {
             (start..start + segment.memory.len()).contains(&(span.start as usize))
         };
         if let Some(segment) = all.iter().find(inside) {
+            // A block of 96 KiB, say, shares a page with the next one where a page has 64 KiB.
             let offset = span.start as usize - segment.memory.as_mut_ptr() as usize;
-            // SAFETY: the caller says that nobody uses these bytes. Failure leaves them as they are, which costs
-            // only memory: whoever takes them next writes them first.
-            let _ = unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, span.length) };
+            let start = offset.next_multiple_of(page_bytes());
+            let end = (offset + span.length) / page_bytes() * page_bytes();
+            if start < end {
+                // SAFETY: the caller says that nobody uses these bytes. Failure leaves them as they are, which costs
+                // only memory: whoever takes them next writes them first.
+                let _ = unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            }
         }
     }
 }

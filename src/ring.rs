@@ -35,8 +35,9 @@
 //!
 //! # Orderings
 //! The slot's word hands meta and payload from one owner to the next: Release at the commit and at the hand-back,
-//! Acquire by the fence in `look`. The same fence pairs with the one in `Ring::initialize`, as in a sequence lock:
-//! whoever read anything of a ring's next life sees afterwards that it was given back.
+//! Acquire in `look`, which needs none for the claim then. All that `look` reads is written by a Release, so that
+//! whoever has read anything of a ring's next life sees afterwards that it was given back. (Loads and not a fence,
+//! which ThreadSanitizer would not understand.)
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering as Compare;
@@ -44,8 +45,8 @@ use core::cmp::Ordering as Compare;
 use crossbeam_utils::CachePadded;
 
 use crate::error::OutOfMemory;
-use crate::layout::{INLINE_WORDS, PeerId, RingHeader, Slot};
-use crate::sync::{AtomicU64, Ordering, essential, fence};
+use crate::layout::{INLINE_WORDS, Meta, PeerId, RingHeader, Slot};
+use crate::sync::{AtomicU64, Ordering, essential};
 
 const STATE: u64 = 3;
 const FREE: u64 = 0;
@@ -113,24 +114,24 @@ pub struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Prepares the ring for a first message at position `base`. Nobody else knows the ring yet.
     pub(crate) fn initialize(&self, reference: RingRef, base: u64) {
-        // SYNC POINT: a look that reads any of what follows sees that the life before is over.
-        essential!(NewLife: fence(Ordering::Release));
-        // Relaxed throughout: the ring is published by the Release of whoever links it.
+        // SYNC POINT: Release, not to publish the ring, which whoever links it does, but for those who still look at it
+        // for what it was: they see that this is over.
+        let ordering = essential!(NewLife: Ordering::Release);
         let turn = reference.first_turn();
         for slot in self.slots {
-            slot.word.store(word(FREE, turn, 0), Ordering::Relaxed);
+            slot.word.store(word(FREE, turn, 0), ordering);
         }
-        self.header.base.store(base, Ordering::Relaxed);
-        self.header.turn.store(turn, Ordering::Relaxed);
+        self.header.base.store(base, ordering);
+        self.header.turn.store(turn, ordering);
         self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
     }
 
     /// The slot of a position and its turn.
     #[inline(always)]
     fn slot(&self, position: u64) -> (&'a Slot, u64) {
-        let offset = position.wrapping_sub(self.header.base.load(Ordering::Relaxed));
+        let offset = position.wrapping_sub(self.header.base.load(Ordering::Acquire));
         let slot = &self.slots[offset as usize & (self.slots.len() - 1)];
-        let turn = self.header.turn.load(Ordering::Relaxed).wrapping_add(offset >> self.slots.len().trailing_zeros());
+        let turn = self.header.turn.load(Ordering::Acquire).wrapping_add(offset >> self.slots.len().trailing_zeros());
         (slot, turn & (u64::MAX >> TURN_SHIFT))
     }
 
@@ -159,7 +160,7 @@ pub trait Rings {
 /// A message as a slot holds it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
-    /// [`Meta`](crate::layout::Meta), packed.
+    /// [`Meta`], packed.
     pub meta: u64,
     /// As many words as `meta` tells; the rest is arbitrary.
     pub payload: [u64; INLINE_WORDS],
@@ -185,6 +186,8 @@ pub enum PopError {
     Busy,
     /// There is no message, and there will be none: the chain is sealed.
     Ended,
+    /// The oldest message has so many bytes, more than were asked for.
+    Large(u64),
 }
 
 /// A queue of cells: rings linked one after another.
@@ -257,13 +260,11 @@ fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> L
         // SYNC POINT: Acquire sees the ring initialized.
         let name = ring_name.load(essential!(RingSeen: Ordering::Acquire));
         let ring = rings.ring(RingRef(name));
-        let position = hint.load(Ordering::Relaxed);
+        // SYNC POINT: Acquire; whoever pushed the hint there knew the ring that the position is in.
+        let position = hint.load(essential!(HintSeen: Ordering::Acquire));
         let (slot, turn) = ring.slot(position);
-        let seen = slot.word.load(Ordering::Relaxed);
-        // SYNC POINT: Acquire for all that was read. The position: whoever pushed the hint there knew the ring that
-        // it is in. The word: what the slot's last owner did is done. A word, base or turn of the ring's next life:
-        // `ring_name` has moved on.
-        essential!(LookFence: fence(Ordering::Acquire));
+        // SYNC POINT: Acquire; what the slot's last owner did is done.
+        let seen = slot.word.load(essential!(WordSeen: Ordering::Acquire));
         if essential!(SameRing: ring_name.load(Ordering::Relaxed) != name) {
             continue;
         }
@@ -313,8 +314,8 @@ impl Chain {
                         continue;
                     }
                     advance(&self.back.tail, position);
-                    slot.meta.write(cell.meta);
-                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
+                    slot.meta.store(cell.meta, Ordering::Relaxed);
+                    let words = Meta::unpack(cell.meta).slot_words();
                     for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
                         to.write(*from);
                     }
@@ -339,7 +340,7 @@ impl Chain {
         }
     }
 
-    /// Takes the oldest cell; what is in `cell` is arbitrary when there is none.
+    /// Takes the oldest cell, unless its message has more than `most` bytes. What is in `cell` is arbitrary if it fails.
     ///
     /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
     ///
@@ -350,6 +351,7 @@ impl Chain {
         &self,
         rings: &impl Rings,
         me: PeerId,
+        most: u64,
         cell: &mut Cell,
         on_claim: impl Fn(&Cell),
     ) -> Result<(), PopError> {
@@ -359,15 +361,19 @@ impl Chain {
             let state = seen & STATE;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if state == READY => {
+                    // Read before the slot is ours: the claim fails if it was somebody else's in between.
+                    cell.meta = slot.meta.load(Ordering::Relaxed);
+                    let meta = Meta::unpack(cell.meta);
+                    if meta.length > most {
+                        return Err(PopError::Large(meta.length));
+                    }
                     let mine = word(READING, turn, me.get()) | seen & CLOSED;
                     // The claim. Relaxed: meta and payload were seen by `look`.
                     if slot.word.compare_exchange(seen, mine, Ordering::Relaxed, Ordering::Relaxed).is_err() {
                         continue;
                     }
                     advance(&self.front.head, position);
-                    cell.meta = slot.meta.read();
-                    let words = crate::layout::Meta::unpack(cell.meta).slot_words();
-                    for (to, from) in cell.payload[..words].iter_mut().zip(&slot.payload) {
+                    for (to, from) in cell.payload[..meta.slot_words()].iter_mut().zip(&slot.payload) {
                         *to = from.read();
                     }
                     on_claim(cell);
@@ -389,28 +395,17 @@ impl Chain {
         }
     }
 
-    /// What the oldest message is, if it is complete; somebody else may take it at any time.
-    #[cfg(not(loom))] // it reads what it does not own, which loom's cells are there to refuse
-    pub fn peek(&self, rings: &impl Rings) -> Option<crate::layout::Meta> {
-        loop {
-            let Look { slot, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
-            if seen >> TURN_SHIFT != turn || seen & STATE != READY {
-                return None;
-            }
-            let meta = slot.meta.read();
-            // As in a sequence lock: if the word is still the same, then nobody has written meta since.
-            fence(Ordering::Acquire);
-            if slot.word.load(Ordering::Relaxed) == seen {
-                return Some(crate::layout::Meta::unpack(meta));
-            }
-        }
-    }
-
     /// How many messages there are: written, or being written.
     #[inline]
     pub fn len(&self) -> u64 {
-        let head = self.front.head.load(Ordering::Acquire);
-        self.back.tail.load(Ordering::Acquire).saturating_sub(head)
+        loop {
+            let tail = self.back.tail.load(Ordering::Acquire);
+            let head = self.front.head.load(Ordering::Acquire);
+            // Any number may have come and gone between the two.
+            if self.back.tail.load(Ordering::Relaxed) == tail {
+                return tail - head;
+            }
+        }
     }
 
     /// Whether there is no message.

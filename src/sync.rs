@@ -316,7 +316,8 @@ pub mod model {
         // ring
         NewLife,
         RingSeen,
-        LookFence,
+        HintSeen,
+        WordSeen,
         SameRing,
         Advance,
         Claim,

@@ -14,7 +14,7 @@ use multigil::event::{Parker, Patience};
 use multigil::layout::PeerId;
 use multigil::lock::{Lock, Owner};
 use multigil::object::{Handle, Message, Region};
-use multigil::queue::Queue;
+use multigil::queue::{LARGE_BYTES, Queue};
 
 use support::{limit, payload};
 
@@ -379,4 +379,50 @@ fn interrupt_ends_a_wait() {
     let mut message = Message::new(&region, me);
     assert_eq!(queue.get(&mut message, &region, me, Some(&patience)), Err(GetError::Empty));
     assert!(started.elapsed() >= Duration::from_millis(50));
+}
+
+/// A large message is only given to a consumer who is prepared for it, whoever else takes messages at the same time.
+#[test]
+fn large_messages_wait_for_the_prepared() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let queue = region.create_queue(me, 4).unwrap();
+    let put = |count: usize, length: usize| {
+        let parker = Parker::default();
+        let mut message = Message::new(&region, me);
+        for _ in 0..count {
+            message.allocate(1, length, &[]).unwrap();
+            queue.put(&mut message, &region, me, Some(&Patience::new(None, SPIN, &parker))).unwrap();
+        }
+    };
+    let get = || {
+        let parker = Parker::default();
+        let mut refused = 0;
+        loop {
+            let mut message = Message::new(&region, me);
+            match queue.get(&mut message, &region, me, Some(&Patience::new(None, SPIN, &parker))) {
+                Ok(()) => assert!(message.length() as u64 <= LARGE_BYTES, "nobody has prepared for it"),
+                Err(GetError::Large(bytes)) => {
+                    refused += 1;
+                    message.prepare(bytes);
+                    match queue.get(&mut message, &region, me, None) {
+                        Ok(()) | Err(GetError::Empty) => {}
+                        Err(GetError::ShutDown) => return refused,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                Err(GetError::ShutDown) => return refused,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        let consumers = [(); 3].map(|()| scope.spawn(get));
+        let small = scope.spawn(|| put(30_000, 8));
+        put(10_000, LARGE_BYTES as usize + 1);
+        small.join().unwrap();
+        queue.shut_down(false, &region, me);
+        let refused: u64 = consumers.into_iter().map(|consumer| consumer.join().unwrap()).sum();
+        assert!(refused >= 10_000);
+    });
 }

@@ -10,6 +10,7 @@ import pickle
 import threading
 import types
 import weakref
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
@@ -84,9 +85,9 @@ def _annotations(made: type) -> dict[str, Any]:
 
 
 def _annotations_as_text(owner: type | types.FunctionType) -> dict[str, str]:
-    import annotationlib
-
-    return annotationlib.get_annotations(owner, format=annotationlib.Format.STRING)
+    annotationlib: Any = import_module("annotationlib")  # 3.14 has it, and only its annotations can fail
+    texts: dict[str, str] = annotationlib.get_annotations(owner, format=annotationlib.Format.STRING)
+    return texts
 
 
 def _with_annotations_as_text(function: types.FunctionType) -> types.FunctionType:

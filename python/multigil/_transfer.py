@@ -316,7 +316,7 @@ class _Rebuilding:
         if index not in self._made:
             node = self._nodes[index]
             kind = _class(node.kind)
-            native = kind  # whose memory layout the class has: only its __new__ may make one
+            native: Any = kind  # whose memory layout the class has: only its __new__ may make one
             while native.__flags__ & _HEAP_TYPE:
                 native = native.__base__
             if node.message is None:

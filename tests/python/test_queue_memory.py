@@ -34,7 +34,9 @@ def test_puts_without_a_consumer_succeed_and_the_memory_comes_back(count: int, s
     for i in range(count):
         item = q.get()
         assert item == i if size is None else item[:4] == i.to_bytes(4, "little")  # type: ignore[index]
-    assert resident_bytes() - before < 40 * MIB
+    # Up to 64 MiB of large blocks stay for the next items; two items are still held here.
+    kept = 64 * MIB if size and size >= 64 * KIB else 0
+    assert resident_bytes() - before < 40 * MIB + kept
 
 
 @in_fresh_process
