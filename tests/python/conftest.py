@@ -47,10 +47,11 @@ def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
     yield
     left_threads = [thread for thread in threading.enumerate() if thread not in threads and not is_ours(thread)]
     left_interpreters = [interpreter for interpreter in multigil.enumerate() if interpreter not in interpreters]
+    all_left: list[threading.Thread | multigil.Interpreter] = [*left_threads, *left_interpreters]
     # What has given its result is about to end.
-    for left in (*left_threads, *left_interpreters):
+    for left in all_left:
         left.join(AMPLE / 4)
-    left_over = [left for left in (*left_threads, *left_interpreters) if left.is_alive()]
+    left_over = [left for left in all_left if left.is_alive()]
     for interpreter in left_interpreters:
         interpreter.terminate(AMPLE)
     assert left_over == []

@@ -7,6 +7,8 @@ from typing import Any
 
 import multigil
 
+NOTHING: dict[str, int] = {}
+
 
 class TwoArgumentsError(Exception):
     """Its pickle cannot be loaded: that would call the constructor with the one argument that `args` has."""
@@ -110,14 +112,14 @@ def with_cause() -> None:
 
 def with_context() -> None:
     try:
-        {}["missing"]
+        NOTHING["missing"]
     except KeyError:
         raise RuntimeError("while handling")  # noqa: B904 - the context is what is tested
 
 
 def with_suppressed_context() -> None:
     try:
-        {}["missing"]
+        NOTHING["missing"]
     except KeyError:
         raise RuntimeError("alone") from None
 

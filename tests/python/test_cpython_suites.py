@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import types
 import unittest
+from typing import Any
 
 import pytest
 
@@ -33,12 +34,12 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
 
 class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
     queue = OUR_QUEUE
-    type2test = staticmethod(multigil.Queue)
+    type2test: Any = multigil.Queue
 
 
 class TestSimpleQueue(queue_tests.BaseSimpleQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
     queue = OUR_QUEUE
-    type2test = staticmethod(multigil.SimpleQueue)
+    type2test: Any = multigil.SimpleQueue
 
     # Puts objects of a class that is local to the test, which cannot be pickled;
     # test_simple_queue.py has it with a class of the module.

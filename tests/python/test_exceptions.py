@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+type Catch = Callable[[Callable[[], object]], Any]
+
+
 @pytest.fixture(scope="module")
 def service() -> Iterator[Interpreter]:
     with Interpreter() as interpreter:
@@ -23,7 +27,7 @@ def service() -> Iterator[Interpreter]:
 
 
 @pytest.fixture
-def caught(service: Interpreter) -> Callable[[Callable[[], object]], Any]:
+def caught(service: Interpreter) -> Catch:
     """Calls a function in another interpreter; gives the exception that arrives here."""
 
     def catch(function: Callable[[], object]) -> BaseException:
@@ -32,9 +36,6 @@ def caught(service: Interpreter) -> Callable[[Callable[[], object]], Any]:
         return info.value
 
     return catch
-
-
-Catch = "Callable[[Callable[[], object]], Any]"
 
 
 class TestContent:
@@ -144,10 +145,9 @@ class TestChains:
 
     def test_a_group_and_the_groups_in_it(self, caught: Catch) -> None:
         error = caught(raising.group)
-        assert type(error) is ExceptionGroup
-        assert error.message == "outer"
         inner, permission = error.exceptions
-        assert type(inner) is ExceptionGroup
+        assert (type(error), error.message) == (ExceptionGroup, "outer")
+        assert (type(inner), inner.message) == (ExceptionGroup, "inner")
         assert [type(each) for each in inner.exceptions] == [raising.TwoArgumentsError, KeyError]
         assert inner.exceptions[0].code == 1
         assert (type(permission), permission.filename) == (PermissionError, "file")
@@ -162,7 +162,7 @@ class TestClasses:
     def test_one_that_cannot_be_had_here_is_stood_in_for_by_one_with_its_name_and_bases(self, caught: Catch) -> None:
         error = caught(raising.local_class)
         assert type(error).__name__ == "LocalError"
-        assert isinstance(error, LookupError)
+        assert issubclass(type(error), LookupError)
         assert (str(error), error.detail) == ("of a local class", 5)
 
     def test_one_of_main_there_is_stood_in_for_too(self, service: Interpreter) -> None:
@@ -216,7 +216,7 @@ class TestResults:
 
     def test_a_result_that_cannot_be_pickled_is_a_type_error(self) -> None:
         with pytest.raises(TypeError, match="cannot pickle"):
-            started(raising.threading.Lock).result(AMPLE)
+            started(threading.Lock).result(AMPLE)
 
     @pytest.mark.parametrize(
         ("target", "args", "exitcode"),

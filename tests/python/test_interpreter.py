@@ -154,7 +154,7 @@ class TestErrors:
         [
             (workers.identity, (threading.Lock(),)),
             (threading.Lock().acquire, ()),
-            (iter([]).__next__, ((i for i in ()),)),
+            (workers.identity, ((number for number in range(3)),)),
         ],
     )
     def test_what_cannot_be_sent_is_an_error_of_start_and_nothing_is_started(self, target: Any, args: Any) -> None:
@@ -228,7 +228,7 @@ class TestAttributes:
     def test_the_backend_is_named(self) -> None:
         assert Interpreter().backend == "interpreter"
         with pytest.raises(ValueError, match="backend"):
-            Interpreter(backend="no such backend")  # type: ignore[arg-type]
+            Interpreter(backend="no such backend")
 
     @pytest.mark.parametrize("daemon", [False, True])
     def test_the_repr_tells_name_state_and_daemon(self, daemon: bool) -> None:
@@ -248,7 +248,7 @@ class Doubling(Interpreter):
         super().__init__(name=f"doubling {number}")
         self.number = number
 
-    def run(self) -> int:  # type: ignore[override]
+    def run(self) -> int:
         return 2 * self.number
 
 

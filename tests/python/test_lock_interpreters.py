@@ -51,8 +51,10 @@ def test_one_release_lets_one_of_those_who_wait_go_on() -> None:
         lock.release()
         gone_on.append(told.get(timeout=AMPLE))
     assert sorted(gone_on) == names
-    for each in (*interpreters, *threads):
-        each.result(AMPLE)
+    for interpreter in interpreters:
+        interpreter.result(AMPLE)
+    for thread in threads:
+        thread.result(AMPLE)
 
 
 def test_a_lock_must_be_released_before_an_interpreter_acquires_it_again() -> None:

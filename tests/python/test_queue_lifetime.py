@@ -7,12 +7,15 @@ import copy
 import gc
 import pickle
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from harness import in_fresh_process
 from multigil import Lock, MultigilError, Queue, SimpleQueue, StaleHandle, _core
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KINDS = [Queue, SimpleQueue, Lock]
 Shared = Queue[Any] | SimpleQueue[Any] | Lock
@@ -20,8 +23,9 @@ Shared = Queue[Any] | SimpleQueue[Any] | Lock
 
 def identity_of(shared: Shared) -> tuple[int, int, int, int]:
     """Kind, region, index and generation: what is pickled."""
-    _, identity = shared.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[misc]
-    return identity  # type: ignore[return-value]
+    reduced: Any = shared.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    kind, region, index, generation = reduced[1]
+    return kind, region, index, generation
 
 
 def counted(name: str) -> int:
@@ -110,7 +114,7 @@ def test_attaching_gives_what_the_numbers_name_or_is_an_error() -> None:
 
 @in_fresh_process
 def test_creating_and_dropping_leaves_nothing() -> None:
-    Queue().put(1)
+    Queue[int]().put(1)
     before = _core.statistics()
     for _ in range(1_000):
         Queue[int](5), SimpleQueue[int](), Lock()
@@ -194,13 +198,14 @@ def test_a_put_that_fails_keeps_nothing_alive_and_takes_no_memory() -> None:
     carrier: Queue[object] = Queue(1)
     carrier.put("full")
     before = _core.statistics()
-    for failing in (
+    failing_puts: list[Callable[[], None]] = [
         lambda: carrier.put([Queue(), Lock(), NotPicklable()]),
         lambda: carrier.put([bytes(5_000_000), Queue(), NotPicklable()]),
         lambda: carrier.put_nowait([bytes(5_000_000), Queue(), Lock()]),
         lambda: carrier.put([Queue(), Lock(), bytes(100)], timeout=0.001),
         lambda: carrier.put([Queue(), Lock(), lambda: None, NotPicklable()]),
-    ):
+    ]
+    for failing in failing_puts:
         for _ in range(10):
             with contextlib.suppress(Exception):
                 failing()
