@@ -147,8 +147,8 @@ impl<'a> Patience<'a> {
     /// threads than processors the one that shall reply gets to run.
     pub(crate) fn spin<T>(&self, attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
         /// Looks between two readings of the clock, which cost about as much as the looks.
-        const LOOKS: u32 = 16;
-        const KEEPING: Duration = Duration::from_micros(5);
+        const LOOKS: u32 = 8;
+        const KEEPING: Duration = Duration::from_micros(1);
         let started = Instant::now();
         loop {
             for _ in 0..LOOKS {
