@@ -129,9 +129,8 @@ impl Queue {
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
         let error = match self.try_get(region, me, message) {
-            Err(error @ (TryGetError::Empty | TryGetError::Busy)) => error,
-            Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
-            Err(TryGetError::Large(bytes)) => return Err(GetError::Large(bytes)),
+            Err(TryGetError::Final(error)) => return Err(error),
+            Err(error) => error,
             Ok(()) => return Ok(()),
         };
         let Some(patience) = patience else {
@@ -143,8 +142,7 @@ impl Queue {
         };
         let attempt = || match self.try_get(region, me, message) {
             Err(TryGetError::Empty | TryGetError::Busy) => None,
-            Err(TryGetError::ShutDown) => Some(Err(GetError::ShutDown)),
-            Err(TryGetError::Large(bytes)) => Some(Err(GetError::Large(bytes))),
+            Err(TryGetError::Final(error)) => Some(Err(error)),
             Ok(()) => Some(Ok(())),
         };
         match self.control.not_empty.wait_until(patience, attempt, || !self.is_empty()) {
@@ -164,8 +162,7 @@ impl Queue {
             }
             match self.try_get(region, me, message) {
                 Ok(()) => return Ok(()),
-                Err(TryGetError::ShutDown) => return Err(GetError::ShutDown),
-                Err(TryGetError::Large(bytes)) => return Err(GetError::Large(bytes)),
+                Err(TryGetError::Final(error)) => return Err(error),
                 Err(TryGetError::Empty) => return Err(GetError::Empty),
                 Err(TryGetError::Busy) if Instant::now() >= deadline => return Err(GetError::Empty),
                 Err(TryGetError::Busy) => std::thread::yield_now(),
@@ -176,17 +173,17 @@ impl Queue {
     #[inline(always)]
     fn try_get(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
         if self.flags() & IMMEDIATE != 0 {
-            return Err(TryGetError::ShutDown);
+            return Err(TryGetError::Final(GetError::ShutDown));
         }
         match self.take(region, me, message) {
             Ok(()) => {
                 self.control.not_full.notify_one();
                 Ok(())
             }
-            Err(PopError::Ended) => Err(TryGetError::ShutDown),
+            Err(PopError::Ended) => Err(TryGetError::Final(GetError::ShutDown)),
             Err(PopError::Empty) => Err(TryGetError::Empty),
             Err(PopError::Busy) => Err(TryGetError::Busy),
-            Err(PopError::Large(bytes)) => Err(TryGetError::Large(bytes)),
+            Err(PopError::Large(bytes)) => Err(TryGetError::Final(GetError::Large(bytes))),
         }
     }
 
@@ -323,10 +320,12 @@ impl Queue {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TryGetError {
+    /// There is nothing yet: worth a wait.
     Empty,
+    /// A producer is just writing: worth a moment even to those who may not wait.
     Busy,
-    ShutDown,
-    Large(u64),
+    /// Waiting would not change it.
+    Final(GetError),
 }
 
 const _: () = {

@@ -46,41 +46,24 @@ if TYPE_CHECKING:
     )
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
-    _LAZY = {
+    _HOMES = {
         "Full": "multigil._core",
         "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
-        **dict.fromkeys(
-            (
-                "TIMEOUT_MAX",
-                "ExceptHookArgs",
-                "Interpreter",
-                "Thread",
-                "active_count",
-                "current_interpreter",
-                "current_thread",
-                "enumerate",
-                "excepthook",
-                "get_ident",
-                "get_native_id",
-                "main_interpreter",
-                "main_thread",
-            ),
-            "multigil.interpreter",
-        ),
     }
 
     def __getattr__(name: str) -> object:
-        if name not in _LAZY:
+        if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+        home = _HOMES.get(name, "multigil.interpreter")
+        value = globals()[name] = getattr(import_module(home), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_LAZY})
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [

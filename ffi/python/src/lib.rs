@@ -102,7 +102,7 @@ pub(crate) unsafe fn state_of_type(class: *mut ffi::PyTypeObject) -> py::Result<
 
 unsafe extern "C" fn execute(module: *mut ffi::PyObject) -> c_int {
     py::guard_status(|| {
-        let state = Arc::into_raw(Arc::new(State::new(module)?));
+        let state = Arc::into_raw(Arc::new(State::new()?));
         *state_slot(module) = state.cast_mut();
         (*state).fill(module)
     })

@@ -86,7 +86,7 @@ unsafe impl Sync for State {}
 
 impl State {
     /// The state of a module that is being loaded.
-    pub(crate) unsafe fn new(_module: *mut ffi::PyObject) -> Result<State> {
+    pub(crate) unsafe fn new() -> Result<State> {
         let region = match Region::of_this_process() {
             Ok(region) => region,
             Err(error) => return raise(ffi::PyExc_MemoryError, &error.to_string()),
