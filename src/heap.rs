@@ -239,11 +239,7 @@ impl Heap {
             }
             for (slab, place) in self.places(class) {
                 let Some(descriptor) = slab.descriptor(place) else { continue };
-                let seen = descriptor.load(Ordering::Relaxed);
-                let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
-                if seen & (STATE | DIRTY) == FREE | DIRTY
-                    && descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok()
-                {
+                if let Some(seen) = hold(descriptor, me, DIRTY) {
                     self.discard_block(slab, place);
                     descriptor.store(seen & !DIRTY, Ordering::Release);
                     return true;
@@ -487,10 +483,7 @@ impl Heap {
             // Nobody may take a block of the piece while its pages go: take them all, or let go again.
             let whole = places.clone().all(|place| {
                 let Some(descriptor) = slab.descriptor(place) else { return false };
-                let seen = descriptor.load(Ordering::Relaxed);
-                let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
-                let taken = seen & STATE == FREE
-                    && descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).is_ok();
+                let taken = hold(descriptor, me, 0).is_some();
                 held += usize::from(taken);
                 taken
             });
@@ -598,6 +591,16 @@ impl Rings for Heap {
         self.give_back(me, reference.index());
         self.trim(me); // a ring too many was a sign that messages had piled up
     }
+}
+
+/// Holds a free block that has the flag `wanted`, so that nobody takes it while its pages go; gives its free descriptor.
+fn hold(descriptor: &AtomicU64, me: PeerId, wanted: u64) -> Option<u64> {
+    let seen = descriptor.load(Ordering::Relaxed);
+    if seen & STATE != FREE || seen & wanted != wanted {
+        return None;
+    }
+    let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
+    descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()
 }
 
 const fn place(index: u32) -> usize {
