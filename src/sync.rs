@@ -92,9 +92,10 @@ impl OwnedWord {
     }
 }
 
+/// A word that only one thread at a time may touch: loom sees to it.
 #[cfg(loom)]
 #[derive(Debug, Default)]
-pub(crate) struct OwnedWord(loom::cell::UnsafeCell<u64>);
+pub struct OwnedWord(loom::cell::UnsafeCell<u64>);
 
 // SAFETY: loom ends the model when two threads access the cell without one coming before the other.
 #[cfg(loom)]
@@ -102,12 +103,14 @@ unsafe impl Sync for OwnedWord {}
 
 #[cfg(loom)]
 impl OwnedWord {
-    pub(crate) fn read(&self) -> u64 {
+    /// What it holds.
+    pub fn read(&self) -> u64 {
         // SAFETY: loom has just checked that no write is concurrent.
         self.0.with(|value| unsafe { *value })
     }
 
-    pub(crate) fn write(&self, value: u64) {
+    /// Changes it.
+    pub fn write(&self, value: u64) {
         // SAFETY: loom has just checked that no other access is concurrent.
         self.0.with_mut(|place| unsafe { *place = value });
     }
@@ -233,6 +236,7 @@ pub mod model {
     use loom::thread::{ThreadId, current};
 
     use super::Ordering;
+    pub use super::OwnedWord;
 
     /// Loom's atomic, and what its search overlooks.
     ///
@@ -331,8 +335,11 @@ pub mod model {
         // event
         NotifyFence,
         WaitFence,
+        Grown,
         Seen,
         PassOn,
+        Watched,
+        WatchersCounted,
         BellRung,
         BellSeen,
         // lock
