@@ -78,7 +78,7 @@ impl Event {
 
     /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
     pub fn notify_all(&self, bell: &Bell) {
-        fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
+        essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
         if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
             self.sequence.fetch_add(1, Ordering::Relaxed); // Relaxed: the fences order it
             self.sequence.wake(i32::MAX);

@@ -351,6 +351,8 @@ pub mod model {
         WatchersSeen,
         NameCleared,
         // flag
+        FlagSet,
+        FlagCleared,
         FlagSeen,
         SetSince,
         // semaphore

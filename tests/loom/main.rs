@@ -13,6 +13,7 @@
 #![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
 
 mod event;
+mod flag;
 mod lock;
 mod ring;
 
