@@ -16,6 +16,7 @@ mod event;
 mod flag;
 mod lock;
 mod ring;
+mod semaphore;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
