@@ -19,6 +19,7 @@ from multigil._core import (
     MultigilError,
     Queue,
     RegionCorrupt,
+    RLock,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
@@ -26,7 +27,7 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import Full, ShutDown
+    from multigil._core import Full, Owner, ShutDown
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -48,6 +49,7 @@ else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
         "Full": "multigil._core",
+        "Owner": "multigil._core",
         "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
@@ -75,7 +77,9 @@ __all__ = [
     "InterpreterDied",
     "Lock",
     "MultigilError",
+    "Owner",
     "Queue",
+    "RLock",
     "RegionCorrupt",
     "RemoteTraceback",
     "ShutDown",

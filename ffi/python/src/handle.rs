@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::object::{Handle, Region, SharedLock, SharedState};
+use multigil::object::{Handle, Region, SharedLock, SharedRLock, SharedState};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -192,10 +192,11 @@ const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*
 }
 
 /// All of them. A type stands before those that it is derived from.
-static TYPES: [SharedType; 3] = [
+static TYPES: &[SharedType] = &[
     shared_type::<Queue>(1, |objects| &objects.queue_type),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type),
+    shared_type::<SharedRLock>(4, |objects| &objects.rlock_type),
 ];
 
 /// What a pickle has beside the id; either may be null.

@@ -19,7 +19,7 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`] | the types |
+//! | [`queue`], [`lock`], [`rlock`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | this one | the module |
 
@@ -30,6 +30,7 @@ mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod rlock;
 mod state;
 mod wait;
 
