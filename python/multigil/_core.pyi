@@ -133,10 +133,11 @@ def statistics() -> dict[str, int]:
 
 def current_interpreter_id() -> int: ...
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
-    """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike there.
+    """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
 
     They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
+
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
     """What a pickled queue or lock is unpickled by."""

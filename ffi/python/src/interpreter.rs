@@ -134,7 +134,7 @@ impl Shared {
             let thread = ffi::PyThreadState_New(target.interpreter);
             ffi::PyEval_AcquireThread(thread);
             let done = self.seat.ask(request, Some(target.ident));
-            ffi::PyErr_Clear();
+            ffi::PyErr_Clear(); // of the class that it may have had no more
             ffi::PyThreadState_Clear(thread);
             ffi::PyThreadState_DeleteCurrent();
             done
@@ -151,7 +151,8 @@ impl Shared {
             let thread = ffi::PyThreadState_New(target.interpreter);
             // With the GIL here, the other thread is outside of Python and stays there.
             ffi::PyEval_AcquireThread(thread);
-            if !target.is_alone_with(thread) || !freeze::asleep(target.native_id) || !freeze::freeze(target.native_id) {
+            let freeze = || freeze::asleep(target.native_id) && freeze::freeze(target.native_id);
+            if !target.is_alone_with(thread) || !self.seat.vacate(freeze) {
                 ffi::PyThreadState_Clear(thread);
                 ffi::PyThreadState_DeleteCurrent();
                 return false;

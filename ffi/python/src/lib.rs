@@ -55,7 +55,7 @@ static mut METHODS: [ffi::PyMethodDef; 7] = [
         c"expose",
         expose,
         c"expose($module, number, function, /, *args)\n--\n\n\
-Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike in there.\n\n\
+Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
 They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
 late for the call strikes nothing. With None as number, only terminate() strikes.",
     ),

@@ -33,6 +33,14 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Whether it may strike a task.
+    const fn concerns(self, number: u64) -> bool {
+        match self {
+            Request::Interrupt(last) => number <= last,
+            Request::Terminate => true,
+        }
+    }
+
     /// The exception's class.
     unsafe fn class(self, state: &State) -> Result<Owned> {
         match self {
@@ -50,7 +58,7 @@ impl Request {
 /// Where a thread can be asked to raise something.
 ///
 /// A thread is *exposed* while it is in [`expose`], and shielded otherwise: what is asked of it then is noted, and
-/// raised where the task that is meant begins.
+/// raised where the next task begins that it concerns.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     parker: Parker,
@@ -89,23 +97,29 @@ impl Seat {
     pub(crate) unsafe fn ask(&self, request: Request, ident: Option<u64>) -> bool {
         let mut inner = self.inner.lock();
         inner.terminated |= request == Request::Terminate;
-        match (inner.exposed, request) {
-            (None, Request::Terminate) => true,
-            (None, Request::Interrupt(last)) => {
+        let Some(exposed) = inner.exposed.filter(|exposed| request.concerns(exposed.number)) else {
+            if let Request::Interrupt(last) = request {
                 inner.interrupted = inner.interrupted.max(last);
-                true
             }
-            (Some(exposed), Request::Interrupt(last)) if exposed.number > last => true,
-            (Some(exposed), _) => {
-                let request = if inner.terminated { Request::Terminate } else { request };
-                if inner.waiting {
-                    inner.request = Some(request);
-                    self.parker.interrupt();
-                    return true;
-                }
-                ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
-            }
+            return true;
+        };
+        let request = if inner.terminated { Request::Terminate } else { request };
+        if inner.waiting {
+            inner.request = Some(request);
+            self.parker.interrupt();
+            return true;
         }
+        ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+    }
+
+    /// Forgets what the thread has exposed, if `freeze` has stopped it for good. Nothing is asked of it meanwhile.
+    pub(crate) fn vacate(&self, freeze: impl FnOnce() -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        let frozen = freeze();
+        if frozen {
+            inner.exposed = None;
+        }
+        frozen
     }
 }
 
@@ -116,9 +130,10 @@ impl SeatState {
         if self.terminated {
             return Err(Request::Terminate);
         }
-        if number <= self.interrupted && number != self.begun {
+        let noted = Request::Interrupt(self.interrupted);
+        if noted.concerns(number) && number != self.begun {
             self.interrupted = 0; // one interrupt strikes one task
-            return Err(Request::Interrupt(number));
+            return Err(noted);
         }
         if number != NO_TASK {
             self.begun = number;
