@@ -16,7 +16,7 @@ use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use multigil::event::{Parker, Patience};
 use multigil::layout::PeerId;
-use multigil::lock::Owner;
+use multigil::lock::{Lock, Owner};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::Queue;
 
@@ -251,7 +251,7 @@ fn locking(count: u64, contended: bool, section: impl Fn(&Parker) + Sync) -> Dur
 /// A lock around nothing.
 fn lock(criterion: &mut Criterion) {
     let (region, me) = region();
-    let ours = region.create_lock(me).unwrap();
+    let ours = region.create_shared::<Lock>(me, |_| {}).unwrap();
     let parking_lots = parking_lot::Mutex::new(());
     let standards = std::sync::Mutex::new(());
     for (name, contended) in [("uncontended", false), ("contended", true)] {
@@ -261,7 +261,7 @@ fn lock(criterion: &mut Criterion) {
             bencher.iter_custom(|count| {
                 locking(count, contended, |parker| {
                     ours.acquire(owner, &Patience::new(None, Duration::from_micros(2), parker)).unwrap();
-                    ours.release().unwrap();
+                    ours.release(region.bell()).unwrap();
                 })
             });
         });

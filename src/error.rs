@@ -62,6 +62,38 @@ pub enum WaitError {
 #[error("release unlocked lock")]
 pub struct NotLocked;
 
+/// A reentrant lock was released by somebody who does not hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("cannot release un-acquired lock")]
+pub struct NotOwned;
+
+/// A reentrant lock was taken 4,294,967,295 times by its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("Internal lock count overflowed")]
+pub struct TooManyAcquires;
+
+/// A semaphore was released more often than its bound allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("Semaphore released too many times")]
+pub struct TooManyReleases;
+
+/// Why somebody did not pass a barrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BarrierError {
+    /// It is broken, or was broken or reset meanwhile.
+    #[error("the barrier is broken")]
+    Broken,
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
+    #[error("wait was interrupted")]
+    Interrupted,
+    /// There was no memory for one more who waits.
+    #[error(transparent)]
+    OutOfMemory(OutOfMemory),
+}
+
 /// `task_done` was called more often than messages were put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("task_done() called too many times")]

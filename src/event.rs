@@ -18,6 +18,9 @@
 //! WAKING keeps a producer that runs ahead from making a system call a message while the consumer that it
 //! woke is still on its way to a processor. Whoever wakes clears it *before* looking again, and passes the
 //! wake on if there is more than it took, so no wake is owed to anybody when WAKING is clear.
+//!
+//! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It counts as a
+//! sleeper of each event, and as a watcher too, so that whoever wakes a sleeper there also rings the bell.
 
 #[cfg(not(loom))]
 use core::time::Duration;
@@ -38,8 +41,10 @@ const WAKING: u32 = 1 << 31;
 pub struct Event {
     /// The futex word: grows by one with every wake.
     sequence: FutexWord,
-    /// How many threads are in [`Event::wait_until`], and the flag [`WAKING`].
+    /// How many threads are in [`Event::wait_until`] or watch the event, and the flag [`WAKING`].
     sleepers: AtomicU32,
+    /// How many of them watch it, and sleep on the bell.
+    watchers: AtomicU32,
 }
 
 impl Event {
@@ -47,29 +52,39 @@ impl Event {
     ///
     /// The caller has just made the condition hold by an atomic read-modify-write.
     #[inline(always)]
-    pub fn notify_one(&self) {
+    pub fn notify_one(&self, bell: &Bell) {
         essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
         let sleepers = self.sleepers.load(Ordering::Relaxed); // Relaxed: the fence orders it
         if sleepers != 0 {
-            self.wake_one(sleepers);
+            self.wake_one(sleepers, bell);
         }
     }
 
     #[cold]
-    fn wake_one(&self, sleepers: u32) {
+    fn wake_one(&self, sleepers: u32, bell: &Bell) {
         // AcqRel: whoever clears WAKING after this must see the condition that we made hold.
         if sleepers & WAKING == 0 && self.sleepers.fetch_or(WAKING, Ordering::AcqRel) & WAKING == 0 {
             self.sequence.fetch_add(1, Ordering::Release);
             self.sequence.wake(1);
+            self.ring(bell);
         }
     }
 
     /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
-    pub fn notify_all(&self) {
+    pub fn notify_all(&self, bell: &Bell) {
         fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
-        if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
+        // Acquire: whoever is counted as a watcher is so in `watchers`, too.
+        if self.sleepers.load(Ordering::Acquire) & !WAKING != 0 {
             self.sequence.fetch_add(1, Ordering::Release);
             self.sequence.wake(i32::MAX);
+            self.ring(bell);
+        }
+    }
+
+    /// Rings the bell if somebody watches. The caller has read `sleepers` with Acquire.
+    fn ring(&self, bell: &Bell) {
+        if self.watchers.load(Ordering::Relaxed) != 0 {
+            bell.ring();
         }
     }
 
@@ -82,6 +97,7 @@ impl Event {
     /// signal or was interrupted. `attempt` has been called once more after the last sleep in either case.
     pub fn wait_until<T>(
         &self,
+        bell: &Bell,
         patience: &Patience<'_>,
         mut attempt: impl FnMut() -> Option<T>,
         more: impl Fn() -> bool,
@@ -94,9 +110,7 @@ impl Event {
         let result = loop {
             // Acquire: before the look at WAKING. Otherwise the wake that sets it may be one that we have seen already.
             let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
-            if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
-                self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
-            }
+            self.look();
             essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
             if let Some(value) = attempt() {
                 break Ok(value);
@@ -108,15 +122,97 @@ impl Event {
         };
         self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
         if result.is_ok() && essential!(PassOn: more()) {
-            self.notify_one();
+            self.notify_one(bell);
         }
         result
+    }
+
+    /// Counts the caller as somebody who sleeps on the bell.
+    pub fn watch(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        self.sleepers.fetch_add(1, Ordering::Release); // Release: `watchers` comes first, for `ring`
+    }
+
+    /// Before a look at the condition: the wake that was under way has arrived.
+    pub fn look(&self) {
+        if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
+            self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
+        }
+    }
+
+    /// The end of [`Event::watch`]. If the condition holds (`more`), a sleeper is woken in the watcher's place.
+    pub fn unwatch(&self, bell: &Bell, more: bool) {
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
+        if essential!(WatcherPassesOn: more) {
+            self.notify_one(bell);
+        }
     }
 
     /// How many threads wait here.
     pub fn waiting(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed) & !WAKING
     }
+}
+
+/// The word that those sleep on who wait for several things at once; one for all of a region.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Bell {
+    /// The futex word: how often it rang.
+    rings: FutexWord,
+}
+
+impl Bell {
+    /// Wakes everybody who sleeps on it.
+    #[cold]
+    pub fn ring(&self) {
+        self.rings.fetch_add(1, Ordering::Release); // Release: who sees the ring sees what it is about
+        self.rings.wake(i32::MAX);
+    }
+}
+
+/// What can be waited for together with others.
+pub trait Watchable {
+    /// Whether a wait for it alone would end now.
+    fn is_ready(&self) -> bool;
+
+    /// Lets the bell ring from now on when it may have become ready.
+    fn watch(&self);
+
+    /// Called before each look, after `watch`: the next change shall ring again.
+    fn look(&self);
+
+    /// The end of `watch`. A wake that was meant for somebody else is passed on.
+    fn unwatch(&self, bell: &Bell);
+}
+
+/// Waits until one of the things is ready, and gives its place. Nothing is taken from any of them.
+///
+/// # Errors
+/// [`WaitError`].
+pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>) -> Result<usize, WaitError> {
+    let mut ready = || things.iter().position(|thing| thing.is_ready());
+    if let Some(place) = ready().or_else(|| patience.spin(&mut ready)) {
+        return Ok(place);
+    }
+    things.iter().for_each(|thing| thing.watch());
+    let mut ended = Ok(());
+    let result = loop {
+        // Acquire: before the looks, as in `wait_until`.
+        let seen = bell.rings.load(Ordering::Acquire);
+        things.iter().for_each(|thing| thing.look());
+        essential!(WatchFence: fence(Ordering::SeqCst)); // SYNC POINT: being a watcher before the conditions
+        if let Some(place) = ready() {
+            break Ok(place);
+        }
+        if let Err(error) = ended {
+            break Err(error);
+        }
+        ended = patience.sleep(&bell.rings, seen);
+    };
+    things.iter().for_each(|thing| thing.unwatch(bell));
+    result
 }
 
 /// How long a thread is willing to wait, and what may disturb it.

@@ -319,7 +319,7 @@ impl Heap {
         let (memory, _) = self.memory(id.index)?;
         // SAFETY: objects start with a header, and this one stays as long as the caller holds the reference.
         let kind = unsafe { memory.cast::<ObjectHeader>().as_ref() }.kind.load(Ordering::Relaxed);
-        [ObjectKind::Queue, ObjectKind::Lock].into_iter().find(|known| *known as u32 == kind)
+        ObjectKind::ALL.iter().copied().find(|known| *known as u32 == kind)
     }
 
     /// Takes a reference back; true if it was the last, and then the caller alone owns the block.

@@ -148,14 +148,47 @@ pub struct ObjectId {
     pub generation: u32,
 }
 
-/// What kind of object a block holds; the first word of every object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum ObjectKind {
+/// Declares the kinds of objects: a word of four letters, and what several of them are called.
+macro_rules! object_kinds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal, $plural:literal;)*) => {
+        /// What kind of object a block holds; the first word of every object.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u32)]
+        pub enum ObjectKind {
+            $($(#[$doc])* $name = u32::from_be_bytes(*$word),)*
+        }
+
+        impl ObjectKind {
+            /// All of them.
+            pub const ALL: &[ObjectKind] = &[$(ObjectKind::$name),*];
+
+            /// What several objects of the kind are called.
+            pub const fn plural(self) -> &'static str {
+                match self {
+                    $(ObjectKind::$name => $plural,)*
+                }
+            }
+        }
+    };
+}
+
+object_kinds! {
     /// A [`Queue`](crate::queue::Queue).
-    Queue = 0x5155_4555,
+    Queue = b"QUEU", "queues";
     /// A [`Lock`](crate::lock::Lock).
-    Lock = 0x4c4f_434b,
+    Lock = b"LOCK", "locks";
+    /// An [`RLock`](crate::lock::RLock).
+    RLock = b"RLCK", "rlocks";
+    /// A [`Flag`](crate::flag::Flag).
+    Flag = b"FLAG", "events";
+    /// A [`Semaphore`](crate::semaphore::Semaphore).
+    Semaphore = b"SEMA", "semaphores";
+    /// A [`Condition`](crate::condition::Condition).
+    Condition = b"COND", "conditions";
+    /// A [`Barrier`](crate::barrier::Barrier).
+    Barrier = b"BARR", "barriers";
+    /// More seats for those who wait at a condition or a barrier; see [`waiters`](crate::waiters).
+    Bench = b"BNCH", "benches";
 }
 
 /// The start of every object's block.

@@ -10,7 +10,10 @@
 //! | [`layout`] | what the bytes mean: every word, bit by bit | no |
 //! | [`error`] | what can go wrong, an enum an operation | no |
 //! | [`event`] | sleep until a condition may hold, free of charge while nobody sleeps | one borrowed word |
-//! | [`lock`] | a lock in a word that names its owner | no |
+//! | [`lock`] | a lock in a word that names its owner, and a reentrant one | no |
+//! | [`flag`], [`semaphore`] | a flag and a number to wait for | no |
+//! | [`waiters`] | who waits, in the order in which they came, each in a seat of its own | no |
+//! | [`condition`], [`barrier`] | what is made of seats | no |
 //! | [`ring`] | the lock-free ring, and the chain that lets it grow | no |
 //! | `region` | where the bytes are: segments of anonymous memory | addresses |
 //! | `heap` | blocks of any size, each with its owner's name | structures over memory |
@@ -33,12 +36,17 @@
 //! * No lock is held while a payload is copied: a slow or stopped participant delays nobody but those who need the
 //!   very slot that it is writing.
 
+pub mod barrier;
+pub mod condition;
 pub mod error;
 pub mod event;
+pub mod flag;
 pub mod layout;
 pub mod lock;
 pub mod ring;
+pub mod semaphore;
 pub(crate) mod sync;
+pub mod waiters;
 
 #[cfg(not(loom))]
 pub(crate) mod heap;

@@ -17,12 +17,12 @@
 //! word: the compare-and-swap that takes the lock says who took it, so it is never held anonymously. Whoever
 //! slept takes it as CONTENDED, because others may still sleep. Any thread may release it, as with `threading.Lock`.
 
-use crate::error::{NotLocked, WaitError};
-use crate::event::Patience;
+use crate::error::{NotLocked, NotOwned, TooManyAcquires, WaitError};
+use crate::event::{Bell, Patience, Watchable};
 use crate::layout::PeerId;
 #[cfg(loom)]
 use crate::sync::model::{Part, is_missing};
-use crate::sync::{AtomicU32, FutexWord, Ordering, essential};
+use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence};
 
 const LOCKED: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -43,6 +43,8 @@ pub struct Owner {
 pub struct Lock {
     word: FutexWord,
     thread: AtomicU32,
+    /// How many watch the lock, and sleep on the bell; see [`wait_any`](crate::event::wait_any).
+    watchers: AtomicU32,
 }
 
 impl Lock {
@@ -103,16 +105,25 @@ impl Lock {
     /// # Errors
     /// [`NotLocked`] if nobody holds it.
     #[inline]
-    pub fn release(&self) -> Result<(), NotLocked> {
+    pub fn release(&self, bell: &Bell) -> Result<(), NotLocked> {
         // SYNC POINT: Release publishes what the owner wrote to the next Acquire in `take`.
         match self.word.swap(0, essential!(Released: Ordering::Release)) {
             0 => Err(NotLocked),
             word => {
                 if word & CONTENDED != 0 {
-                    self.word.wake(1);
+                    self.wake(bell);
                 }
                 Ok(())
             }
+        }
+    }
+
+    #[cold]
+    fn wake(&self, bell: &Bell) {
+        self.word.wake(1);
+        fence(Ordering::Acquire); // whoever set CONTENDED as a watcher had been counted before
+        if self.watchers.load(Ordering::Relaxed) != 0 {
+            bell.ring();
         }
     }
 
@@ -126,5 +137,138 @@ impl Lock {
     /// Whether somebody holds the lock now.
     pub fn is_locked(&self) -> bool {
         self.word.load(Ordering::Relaxed) & LOCKED != 0
+    }
+}
+
+/// A lock that its owner may take again. All zero bytes are a valid, free one.
+///
+/// The owner is known exactly: only a thread itself writes its id, after taking the lock, and takes it back before
+/// releasing it. So a thread that reads its own id (and finds its peer in the word) holds the lock, and one that does
+/// not hold it never reads its own.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct RLock {
+    lock: Lock,
+    /// How often the owner has taken it. Only the owner touches it.
+    count: AtomicU32,
+}
+
+impl RLock {
+    /// Whether `me` holds it.
+    #[inline]
+    pub fn is_owned(&self, me: Owner) -> bool {
+        self.lock.owner() == Some(me)
+    }
+
+    /// Takes it once more if `me` holds it; false if it does not.
+    #[inline]
+    fn take_again(&self, me: Owner) -> Result<bool, TooManyAcquires> {
+        if !self.is_owned(me) {
+            return Ok(false);
+        }
+        let count = self.count.load(Ordering::Relaxed).checked_add(1).ok_or(TooManyAcquires)?;
+        self.count.store(count, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Takes the lock if it is free or `me` holds it.
+    ///
+    /// # Errors
+    /// [`TooManyAcquires`].
+    #[inline]
+    pub fn try_acquire(&self, me: Owner) -> Result<bool, TooManyAcquires> {
+        Ok(self.take_again(me)? || self.try_restore(me, 1))
+    }
+
+    /// Takes the lock `count` times if it is free.
+    #[inline]
+    pub fn try_restore(&self, me: Owner, count: u32) -> bool {
+        let taken = self.lock.try_acquire(me);
+        if taken {
+            self.count.store(count, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Takes the lock `count` times, which `me` does not hold, waiting for it.
+    ///
+    /// # Errors
+    /// [`WaitError`]; the lock was not taken then.
+    pub fn restore(&self, me: Owner, count: u32, patience: &Patience<'_>) -> Result<(), WaitError> {
+        self.lock.acquire(me, patience)?;
+        self.count.store(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the lock back once.
+    ///
+    /// # Errors
+    /// [`NotOwned`] if `me` does not hold it.
+    #[inline]
+    pub fn release(&self, me: Owner, bell: &Bell) -> Result<(), NotOwned> {
+        if !self.is_owned(me) {
+            return Err(NotOwned);
+        }
+        match self.count.load(Ordering::Relaxed) {
+            0 | 1 => self.give_back(bell),
+            count => self.count.store(count - 1, Ordering::Relaxed),
+        }
+        Ok(())
+    }
+
+    /// Gives the lock back however often `me` had taken it, and says how often that was.
+    ///
+    /// # Errors
+    /// [`NotOwned`] if `me` does not hold it.
+    pub fn release_save(&self, me: Owner, bell: &Bell) -> Result<u32, NotOwned> {
+        if !self.is_owned(me) {
+            return Err(NotOwned);
+        }
+        let count = self.count.load(Ordering::Relaxed);
+        self.give_back(bell);
+        Ok(count)
+    }
+
+    fn give_back(&self, bell: &Bell) {
+        self.count.store(0, Ordering::Relaxed);
+        self.lock.thread.store(0, Ordering::Relaxed);
+        let _ = self.lock.release(bell); // it is held: its owner is here
+    }
+
+    /// How often its owner, if there is one, has taken it.
+    pub fn count(&self) -> u32 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The lock in it.
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+}
+
+impl Watchable for Lock {
+    fn is_ready(&self) -> bool {
+        !self.is_locked()
+    }
+
+    fn watch(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed); // Relaxed: `look` publishes it
+    }
+
+    /// Makes the next release take notice.
+    fn look(&self) {
+        let mut seen = self.word.load(Ordering::Relaxed);
+        while seen & (LOCKED | CONTENDED) == LOCKED {
+            // Release: `watchers` comes before the flag, for `wake`.
+            match self.word.compare_exchange(seen, seen | CONTENDED, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// A release wakes a sleeper beside ringing the bell, so there is nothing to pass on.
+    fn unwatch(&self, _bell: &Bell) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -12,14 +12,22 @@ use core::ops::Deref;
 use core::ptr::NonNull;
 use std::sync::OnceLock;
 
+use crossbeam_utils::CachePadded;
+
+use crate::barrier::Barrier;
+use crate::condition::Condition;
 use crate::error::{AttachError, OutOfMemory};
+use crate::event::Bell;
+use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
-use crate::lock::Lock;
+use crate::lock::{Lock, RLock};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
+use crate::semaphore::Semaphore;
 use crate::sync::{AtomicU64, Ordering};
+use crate::waiters::{Bench, Benches};
 
 /// Shared memory and everything in it.
 #[derive(Debug)]
@@ -27,8 +35,9 @@ pub struct Region {
     number: u64,
     heap: Heap,
     peers: Peers,
-    queues: AtomicU64,
-    locks: AtomicU64,
+    bell: CachePadded<Bell>,
+    /// How many objects there are of each kind, in the order of [`ObjectKind::ALL`].
+    objects: [AtomicU64; ObjectKind::ALL.len()],
 }
 
 /// What a region holds.
@@ -36,12 +45,22 @@ pub struct Region {
 pub struct Statistics {
     /// Its memory.
     pub memory: Usage,
-    /// Queues that somebody refers to.
-    pub queues: u64,
-    /// Locks that somebody refers to.
-    pub locks: u64,
+    /// Objects that somebody refers to, of each kind in the order of [`ObjectKind::ALL`].
+    pub objects: [u64; ObjectKind::ALL.len()],
     /// Participants: interpreters that have the module loaded.
     pub peers: u32,
+}
+
+impl Statistics {
+    /// Objects of that kind that somebody refers to.
+    pub fn count(&self, kind: ObjectKind) -> u64 {
+        self.objects[place(kind)]
+    }
+}
+
+/// A kind's place in [`ObjectKind::ALL`].
+fn place(kind: ObjectKind) -> usize {
+    ObjectKind::ALL.iter().position(|known| *known == kind).expect("ALL has all of them")
 }
 
 impl Region {
@@ -58,8 +77,8 @@ impl Region {
             number: u64::from_ne_bytes(number),
             heap: Heap::new()?,
             peers: Peers::new(),
-            queues: AtomicU64::new(0),
-            locks: AtomicU64::new(0),
+            bell: CachePadded::default(),
+            objects: std::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
 
@@ -95,8 +114,7 @@ impl Region {
     pub fn statistics(&self) -> Statistics {
         Statistics {
             memory: self.heap.usage(),
-            queues: self.queues.load(Ordering::Relaxed),
-            locks: self.locks.load(Ordering::Relaxed),
+            objects: std::array::from_fn(|kind| self.objects[kind].load(Ordering::Relaxed)),
             peers: self.peers.count(),
         }
     }
@@ -118,18 +136,27 @@ impl Region {
             core::mem::forget(queue);
             self.heap.release_object(id);
             self.heap.give_back(me, id.index);
-            self.queues.fetch_sub(1, Ordering::Relaxed);
+            self.count(ObjectKind::Queue).fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
         Ok(queue)
     }
 
-    /// Makes a lock, free.
+    /// Makes any other object; `initialize` sets it up before anybody can know of it.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn create_lock(&self, me: PeerId) -> Result<Handle<'_, SharedLock>, OutOfMemory> {
-        self.create(me)
+    pub fn create_shared<T>(
+        &self,
+        me: PeerId,
+        initialize: impl FnOnce(&T),
+    ) -> Result<Handle<'_, Shared<T>>, OutOfMemory>
+    where
+        Shared<T>: SharedState,
+    {
+        let object = self.create::<Shared<T>>(me)?;
+        initialize(&object);
+        Ok(object)
     }
 
     fn create<T: SharedState>(&self, me: PeerId) -> Result<Handle<'_, T>, OutOfMemory> {
@@ -172,22 +199,38 @@ impl Region {
         let mut ended = vec![id];
         while let Some(id) = ended.pop() {
             let Some(kind) = self.heap.object_kind(id) else { continue };
-            if kind == ObjectKind::Queue {
-                // SAFETY: the last reference was just taken back, so the queue is ours alone until we give back its
-                // block.
-                let queue = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) };
-                if let Some(queue) = queue {
-                    let mut message = Message::new(self, me);
-                    message.prepare(u64::MAX);
-                    while queue.take(self, me, &mut message).is_ok() {
-                        message.release_pins(|id| {
-                            if self.heap.release_object(id) {
-                                ended.push(id);
-                            }
-                        });
-                    }
-                    queue.destroy(&self.heap, me);
+            let mut release = |id| {
+                if self.heap.release_object(id) {
+                    ended.push(id);
                 }
+            };
+            // SAFETY (all three): the last reference was just taken back, so the object, which is of that kind, is ours
+            // alone until we give back its block.
+            match kind {
+                ObjectKind::Queue => {
+                    if let Some(queue) = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) } {
+                        let mut message = Message::new(self, me);
+                        message.prepare(u64::MAX);
+                        while queue.take(self, me, &mut message).is_ok() {
+                            message.release_pins(&mut release);
+                        }
+                        queue.destroy(&self.heap, me);
+                    }
+                }
+                ObjectKind::Condition => {
+                    if let Some(object) =
+                        unsafe { self.heap.object::<SharedCondition>(id).map(|object| object.as_ref()) }
+                    {
+                        object.waiters().benches(self).map(bench_id).for_each(release);
+                    }
+                }
+                ObjectKind::Barrier => {
+                    if let Some(object) = unsafe { self.heap.object::<SharedBarrier>(id).map(|object| object.as_ref()) }
+                    {
+                        object.waiters().benches(self).map(bench_id).for_each(release);
+                    }
+                }
+                _ => {}
             }
             self.count(kind).fetch_sub(1, Ordering::Relaxed);
             self.heap.give_back(me, id.index);
@@ -198,12 +241,47 @@ impl Region {
         &self.heap
     }
 
+    /// What those sleep on who wait for several things at once.
+    #[inline(always)]
+    pub fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
     fn count(&self, kind: ObjectKind) -> &AtomicU64 {
-        match kind {
-            ObjectKind::Queue => &self.queues,
-            ObjectKind::Lock => &self.locks,
+        &self.objects[place(kind)]
+    }
+}
+
+/// A bench is an object with one reference, which belongs to the object that it has seats for.
+impl Benches for Region {
+    fn bench(&self, name: u64) -> Option<&Bench> {
+        let id = bench_id(name);
+        if self.heap.object_kind(id) != Some(ObjectKind::Bench) {
+            return None;
+        }
+        // SAFETY: whoever asks holds a reference to the object that the bench belongs to, so it stays.
+        unsafe { self.heap.object::<Shared<Bench>>(id).map(|bench| &bench.as_ref().state) }
+    }
+
+    fn make(&self) -> Result<u64, OutOfMemory> {
+        let id = self.heap.create_object(ObjectKind::Bench, size_of::<Shared<Bench>>())?;
+        self.count(ObjectKind::Bench).fetch_add(1, Ordering::Relaxed);
+        Ok(BENCH | u64::from(id.generation) << 32 | u64::from(id.index))
+    }
+
+    fn discard(&self, name: u64) {
+        // Nobody has it, so anybody's name does.
+        if let Some(somebody) = PeerId::new(1) {
+            self.release(bench_id(name), somebody);
         }
     }
+}
+
+/// Set in every bench's name, which is never 0 so.
+const BENCH: u64 = 1 << 63;
+
+fn bench_id(name: u64) -> ObjectId {
+    ObjectId { index: name as u32, generation: ((name & !BENCH) >> 32) as u32 }
 }
 
 /// The state of a kind of object, as it lies in a region.
@@ -216,32 +294,57 @@ pub unsafe trait SharedState: AsRef<ObjectHeader> + 'static {
     const KIND: ObjectKind;
 }
 
-/// A [`Lock`] as an object.
+/// A [`Lock`], a [`Flag`], and so on, as an object.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
-pub struct SharedLock {
+pub struct Shared<T> {
     header: ObjectHeader,
-    lock: Lock,
+    state: T,
 }
 
-impl AsRef<ObjectHeader> for SharedLock {
+impl<T> AsRef<ObjectHeader> for Shared<T> {
     fn as_ref(&self) -> &ObjectHeader {
         &self.header
     }
 }
 
-impl Deref for SharedLock {
-    type Target = Lock;
+impl<T> Deref for Shared<T> {
+    type Target = T;
 
     #[inline(always)]
-    fn deref(&self) -> &Lock {
-        &self.lock
+    fn deref(&self) -> &T {
+        &self.state
     }
 }
 
-// SAFETY: as the trait asks.
-unsafe impl SharedState for SharedLock {
-    const KIND: ObjectKind = ObjectKind::Lock;
+/// Makes objects of what all zero bytes are valid for and only changes by atomics: each of these rooms says so.
+macro_rules! shared {
+    ($($(#[$doc:meta])* $name:ident: $state:ident;)*) => {
+        $(
+            $(#[$doc])*
+            pub type $name = Shared<$state>;
+
+            // SAFETY: as the trait asks.
+            unsafe impl SharedState for $name {
+                const KIND: ObjectKind = ObjectKind::$state;
+            }
+        )*
+    };
+}
+
+shared! {
+    /// A [`Lock`] as an object.
+    SharedLock: Lock;
+    /// An [`RLock`] as an object.
+    SharedRLock: RLock;
+    /// A [`Flag`] as an object.
+    SharedFlag: Flag;
+    /// A [`Semaphore`] as an object.
+    SharedSemaphore: Semaphore;
+    /// A [`Condition`] as an object.
+    SharedCondition: Condition;
+    /// A [`Barrier`] as an object.
+    SharedBarrier: Barrier;
 }
 
 // SAFETY: as the trait asks; see queue.rs.

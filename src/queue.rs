@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam_utils::CachePadded;
 
 use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Event, Patience};
+use crate::event::{Bell, Event, Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
@@ -84,7 +84,7 @@ impl Queue {
             Err(PutError::Full) => None,
             result => Some(result),
         };
-        match self.control.not_full.wait_until(patience, attempt, || self.chain.len() < self.limit()) {
+        match self.control.not_full.wait_until(region.bell(), patience, attempt, || self.chain.len() < self.limit()) {
             Ok(result) => result,
             Err(WaitError::TimedOut) => Err(PutError::Full),
             Err(WaitError::Interrupted) => Err(PutError::Interrupted),
@@ -106,7 +106,7 @@ impl Queue {
             Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
         }
         message.disown();
-        self.control.not_empty.notify_one(); // and its fence orders the commit before the flags
+        self.control.not_empty.notify_one(region.bell()); // and its fence orders the commit before the flags
         if self.flags() & IMMEDIATE != 0 {
             self.drain(region, me); // shut down while we put: nobody will get it
         }
@@ -145,7 +145,7 @@ impl Queue {
             Err(TryGetError::Final(error)) => Some(Err(error)),
             Ok(()) => Some(Ok(())),
         };
-        match self.control.not_empty.wait_until(patience, attempt, || !self.is_empty()) {
+        match self.control.not_empty.wait_until(region.bell(), patience, attempt, || !self.is_empty()) {
             Ok(result) => result,
             Err(WaitError::TimedOut) => Err(GetError::Empty),
             Err(WaitError::Interrupted) => Err(GetError::Interrupted),
@@ -177,7 +177,7 @@ impl Queue {
         }
         match self.take(region, me, message) {
             Ok(()) => {
-                self.control.not_full.notify_one();
+                self.control.not_full.notify_one(region.bell());
                 Ok(())
             }
             Err(PopError::Ended) => Err(TryGetError::Final(GetError::ShutDown)),
@@ -209,9 +209,9 @@ impl Queue {
         let mut message = Message::new(region, me);
         message.prepare(u64::MAX);
         while self.take(region, me, &mut message).is_ok() {
-            let _ = self.task_done();
+            let _ = self.task_done(region);
         }
-        self.control.not_full.notify_all();
+        self.control.not_full.notify_all(region.bell());
     }
 
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
@@ -223,10 +223,10 @@ impl Queue {
             // A put that has claimed its slot already sees the flag when it is done, or the drain sees its message.
             fence_after_read_modify_write();
             self.drain(region, me);
-            self.control.all_done.notify_all();
+            self.control.all_done.notify_all(region.bell());
         }
-        self.control.not_empty.notify_all();
-        self.control.not_full.notify_all();
+        self.control.not_empty.notify_all(region.bell());
+        self.control.not_full.notify_all(region.bell());
     }
 
     /// Whether it was shut down.
@@ -238,7 +238,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`TooManyDone`].
-    pub fn task_done(&self) -> Result<(), TooManyDone> {
+    pub fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
         let mut done = self.done.load(Ordering::Relaxed);
         loop {
             let pushed = self.chain.pushed();
@@ -249,7 +249,7 @@ impl Queue {
             match self.done.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
                     if done + 1 == pushed {
-                        self.control.all_done.notify_all();
+                        self.control.all_done.notify_all(region.bell());
                     }
                     return Ok(());
                 }
@@ -262,12 +262,12 @@ impl Queue {
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn join(&self, patience: &Patience<'_>) -> Result<(), WaitError> {
+    pub fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
         let all_done = || (self.unfinished() == 0).then_some(());
         if all_done().is_some() {
             return Ok(());
         }
-        self.control.all_done.wait_until(patience, all_done, || false)
+        self.control.all_done.wait_until(region.bell(), patience, all_done, || false)
     }
 
     /// Messages that were put and not reported done.
@@ -297,10 +297,10 @@ impl Queue {
     }
 
     /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
-    pub fn set_maxsize(&self, maxsize: i64) {
+    pub fn set_maxsize(&self, maxsize: i64, region: &Region) {
         // An exchange, since the wake below asks for a read-modify-write before it.
         self.control.maxsize.swap(maxsize as u64, Ordering::AcqRel);
-        self.control.not_full.notify_all();
+        self.control.not_full.notify_all(region.bell());
     }
 
     pub(crate) fn destroy(&self, heap: &Heap, me: PeerId) {
@@ -315,6 +315,25 @@ impl Queue {
     #[inline(always)]
     fn flags(&self) -> u32 {
         self.control.header.flags.load(Ordering::Acquire)
+    }
+}
+
+/// Ready when a `get` would not wait.
+impl Watchable for Queue {
+    fn is_ready(&self) -> bool {
+        !self.is_empty() || self.is_shut_down()
+    }
+
+    fn watch(&self) {
+        self.control.not_empty.watch();
+    }
+
+    fn look(&self) {
+        self.control.not_empty.look();
+    }
+
+    fn unwatch(&self, bell: &Bell) {
+        self.control.not_empty.unwatch(bell, !self.is_empty());
     }
 }
 

@@ -333,11 +333,27 @@ pub mod model {
         WaitFence,
         Seen,
         PassOn,
+        WatchFence,
+        WatcherPassesOn,
         // lock
         Acquired,
         Released,
         TakeContended,
         FlagOnLeaving,
+        // flag
+        FlagSeen,
+        SetSince,
+        // semaphore
+        SemaphoreAcquired,
+        SemaphoreReleased,
+        // waiters
+        SeatCalled,
+        SeatCounts,
+        SeatSeen,
+        SeatHeard,
+        // barrier
+        Arrived,
+        LastArrived,
     }
 
     thread_local! {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::{OutOfMemory, WaitError};
-use multigil::event::{Event, Patience};
+use multigil::event::{Bell, Event, Patience};
 use multigil::layout::{Meta, PeerId, RingHeader, Slot};
 use multigil::lock::{Lock, Owner};
 use multigil::model::{AtomicU64, Part, without};
@@ -630,13 +630,14 @@ fn reused_before_producer_fails_without_producers_left() {
 #[derive(Default)]
 struct Tokens {
     count: AtomicU64,
+    bell: Bell,
     event: Event,
 }
 
 impl Tokens {
     fn give(&self) {
         self.count.fetch_add(1, Ordering::Release);
-        self.event.notify_one();
+        self.event.notify_one(&self.bell);
     }
 
     fn try_take(&self) -> Option<()> {
@@ -651,7 +652,7 @@ impl Tokens {
     }
 
     fn take(&self, patience: Patience<'_>) -> Result<(), WaitError> {
-        self.event.wait_until(&patience, || self.try_take(), || self.count.load(Ordering::Relaxed) > 0)
+        self.event.wait_until(&self.bell, &patience, || self.try_take(), || self.count.load(Ordering::Relaxed) > 0)
     }
 }
 
@@ -770,7 +771,7 @@ fn wake_all() {
     let tokens = Arc::new(Tokens::default());
     let waiters = [waiter(&tokens), waiter(&tokens)];
     tokens.count.fetch_add(2, Ordering::Release);
-    tokens.event.notify_all();
+    tokens.event.notify_all(&tokens.bell);
     waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
 }
 
@@ -784,6 +785,7 @@ fn wake_all_holds() {
 /// A counter that is only right if one thread at a time adds to it and sees what the one before has written.
 #[derive(Default)]
 struct Guarded {
+    bell: Bell,
     lock: Lock,
     count: AtomicU64,
 }
@@ -795,7 +797,7 @@ impl Guarded {
 
     fn add(&self) {
         self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.lock.release().unwrap();
+        self.lock.release(&self.bell).unwrap();
     }
 
     fn acquire_and_add(self: Arc<Self>) {
@@ -812,7 +814,7 @@ fn exclusion() {
     guarded.clone().acquire_and_add();
     adder.join().unwrap();
     assert_eq!(guarded.count.load(Ordering::Relaxed), 2, "both have added");
-    assert!(!guarded.lock.is_locked() && guarded.lock.release().is_err());
+    assert!(!guarded.lock.is_locked() && guarded.lock.release(&guarded.bell).is_err());
 }
 
 #[test]

@@ -25,7 +25,7 @@ fn region() -> (Region, PeerId) {
 fn assert_empty(region: &Region) {
     let statistics = region.statistics();
     assert_eq!((statistics.memory.blocks, statistics.memory.in_use), (0, 0));
-    assert_eq!((statistics.queues, statistics.locks), (0, 0));
+    assert_eq!((statistics.count(ObjectKind::Queue), statistics.count(ObjectKind::Lock)), (0, 0));
 }
 
 fn try_put(queue: &Handle<'_, Queue>, bytes: &[u8]) -> Result<(), PutError> {
@@ -168,9 +168,9 @@ proptest! {
                         prop_assert_eq!(try_get(&queue), model.get());
                     }
                 }
-                Step::Done => prop_assert_eq!(queue.task_done(), model.done()),
+                Step::Done => prop_assert_eq!(queue.task_done(&region), model.done()),
                 Step::SetMaxsize(maxsize) => {
-                    queue.set_maxsize(maxsize);
+                    queue.set_maxsize(maxsize, &region);
                     model.maxsize = maxsize;
                 }
                 Step::ShutDown { immediate } => {
@@ -238,7 +238,7 @@ fn queue_in_message_lives_on() {
         try_put(&inner, b"inside").unwrap();
         put_inside(&outer, &inner, length);
         drop(inner);
-        assert_eq!(region.statistics().queues, 2, "the message keeps it alive");
+        assert_eq!(region.statistics().count(ObjectKind::Queue), 2, "the message keeps it alive");
 
         let mut message = Message::new(&region, me);
         outer.get(&mut message, &region, me, None).unwrap();
@@ -266,7 +266,7 @@ fn nested_queues_end_without_recursion() {
         put_inside(&outer, &outermost, depth % 3 * 100);
         outermost = outer;
     }
-    assert_eq!(region.statistics().queues, 10_001);
+    assert_eq!(region.statistics().count(ObjectKind::Queue), 10_001);
     let region = &region;
     std::thread::scope(|scope| {
         // A stack that even one frame per queue would overflow.
@@ -288,9 +288,9 @@ fn unsent_message_holds_nothing() {
     message.allocate(1, 1000, &[inner.id()]).unwrap();
     drop(inner);
     assert_eq!(queue.put(&mut message, &region, me, None), Err(PutError::Full));
-    assert_eq!(region.statistics().queues, 2, "a refused message is still the caller's");
+    assert_eq!(region.statistics().count(ObjectKind::Queue), 2, "a refused message is still the caller's");
     drop(message);
-    assert_eq!(region.statistics().queues, 1);
+    assert_eq!(region.statistics().count(ObjectKind::Queue), 1);
     drop(queue);
     assert_empty(&region);
 }

@@ -256,7 +256,7 @@ fn join_waits_for_the_last_task() {
                     let mut message = Message::new(&region, me);
                     while queue.get(&mut message, &region, me, Some(&Patience::new(None, NO_SPIN, &parker))).is_ok() {
                         done.fetch_add(1, Ordering::Relaxed);
-                        queue.task_done().unwrap();
+                        queue.task_done(&region).unwrap();
                     }
                 });
             }
@@ -266,11 +266,11 @@ fn join_waits_for_the_last_task() {
                 message.set_word(1, task);
                 queue.put(&mut message, &region, me, None).unwrap();
             }
-            queue.join(&Patience::new(None, NO_SPIN, &Parker::default())).unwrap();
+            queue.join(&region, &Patience::new(None, NO_SPIN, &Parker::default())).unwrap();
             assert_eq!(done.load(Ordering::Relaxed), before + tasks);
             queue.shut_down(false, &region, me);
         });
-        assert!(queue.task_done().is_err());
+        assert!(queue.task_done(&region).is_err());
     }
 }
 
@@ -315,7 +315,7 @@ fn lock_excludes() {
     const ROUNDS: u64 = 10_000;
     let _limit = limit(120);
     let (region, me) = region();
-    let lock = region.create_lock(me).unwrap();
+    let lock = region.create_shared::<Lock>(me, |_| {}).unwrap();
     for (moments, raining) in [(false, false), (true, false), (false, true), (true, true)] {
         let count = AtomicU64::new(0);
         let end = AtomicBool::new(false);
@@ -338,7 +338,7 @@ fn lock_excludes() {
                 assert_eq!(Lock::owner(&lock), Some(owner));
                 // Not an addition: two at a time would lose one.
                 count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                lock.release().unwrap();
+                lock.release(region.bell()).unwrap();
             }
         };
         thread::scope(|scope| {

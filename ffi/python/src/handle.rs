@@ -1,10 +1,10 @@
-//! What queues and locks share: one object for each id in an interpreter, pickling by id, staying alive in messages.
+//! What all shared types have in common: one object for each id in an interpreter, pickling by id, staying alive in messages.
 //!
 //! Pickling an object gives its id, which keeps nothing alive. Inside a `put` that would not do: the sender may drop
 //! the object before anybody unpickles it. So a `put` collects what is pickled on its thread ([`Pins`]), adds a
 //! reference for each to the message, and the message gives the references back when it is decoded or dropped.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use pyo3::ffi;
 
 use crate::errors;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::State;
+use crate::state::{Objects, State};
 
 /// An object that is a handle. All our shared types have this layout.
 #[repr(C)]
@@ -27,6 +27,8 @@ pub(crate) struct HandleObject<T: SharedState> {
     weak_references: *mut ffi::PyObject,
     /// A reference, of an `Arc`; null until the handle was made.
     state: *const State,
+    /// An object of Python's that travels with this one, such as a condition's lock; null if there is none.
+    companion: *mut ffi::PyObject,
     handle: Option<Handle<'static, T>>,
 }
 
@@ -38,6 +40,12 @@ impl<T: SharedState> HandleObject<T> {
         // `wrap`, which sets both, is the only maker of such objects.
         (&*this.state, this.handle.as_ref().unwrap_unchecked())
     }
+
+    /// What travels with the object.
+    pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
+        let companion = (*object.cast::<HandleObject<T>>()).companion;
+        (!companion.is_null()).then(|| Owned::from_borrowed(companion))
+    }
 }
 
 /// The objects that are handles here, by id. The references are borrowed: an object leaves before it dies.
@@ -48,11 +56,12 @@ fn key(id: ObjectId) -> (u32, u32) {
     (id.index, id.generation)
 }
 
-/// Makes the object of a new handle.
+/// Makes the object of a new handle, with what travels with it.
 pub(crate) unsafe fn wrap<T: SharedState>(
     state: &'static State,
     class: *mut ffi::PyTypeObject,
     handle: Handle<'static, T>,
+    companion: Option<Owned>,
 ) -> Result<Owned> {
     let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
     let object = Owned::from_raw(allocate(class, 0))?;
@@ -61,6 +70,7 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     (&raw mut (*this).weak_references).write(null_mut());
     Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
+    (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).handle).write(Some(handle));
     state.known.lock().0.insert(key(id), object.as_ptr());
     Ok(object)
@@ -82,12 +92,34 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
         ffi::PyObject_ClearWeakRefs(object);
     }
     (&raw mut (*this).handle).drop_in_place();
+    clear::<T>(object);
     if !(*this).state.is_null() {
         Arc::decrement_strong_count((*this).state);
     }
     let free = (*class).tp_free.unwrap_unchecked(); // every type has it
     free(object.cast());
     ffi::Py_DECREF(class.cast());
+}
+
+/// `tp_traverse` of the shared types.
+unsafe extern "C" fn traverse<T: SharedState>(
+    object: *mut ffi::PyObject,
+    visit: ffi::visitproc,
+    argument: *mut c_void,
+) -> c_int {
+    let companion = (*object.cast::<HandleObject<T>>()).companion;
+    let status = if companion.is_null() { 0 } else { visit(companion, argument) };
+    if status == 0 { py::traverse_type(object, visit, argument) } else { status }
+}
+
+/// `tp_clear` of the shared types.
+unsafe extern "C" fn clear<T: SharedState>(object: *mut ffi::PyObject) -> c_int {
+    let this = object.cast::<HandleObject<T>>();
+    let companion = core::ptr::replace(&raw mut (*this).companion, null_mut());
+    if !companion.is_null() {
+        ffi::Py_DECREF(companion);
+    }
+    0
 }
 
 /// The member that tells CPython where weak references are.
@@ -147,12 +179,34 @@ fn release(region: &Region, state: &State, ids: &[ObjectId]) {
     ids.iter().for_each(|id| region.release(*id, state.me));
 }
 
-/// The numbers by which pickles name the types. They are part of the pickles' format.
-const QUEUE: i64 = 1;
-const SIMPLE_QUEUE: i64 = 2;
-const LOCK: i64 = 3;
+/// One of the shared types.
+struct SharedType {
+    /// Its name in pickles, and so part of their format.
+    number: i64,
+    class: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
+    find: unsafe fn(&'static State, ObjectId, &SharedType, Attachment) -> Result<Owned>,
+}
 
-/// `__reduce__` of the shared types: `attach(kind, region, index, generation[, class])`.
+const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
+    SharedType { number, class, find: find::<T> }
+}
+
+/// All of them. A type stands before those that it is derived from.
+static TYPES: [SharedType; 3] = [
+    shared_type::<Queue>(1, |objects| &objects.queue_type),
+    shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
+    shared_type::<SharedLock>(3, |objects| &objects.lock_type),
+];
+
+/// What a pickle has beside the id; either may be null.
+#[derive(Clone, Copy)]
+struct Attachment {
+    class: *mut ffi::PyObject,
+    companion: *mut ffi::PyObject,
+}
+
+/// `__reduce__` of the shared types: `attach(kind, region, index, generation, class, companion)`, the last two only if
+/// there is anything to say.
 pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
@@ -160,26 +214,41 @@ pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
     py::guard(|| {
         let (state, handle) = HandleObject::<T>::of(object);
         let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
-        let objects = &state.objects;
-        let simple = ffi::PyType_IsSubtype(class.cast(), objects.simple_queue_type.get().cast()) != 0;
-        let (kind, exact) = match T::KIND {
-            ObjectKind::Lock => (LOCK, objects.lock_type.get() == class),
-            ObjectKind::Queue if simple => (SIMPLE_QUEUE, objects.simple_queue_type.get() == class),
-            ObjectKind::Queue => (QUEUE, objects.queue_type.get() == class),
+        let class_of = |kind: &SharedType| (kind.class)(&state.objects).get();
+        let is_base = |kind: &&SharedType| {
+            let base = class_of(kind);
+            !base.is_null() && ffi::PyType_IsSubtype(class.cast(), base.cast()) != 0
+        };
+        let Some(kind) = TYPES.iter().find(is_base) else {
+            return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
         };
         let id = handle.id();
         Pins::add(state.region, id, T::KIND);
-        let attach = state.object(&objects.attach)?;
-        let (region, index, generation) = (state.region.number(), id.index, id.generation);
-        Owned::from_raw(if exact {
-            ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach.as_ptr(), kind, region, index, generation)
-        } else {
-            ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach.as_ptr(), kind, region, index, generation, class)
+        let attach = state.object(&state.objects.attach)?;
+        let (attach, region) = (attach.as_ptr(), state.region.number());
+        let class = if class_of(kind) == class { ffi::Py_None() } else { class };
+        Owned::from_raw(match HandleObject::<T>::companion(object) {
+            Some(companion) => ffi::Py_BuildValue(
+                c"O(LKIIOO)".as_ptr(),
+                attach,
+                kind.number,
+                region,
+                id.index,
+                id.generation,
+                class,
+                companion.as_ptr(),
+            ),
+            None if class == ffi::Py_None() => {
+                ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
+            }
+            None => {
+                ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class)
+            }
         })
     })
 }
 
-/// `attach(kind, region, index, generation, class=None)`: gives the object that the id names.
+/// `attach(kind, region, index, generation, class=None, companion=None)`: gives the object that the id names.
 pub(crate) unsafe extern "C" fn attach(
     module: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -188,8 +257,8 @@ pub(crate) unsafe extern "C" fn attach(
 ) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        let parameters = [c"kind", c"region", c"index", c"generation", c"class"];
-        let [kind, region, index, generation, class] =
+        let parameters = [c"kind", c"region", c"index", c"generation", c"class", c"companion"];
+        let [kind, region, index, generation, class, companion] =
             Arguments::new(values, count, names).parse("attach", parameters, 4)?;
         let kind = number(kind)?;
         let region = ffi::PyLong_AsUnsignedLongLong(region);
@@ -204,12 +273,9 @@ pub(crate) unsafe extern "C" fn attach(
             return errors::attach(state, multigil::error::AttachError::Corrupt);
         };
         let id = ObjectId { index, generation };
-        let objects = &state.objects;
-        match kind {
-            QUEUE => find::<Queue>(state, id, &objects.queue_type, class),
-            SIMPLE_QUEUE => find::<Queue>(state, id, &objects.simple_queue_type, class),
-            LOCK => find::<SharedLock>(state, id, &objects.lock_type, class),
-            _ => errors::attach(state, multigil::error::AttachError::Corrupt),
+        match TYPES.iter().find(|known| known.number == kind) {
+            Some(known) => (known.find)(state, id, known, Attachment { class, companion }),
+            None => errors::attach(state, multigil::error::AttachError::Corrupt),
         }
     })
 }
@@ -219,15 +285,17 @@ unsafe fn number(object: *mut ffi::PyObject) -> Result<i64> {
     if number == -1 && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(number) }
 }
 
-/// The object of an id: the one that exists here, or a new one of `class` (by default `base`).
+/// The object of an id: the one that exists here, or a new one of the class and with the companion that are given.
 unsafe fn find<T: SharedState>(
     state: &'static State,
     id: ObjectId,
-    base: &core::cell::Cell<*mut ffi::PyObject>,
-    class: *mut ffi::PyObject,
+    kind: &SharedType,
+    attachment: Attachment,
 ) -> Result<Owned> {
-    let base = state.object(base)?;
-    let class = if class.is_null() { base.as_ptr() } else { class };
+    let base = state.object((kind.class)(&state.objects))?;
+    let given = |object: *mut ffi::PyObject| (!object.is_null() && object != ffi::Py_None()).then_some(object);
+    let class = given(attachment.class).unwrap_or(base.as_ptr());
+    let companion = given(attachment.companion).map(|companion| Owned::from_borrowed(companion));
     if ffi::PyType_Check(class) == 0 || ffi::PyType_IsSubtype(class.cast(), base.as_ptr().cast()) == 0 {
         return raise(ffi::PyExc_TypeError, "attach() argument 'class' must be a subclass of what the id names");
     }
@@ -239,7 +307,7 @@ unsafe fn find<T: SharedState>(
         return Ok(Owned::from_borrowed(*object));
     }
     match state.region.attach::<T>(id, state.me) {
-        Ok(handle) => wrap(state, class.cast(), handle),
+        Ok(handle) => wrap(state, class.cast(), handle, companion),
         Err(error) => errors::attach(state, error),
     }
 }
@@ -273,7 +341,8 @@ pub(crate) unsafe fn make_type<T: SharedState>(
         slot(ffi::Py_tp_doc, doc.as_ptr().cast_mut().cast()),
         slot(ffi::Py_tp_new, new as *mut c_void),
         slot(ffi::Py_tp_dealloc, deallocate::<T> as *mut c_void),
-        slot(ffi::Py_tp_traverse, py::traverse_type as *mut c_void),
+        slot(ffi::Py_tp_traverse, traverse::<T> as *mut c_void),
+        slot(ffi::Py_tp_clear, clear::<T> as *mut c_void),
         slot(ffi::Py_tp_methods, methods.cast()),
         slot(ffi::Py_tp_members, (&raw const MEMBERS).cast_mut().cast()),
     ];

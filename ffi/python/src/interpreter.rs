@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::event::Event;
-use multigil::object::Handle;
+use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
 use pyo3::ffi;
@@ -39,6 +39,7 @@ const STACK_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 struct Shared {
     seat: Arc<Seat>,
+    region: &'static Region,
     gate: Mutex<Gate>,
     facts: Mutex<Facts>,
     /// Notified when the thread is known by its kernel's id.
@@ -89,8 +90,8 @@ impl Shared {
         facts.error = error.or(facts.error.take());
         facts.ended = true;
         drop(facts);
-        self.ended.notify_all(); // unlocking was the read-modify-write that it asks for
-        self.begun.notify_all();
+        self.ended.notify_all(self.region.bell()); // unlocking was the read-modify-write that it asks for
+        self.begun.notify_all(self.region.bell());
     }
 
     /// The whole life of the interpreter, on its own thread.
@@ -108,7 +109,7 @@ impl Shared {
         let native_id = libc::gettid();
         let ident = ffi::PyThread_get_thread_ident();
         self.facts.lock().native_id = Some(native_id);
-        self.begun.notify_all(); // unlocking was the read-modify-write that it asks for
+        self.begun.notify_all(self.region.bell()); // unlocking was the read-modify-write that it asks for
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
         self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
@@ -290,6 +291,7 @@ unsafe extern "C" fn new(
         let this = object.as_ptr().cast::<Object>();
         let shared = Arc::new(Shared {
             seat: Arc::default(),
+            region: state.region,
             gate: Mutex::default(),
             facts: Mutex::default(),
             begun: Event::default(),
@@ -364,7 +366,7 @@ unsafe extern "C" fn join(
             let result = wait::wait(
                 state,
                 deadline,
-                |patience| shared.ended.wait_until(patience, ended, || true),
+                |patience| shared.ended.wait_until(state.region.bell(), patience, ended, || true),
                 |error| *error == WaitError::Interrupted,
             )?;
             if result.is_err() {
@@ -437,12 +439,13 @@ unsafe fn elsewhere(
     shared: &Arc<Shared>,
     job: impl FnOnce(&Shared) -> bool + Send + 'static,
 ) -> Result<bool> {
+    let region = state.region;
     let outcome = Arc::new((Mutex::new(None), Event::default()));
     let (theirs, shared) = (Arc::clone(&outcome), Arc::clone(shared));
     let run = move || {
         let done = job(&shared);
         *theirs.0.lock() = Some(done);
-        theirs.1.notify_all(); // unlocking was the read-modify-write that it asks for
+        theirs.1.notify_all(region.bell()); // unlocking was the read-modify-write that it asks for
     };
     if let Err(error) = std::thread::Builder::new().name("multigil-helper".to_owned()).spawn(run) {
         return raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}"));
@@ -450,7 +453,7 @@ unsafe fn elsewhere(
     let result = wait::wait(
         state,
         deadline,
-        |patience| outcome.1.wait_until(patience, || *outcome.0.lock(), || true),
+        |patience| outcome.1.wait_until(region.bell(), patience, || *outcome.0.lock(), || true),
         |error| *error == WaitError::Interrupted,
     )?;
     Ok(result.unwrap_or(false))
@@ -486,7 +489,7 @@ unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -
             None => wait::wait(
                 state,
                 None,
-                |patience| shared.begun.wait_until(patience, known, || true),
+                |patience| shared.begun.wait_until(state.region.bell(), patience, known, || true),
                 |error| *error == WaitError::Interrupted,
             )?
             .unwrap_or(None),

@@ -37,6 +37,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use std::sync::Arc;
 
+use multigil::layout::ObjectKind;
 use pyo3::ffi;
 
 use crate::py::{Owned, Raised, Shared};
@@ -175,17 +176,19 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
     py::guard(|| {
         let statistics = state_of_module(module).region.statistics();
         let dict = Owned::from_raw(ffi::PyDict_New())?;
-        for (name, value) in [
-            (c"bytes_reserved", statistics.memory.reserved),
-            (c"bytes_in_use", statistics.memory.in_use),
-            (c"bytes_retained", statistics.memory.retained),
-            (c"blocks", statistics.memory.blocks),
-            (c"queues", statistics.queues),
-            (c"locks", statistics.locks),
-            (c"interpreters", u64::from(statistics.peers)),
-        ] {
+        let memory = [
+            ("bytes_reserved", statistics.memory.reserved),
+            ("bytes_in_use", statistics.memory.in_use),
+            ("bytes_retained", statistics.memory.retained),
+            ("blocks", statistics.memory.blocks),
+            ("interpreters", u64::from(statistics.peers)),
+        ];
+        let objects = ObjectKind::ALL.iter().map(|kind| kind.plural()).zip(statistics.objects);
+        for (name, value) in memory.into_iter().chain(objects) {
+            let name = ffi::PyUnicode_FromStringAndSize(name.as_ptr().cast(), name.len() as ffi::Py_ssize_t);
+            let name = Owned::from_raw(name)?;
             let value = Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(value))?;
-            py::check(ffi::PyDict_SetItemString(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
+            py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
     })

@@ -4,6 +4,7 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
+use multigil::lock::Lock;
 use multigil::object::SharedLock;
 use pyo3::ffi;
 
@@ -33,7 +34,8 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 }
 
 unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
-    Object::of(object).1.release().or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+    let (state, lock) = Object::of(object);
+    lock.release(state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
 unsafe extern "C" fn lock_acquire(
@@ -76,7 +78,8 @@ unsafe extern "C" fn lock_exit(
 /// In a forked child nobody else holds the lock: `threading` calls this for its own.
 unsafe extern "C" fn lock_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let _ = Object::of(object).1.release();
+        let (state, lock) = Object::of(object);
+        let _ = lock.release(state.region.bell());
         Ok(())
     })
 }
@@ -105,8 +108,8 @@ unsafe extern "C" fn new_lock(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Lock", class, &state.objects.lock_type, arguments, keywords)?;
-        match state.region.create_lock(state.me) {
-            Ok(handle) => handle::wrap(state, class, handle),
+        match state.region.create_shared::<Lock>(state.me, |_| {}) {
+            Ok(handle) => handle::wrap(state, class, handle, None),
             Err(error) => errors::out_of_memory(error),
         }
     })

@@ -190,7 +190,8 @@ unsafe extern "C" fn full(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> 
 
 unsafe extern "C" fn task_done(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        Object::of(object).1.task_done().or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+        let (state, queue) = Object::of(object);
+        queue.task_done(state.region).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
     })
 }
 
@@ -199,7 +200,12 @@ unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> 
         let (state, queue) = Object::of(object);
         if queue.unfinished() != 0 {
             // Without a deadline there is no other error than the one that `wait` deals with.
-            let _ = wait::wait(state, None, |patience| queue.join(patience), |error| *error == WaitError::Interrupted)?;
+            let _ = wait::wait(
+                state,
+                None,
+                |patience| queue.join(state.region, patience),
+                |error| *error == WaitError::Interrupted,
+            )?;
         }
         Ok(())
     })
@@ -229,7 +235,8 @@ unsafe extern "C" fn set_maxsize(object: *mut ffi::PyObject, value: *mut ffi::Py
         if value.is_null() {
             return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
         }
-        Object::of(object).1.set_maxsize(size(value)?);
+        let (state, queue) = Object::of(object);
+        queue.set_maxsize(size(value)?, state.region);
         Ok(())
     })
 }
@@ -256,7 +263,7 @@ unsafe fn size(object: *mut ffi::PyObject) -> Result<i64> {
 unsafe fn create(class: *mut ffi::PyTypeObject, maxsize: i64) -> Result<Owned> {
     let state: &'static State = crate::state_of_type(class)?;
     match state.region.create_queue(state.me, maxsize) {
-        Ok(handle) => handle::wrap(state, class, handle),
+        Ok(handle) => handle::wrap(state, class, handle, None),
         Err(error) => errors::out_of_memory(error),
     }
 }
@@ -280,7 +287,8 @@ unsafe extern "C" fn initialize_queue(
             let [maxsize] = arguments.parse("Queue", [c"maxsize"], 0)?;
             if maxsize.is_null() { Ok(0) } else { size(maxsize) }
         })?;
-        Object::of(object).1.set_maxsize(maxsize);
+        let (state, queue) = Object::of(object);
+        queue.set_maxsize(maxsize, state.region);
         Ok(())
     })
 }

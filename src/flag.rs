@@ -1,0 +1,99 @@
+//! A flag to wait for: what `threading.Event` is.
+//!
+//! ```text
+//!   31                                  1     0
+//!  +-------------------------------------+-------+
+//!  | how often it was set                |  SET  |
+//!  +-------------------------------------+-------+
+//! ```
+//!
+//! Waiters compare the count, so whoever waited when it was set goes on, even if it was cleared at once.
+#![forbid(unsafe_code)]
+
+use crate::error::WaitError;
+use crate::event::{Bell, Event, Patience, Watchable};
+use crate::sync::{AtomicU32, Ordering, essential};
+
+const SET: u32 = 1;
+const ONE_TIME: u32 = 2;
+
+/// A flag. All zero bytes are a valid one that is not set.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Flag {
+    word: AtomicU32,
+    changed: Event,
+}
+
+impl Flag {
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        // SYNC POINT: Acquire sees what came before the Release in `set`.
+        self.word.load(essential!(FlagSeen: Ordering::Acquire)) & SET != 0
+    }
+
+    /// Sets it and wakes everybody who waits.
+    pub fn set(&self, bell: &Bell) {
+        let mut seen = self.word.load(Ordering::Relaxed);
+        loop {
+            // When it is set already this changes nothing, but who sees it shall see what came before this `set`, too.
+            let next = if seen & SET == 0 { seen.wrapping_add(ONE_TIME) | SET } else { seen };
+            match self.word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if next == seen => return,
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        self.changed.notify_all(bell);
+    }
+
+    /// Takes it back.
+    pub fn clear(&self) {
+        self.word.fetch_and(!SET, Ordering::AcqRel); // AcqRel: who sees a later `set` sees what came before this one
+    }
+
+    /// Notes what the flag is now: the start of a wait.
+    pub fn now(&self) -> Seen {
+        Seen(self.word.load(Ordering::Relaxed))
+    }
+
+    /// Waits until it is set, or has been since `seen` was noted.
+    ///
+    /// # Errors
+    /// [`WaitError`]; the wait may go on with the same `seen`.
+    pub fn wait(&self, seen: Seen, bell: &Bell, patience: &Patience<'_>) -> Result<(), WaitError> {
+        let attempt = || (self.is_set() || essential!(SetSince: self.was_set_since(seen))).then_some(());
+        if attempt().is_some() {
+            return Ok(());
+        }
+        self.changed.wait_until(bell, patience, attempt, || false)
+    }
+
+    fn was_set_since(&self, seen: Seen) -> bool {
+        // Acquire as in `is_set`. Only 2^31 sets between two looks would be overlooked.
+        (self.word.load(Ordering::Acquire) ^ seen.0) & !SET != 0
+    }
+}
+
+/// How often a flag had been set at some time.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen(u32);
+
+/// Ready when it is set.
+impl Watchable for Flag {
+    fn is_ready(&self) -> bool {
+        self.is_set()
+    }
+
+    fn watch(&self) {
+        self.changed.watch();
+    }
+
+    fn look(&self) {
+        self.changed.look();
+    }
+
+    fn unwatch(&self, bell: &Bell) {
+        self.changed.unwatch(bell, false); // `set` wakes everybody
+    }
+}

@@ -1,0 +1,269 @@
+//! Who waits at a condition or a barrier: seats with names, each with a word of its own to sleep on.
+//!
+//! ```text
+//!   63            32 31      16 15         4 3    2 1     0
+//!  +----------------+----------+------------+------+-------+
+//!  | ticket         |    0     |   peer     |   0  | state |
+//!  +----------------+----------+------------+------+-------+
+//!
+//!   FREE       → WAITING    whoever wants to wait: its name and ticket come with the same compare-and-swap
+//!   WAITING    → CALLED     whoever ends the wait, or → DISMISSED with the news that it was in vain
+//!   WAITING    → FREE       the waiter gives up
+//!   CALLED, DISMISSED → FREE  the waiter has seen it
+//! ```
+//!
+//! Each waiter is ended by exactly one compare-and-swap of its seat, its own or another's, so a call is never taken by
+//! anybody else, and a waiter that gives up just when it is called finds out. Tickets say who came first.
+//!
+//! Seats that do not fit into the object itself are on benches: blocks linked from there, which stay as long as it does.
+#![forbid(unsafe_code)]
+
+use crate::error::{OutOfMemory, WaitError};
+use crate::event::Patience;
+use crate::lock::Owner;
+use crate::sync::{AtomicU32, AtomicU64, FutexWord, Ordering, essential};
+
+const STATE: u64 = 3;
+const FREE: u64 = 0;
+const WAITING: u64 = 1;
+const CALLED: u64 = 2;
+const DISMISSED: u64 = 3;
+const PEER_SHIFT: u32 = 4;
+const TICKET_SHIFT: u32 = 32;
+
+/// Seats of an object itself, and of a bench. Few in models, where each costs interleavings.
+const OWN_SEATS: usize = if cfg!(loom) { 2 } else { 12 };
+const BENCH_SEATS: usize = if cfg!(loom) { 1 } else { 62 };
+
+/// A place to wait in.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Seat {
+    word: AtomicU64,
+    /// The futex word: grows by one with every call.
+    calls: FutexWord,
+    /// The kernel's id of the waiter's thread, for diagnosis.
+    thread: AtomicU32,
+}
+
+/// A row of seats, and the next one.
+#[repr(C)]
+#[derive(Debug)]
+struct Row<const SEATS: usize> {
+    /// The next bench, as [`Benches`] names it; 0 if there is none.
+    next: AtomicU64,
+    seats: [Seat; SEATS],
+}
+
+impl<const SEATS: usize> Default for Row<SEATS> {
+    fn default() -> Self {
+        Row { next: AtomicU64::default(), seats: core::array::from_fn(|_| Seat::default()) }
+    }
+}
+
+/// A block of more seats.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Bench(Row<BENCH_SEATS>);
+
+/// Where benches come from.
+pub trait Benches {
+    /// The bench of that name, which is not 0.
+    fn bench(&self, name: u64) -> Option<&Bench>;
+
+    /// Makes a bench.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    fn make(&self) -> Result<u64, OutOfMemory>;
+
+    /// Takes a bench back that was made for nothing.
+    fn discard(&self, name: u64);
+}
+
+/// Those who wait. All zero bytes are valid: nobody.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Waiters(Row<OWN_SEATS>);
+
+/// What ends a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// What was waited for has come.
+    Called,
+    /// It will not come.
+    Dismissed,
+}
+
+impl Waiters {
+    /// Takes a seat.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn sit<'a>(&'a self, benches: &'a impl Benches, owner: Owner, ticket: u32) -> Result<Sitting<'a>, OutOfMemory> {
+        let word = u64::from(ticket) << TICKET_SHIFT | u64::from(owner.peer.get()) << PEER_SHIFT | WAITING;
+        loop {
+            // Acquire: the last waiter here is gone, whatever it did with the seat.
+            let free = |seat: &&Seat| {
+                seat.word.load(Ordering::Relaxed) == FREE
+                    && seat.word.compare_exchange(FREE, word, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            };
+            if let Some(seat) = self.seats(benches).find(free) {
+                seat.thread.store(owner.thread, Ordering::Relaxed);
+                return Ok(Sitting { seat, word });
+            }
+            let name = benches.make()?;
+            let last = self.rows(benches).last().expect("there is a first row");
+            // AcqRel: the new bench comes before its name.
+            if last.compare_exchange(0, name, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                benches.discard(name);
+                if following(last, benches).is_none() {
+                    // The link was written over. Without it there is no way to more seats.
+                    return Err(OutOfMemory { requested: size_of::<Bench>() as u64, available: 0 });
+                }
+            }
+        }
+    }
+
+    /// Ends the wait of whoever holds the ticket that `first` prefers, among those that `among` accepts; false if
+    /// nobody does.
+    pub(crate) fn call_first(
+        &self,
+        benches: &impl Benches,
+        call: Call,
+        among: impl Fn(u32) -> bool,
+        age: impl Fn(u32) -> u32,
+    ) -> bool {
+        loop {
+            let waiting = |seat| waiting(seat).filter(|word| among(ticket(*word))).map(|word| (seat, word));
+            let oldest = self.seats(benches).filter_map(waiting).max_by_key(|(_, word)| age(ticket(*word)));
+            match oldest {
+                None => return false,
+                Some((seat, word)) if end(seat, word, call) => return true,
+                Some(_) => {} // it gave up, or somebody else called it: look again
+            }
+        }
+    }
+
+    /// Ends the wait of all whose tickets `among` accepts.
+    pub(crate) fn call_all(&self, benches: &impl Benches, call: Call, among: impl Fn(u32) -> bool) {
+        for seat in self.seats(benches) {
+            if let Some(word) = waiting(seat).filter(|word| among(ticket(*word))) {
+                end(seat, word, call); // if it fails, then somebody else has ended that wait
+            }
+        }
+    }
+
+    /// How many wait.
+    pub fn count(&self, benches: &impl Benches) -> usize {
+        self.seats(benches).filter(|seat| waiting(seat).is_some()).count()
+    }
+
+    /// The names of the benches, the first one first.
+    pub fn benches<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = u64> {
+        self.rows(benches).map(|next| next.load(Ordering::Acquire)).filter(|name| *name != 0)
+    }
+
+    /// The links that lead from row to row.
+    fn rows<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = &'a AtomicU64> {
+        core::iter::successors(Some(&self.0.next), |link| following(link, benches).map(|bench| &bench.0.next))
+    }
+
+    fn seats<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = &'a Seat> {
+        let more = core::iter::successors(following(&self.0.next, benches), |bench| following(&bench.0.next, benches));
+        self.0.seats.iter().chain(more.flat_map(|bench| bench.0.seats.iter()))
+    }
+}
+
+fn following<'a>(link: &AtomicU64, benches: &'a impl Benches) -> Option<&'a Bench> {
+    match link.load(Ordering::Acquire) {
+        0 => None,
+        name => benches.bench(name),
+    }
+}
+
+/// The seat's word, if somebody waits there.
+fn waiting(seat: &Seat) -> Option<u64> {
+    let word = seat.word.load(Ordering::Relaxed); // Relaxed: `end` looks again
+    (word & STATE == WAITING).then_some(word)
+}
+
+fn ticket(word: u64) -> u32 {
+    (word >> TICKET_SHIFT) as u32
+}
+
+/// Ends a wait; false if it is that wait no more.
+fn end(seat: &Seat, word: u64, call: Call) -> bool {
+    let state = if call == Call::Called { CALLED } else { DISMISSED };
+    // SYNC POINT: Release publishes what the caller did to the Acquire in `Sitting::call`.
+    let release = essential!(SeatCalled: Ordering::Release);
+    if seat.word.compare_exchange(word, word & !STATE | state, release, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    essential!(SeatCounts: count(seat)); // SYNC POINT: after the word; whoever read the count before sleeps on it in vain
+    seat.calls.wake(1); // maybe of somebody who has taken the seat since: that one looks and sleeps again
+    true
+}
+
+fn count(seat: &Seat) {
+    seat.calls.fetch_add(1, Ordering::Release);
+}
+
+/// A seat that the caller waits in. It is given back when this is dropped.
+#[derive(Debug)]
+pub struct Sitting<'a> {
+    seat: &'a Seat,
+    /// The seat's word while the wait goes on.
+    word: u64,
+}
+
+impl Sitting<'_> {
+    /// Waits for the call.
+    ///
+    /// # Errors
+    /// [`WaitError`]: there was no call yet. The seat is kept: wait again, or [`Sitting::leave`].
+    pub fn wait(&self, patience: &Patience<'_>) -> Result<Call, WaitError> {
+        if let Some(call) = patience.spin(&mut || self.call()) {
+            return Ok(call);
+        }
+        loop {
+            // Acquire: before the look at the word.
+            let seen = self.seat.calls.load(essential!(SeatSeen: Ordering::Acquire));
+            if let Some(call) = self.call() {
+                return Ok(call);
+            }
+            patience.sleep(&self.seat.calls, seen)?;
+        }
+    }
+
+    /// The call, if it has come.
+    pub fn call(&self) -> Option<Call> {
+        // SYNC POINT: Acquire sees what the caller did before the Release in `end`.
+        match self.seat.word.load(essential!(SeatHeard: Ordering::Acquire)) & STATE {
+            CALLED => Some(Call::Called),
+            DISMISSED => Some(Call::Dismissed),
+            _ => None,
+        }
+    }
+
+    /// Gives the wait up: None, or the call if that came first.
+    pub fn leave(self) -> Option<Call> {
+        // Acquire as in `call`, when it fails.
+        let given_up = self.seat.word.compare_exchange(self.word, FREE, Ordering::Release, Ordering::Acquire);
+        match given_up {
+            Ok(_) => {
+                core::mem::forget(self);
+                None
+            }
+            Err(_) => self.call(),
+        }
+    }
+}
+
+impl Drop for Sitting<'_> {
+    fn drop(&mut self) {
+        self.seat.word.store(FREE, Ordering::Release); // Release: the next one here comes after us
+    }
+}
+
+const _: () = assert!(size_of::<Seat>() == 16 || cfg!(loom));
