@@ -329,9 +329,10 @@ class Interpreter:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what runs in the interpreter, wherever it is in Python code or in a wait of ours.
 
-        An interpreter that only waits for calls is left alone. Raises RuntimeError before the start.
+        If nothing does, it strikes the next call that was made before. An interpreter that only waits for calls is left
+        alone. Raises RuntimeError before the start.
         """
-        self._started("interrupt").interrupt()
+        self._started("interrupt").interrupt(_new_task())
 
     def terminate(self, timeout: float | None = None) -> None:
         """End the interpreter: drop what is queued, raise InterpreterTerminated in what runs, and wait for its end.

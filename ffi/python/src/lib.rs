@@ -43,7 +43,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 7] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -52,6 +52,14 @@ static mut METHODS: [ffi::PyMethodDef; 6] = [
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_fast(
+        c"expose",
+        expose,
+        c"expose($module, number, function, /, *args)\n--\n\n\
+Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike in there.\n\n\
+They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
+late for the call strikes nothing. With None as number, only terminate() strikes.",
+    ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
 ];
@@ -183,6 +191,24 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
             py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
+    })
+}
+
+unsafe extern "C" fn expose(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        if count < 2 || !names.is_null() {
+            return py::raise(ffi::PyExc_TypeError, "expose() takes a number, a function and positional arguments");
+        }
+        let (number, function) = (*values, *values.add(1));
+        let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
+        wait::expose(state_of_module(module), number, || {
+            Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count as usize - 2, null_mut()))
+        })
     })
 }
 
