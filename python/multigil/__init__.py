@@ -27,6 +27,7 @@ from multigil._core import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multigil._core import Full, ShutDown
+    from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -47,10 +48,12 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
+        "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
         "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
+        "diagnose": "multigil._diagnosis",
     }
 
     def __getattr__(name: str) -> object:
@@ -68,6 +71,7 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Diagnosis",
     "Empty",
     "ExceptHookArgs",
     "Full",
@@ -85,6 +89,7 @@ __all__ = [
     "active_count",
     "current_interpreter",
     "current_thread",
+    "diagnose",
     "enumerate",
     "excepthook",
     "get_ident",

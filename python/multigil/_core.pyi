@@ -131,6 +131,10 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def waits() -> list[tuple[int, int, float, tuple[str, int, int]]]: ...
+def held_locks() -> list[tuple[tuple[str, int, int], int, int]]: ...
+def interpreter_ids() -> list[int]: ...
+def look_into(interpreter_id: int, source: str, timeout: float | None) -> bytes | None: ...
 def current_interpreter_id() -> int: ...
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
     """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike there.
@@ -138,5 +142,6 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
+
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
     """What a pickled queue or lock is unpickled by."""
