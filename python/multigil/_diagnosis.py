@@ -110,7 +110,7 @@ class _Scene:
 
     def __init__(self) -> None:
         # By the native ids of threads. An interpreter that waits for calls has nothing to do.
-        self.waits = {native_id: wait for native_id, *wait in _core.waits() if wait[2][0] != "calls"}
+        self.waits = {wait[0]: wait[1:] for wait in _core.waits() if wait[3][0] != "calls"}
         self.holds: dict[int, list[tuple[Subject, int]]] = {}
         self.silent: list[int] = []
         self._holders: dict[Subject, int] = {}
@@ -189,7 +189,7 @@ def look() -> bytes:
     here = current_interpreter() if _core.current_interpreter_id() else main_interpreter()
     names[here.ident] = (here.native_id, here.name)
     shown = {}
-    for ident, frame in sys._current_frames().items():
+    for ident, frame in sys._current_frames().items():  # noqa: SLF001  (documented all the same)
         native_id, name = names.get(ident, (None, ""))
         if native_id is not None:
             stack = [(frame, line) for frame, line in traceback.walk_stack(frame) if not _is_ours(frame)]

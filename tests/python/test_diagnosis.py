@@ -39,7 +39,8 @@ def test_who_holds_a_lock_without_waiting() -> None:
         (thread,) = diagnose().threads
         assert thread.native_id == threading.get_native_id()
         assert thread.waits_for == ""
-        assert len(thread.holds) == 1 and thread.holds[0].startswith("Lock ")
+        assert len(thread.holds) == 1
+        assert thread.holds[0].startswith("Lock ")
         assert "test_who_holds_a_lock_without_waiting" in "".join(thread.stack)
     assert diagnose().threads == []
 
@@ -68,10 +69,13 @@ def test_a_deadlock_of_two_interpreters_and_who_waits_for_them() -> None:
         assert len(thread.holds) == 1
         assert "in take_two" in thread.stack[-1]
         assert thread.interpreter_id in (one.id, other.id)
-    assert left.holds[0] in right.waits_for and right.name in left.waits_for
+    assert left.holds[0] in right.waits_for
+    assert right.name in left.waits_for
     waiting = thread_called("asker")
-    assert waiting is not None and waiting.waits_for == f"one (thread {one.native_id})"
-    assert "Deadlock" in str(diagnosis) and "take_two" in str(diagnosis)
+    assert waiting is not None
+    assert waiting.waits_for == f"one (thread {one.native_id})"
+    assert "Deadlock" in str(diagnosis)
+    assert "take_two" in str(diagnosis)
     one.terminate(AMPLE)
     asker.join(AMPLE)
     other.join(AMPLE)
