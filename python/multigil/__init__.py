@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from multigil._core import (
     Empty,
+    Event,
     Lock,
     MultigilError,
     Queue,
@@ -69,6 +70,7 @@ else:
 __all__ = [
     "TIMEOUT_MAX",
     "Empty",
+    "Event",
     "ExceptHookArgs",
     "Full",
     "Interpreter",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
-from typing_extensions import disjoint_base
+from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
 
@@ -81,6 +81,18 @@ class Lock:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
+@disjoint_base
+class Event:
+    """A flag to wait for, shared by threads and interpreters; `threading.Event` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def is_set(self) -> bool: ...
+    @deprecated("isSet() is deprecated, use is_set() instead")
+    def isSet(self) -> bool: ...  # noqa: N802
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -127,5 +139,5 @@ def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
 def current_interpreter_id() -> int: ...
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
+def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event:
     """What a pickled queue or lock is unpickled by."""

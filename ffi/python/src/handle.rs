@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::object::{Handle, Region, SharedLock, SharedState};
+use multigil::object::{Handle, Region, SharedFlag, SharedLock, SharedState};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -192,10 +192,11 @@ const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*
 }
 
 /// All of them. A type stands before those that it is derived from.
-static TYPES: [SharedType; 3] = [
+static TYPES: &[SharedType] = &[
     shared_type::<Queue>(1, |objects| &objects.queue_type),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type),
+    shared_type::<SharedFlag>(6, |objects| &objects.event_type),
 ];
 
 /// What a pickle has beside the id; either may be null.
@@ -320,6 +321,17 @@ pub(crate) fn owner(state: &State) -> multigil::lock::Owner {
         static THREAD: u32 = unsafe { libc::gettid() } as u32;
     }
     multigil::lock::Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
+}
+
+/// `<module.Name at 0x…: status>`, as `threading` writes it.
+pub(crate) unsafe fn repr(object: *mut ffi::PyObject, status: &str) -> Result<Owned> {
+    let class = ffi::Py_TYPE(object);
+    let name = Owned::from_raw(ffi::PyType_GetQualName(class))?;
+    let module = Owned::from_raw(ffi::PyObject_GetAttrString(class.cast(), c"__module__".as_ptr()))?;
+    let status = ffi::PyUnicode_FromStringAndSize(status.as_ptr().cast(), status.len() as ffi::Py_ssize_t);
+    let status = Owned::from_raw(status)?;
+    let format = c"<%S.%U at %p: %U>".as_ptr();
+    Owned::from_raw(ffi::PyUnicode_FromFormat(format, module.as_ptr(), name.as_ptr(), object, status.as_ptr()))
 }
 
 /// Makes a shared type: everything that is the same for all of them, and what is given.

@@ -19,12 +19,13 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`] | the types |
+//! | [`queue`], [`lock`], [`event`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | this one | the module |
 
 mod codec;
 mod errors;
+mod event;
 mod handle;
 mod interpreter;
 mod lock;
