@@ -14,12 +14,14 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    BoundedSemaphore,
     Empty,
     Event,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
+    Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
@@ -69,6 +71,7 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "BoundedSemaphore",
     "Empty",
     "Event",
     "ExceptHookArgs",
@@ -80,6 +83,7 @@ __all__ = [
     "Queue",
     "RegionCorrupt",
     "RemoteTraceback",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",

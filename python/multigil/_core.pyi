@@ -93,6 +93,24 @@ class Event:
     def clear(self) -> None: ...
     def wait(self, timeout: float | None = None) -> bool: ...
 
+@disjoint_base
+class Semaphore:
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+
+    _value: Final[int]
+    def __init__(self, value: int = 1) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def release(self, n: int = 1) -> None: ...
+    def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
+
+    _initial_value: Final[int]
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -139,5 +157,5 @@ def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
 def current_interpreter_id() -> int: ...
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event:
+def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
     """What a pickled queue or lock is unpickled by."""
