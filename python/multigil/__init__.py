@@ -14,6 +14,7 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Barrier,
     BoundedSemaphore,
     Empty,
     Event,
@@ -29,7 +30,7 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import Full, ShutDown
+    from multigil._core import BrokenBarrierError, Full, ShutDown
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
+        "BrokenBarrierError": "multigil._core",
         "Full": "multigil._core",
         "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
@@ -71,7 +73,9 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Barrier",
     "BoundedSemaphore",
+    "BrokenBarrierError",
     "Empty",
     "Event",
     "ExceptHookArgs",

@@ -1,6 +1,6 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
@@ -25,6 +25,9 @@ class Full(Exception):
 
 class ShutDown(Exception):
     """`queue.ShutDown` itself, which the standard library has since 3.13."""
+
+class BrokenBarrierError(RuntimeError):
+    """`threading.BrokenBarrierError` itself."""
 
 class InterpreterTerminated(BaseException):
     """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
@@ -111,6 +114,23 @@ class BoundedSemaphore(Semaphore):
 
     _initial_value: Final[int]
 
+@disjoint_base
+class Barrier:
+    """Where so many threads and interpreters wait for each other; `threading.Barrier` in every method."""
+
+    def __init__(
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> None: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def broken(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def reset(self) -> None: ...
+    def abort(self) -> None: ...
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -157,5 +177,5 @@ def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
 def current_interpreter_id() -> int: ...
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
+def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore | Barrier:
     """What a pickled queue or lock is unpickled by."""

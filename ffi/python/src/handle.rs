@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::object::{Handle, Region, SharedFlag, SharedLock, SharedSemaphore, SharedState};
+use multigil::object::{Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedSemaphore, SharedState};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -45,6 +45,15 @@ impl<T: SharedState> HandleObject<T> {
     pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
         let companion = (*object.cast::<HandleObject<T>>()).companion;
         (!companion.is_null()).then(|| Owned::from_borrowed(companion))
+    }
+
+    /// Changes what travels with the object.
+    pub(crate) unsafe fn set_companion(object: *mut ffi::PyObject, companion: Option<Owned>) {
+        let new = companion.map_or(null_mut(), Owned::into_raw);
+        let old = core::ptr::replace(&raw mut (*object.cast::<HandleObject<T>>()).companion, new);
+        if !old.is_null() {
+            ffi::Py_DECREF(old);
+        }
     }
 }
 
@@ -114,11 +123,7 @@ unsafe extern "C" fn traverse<T: SharedState>(
 
 /// `tp_clear` of the shared types.
 unsafe extern "C" fn clear<T: SharedState>(object: *mut ffi::PyObject) -> c_int {
-    let this = object.cast::<HandleObject<T>>();
-    let companion = core::ptr::replace(&raw mut (*this).companion, null_mut());
-    if !companion.is_null() {
-        ffi::Py_DECREF(companion);
-    }
+    HandleObject::<T>::set_companion(object, None);
     0
 }
 
@@ -199,6 +204,7 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedFlag>(6, |objects| &objects.event_type),
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type),
     shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type),
+    shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
 ];
 
 /// What a pickle has beside the id; either may be null.
@@ -214,40 +220,41 @@ pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard(|| {
-        let (state, handle) = HandleObject::<T>::of(object);
-        let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
-        let class_of = |kind: &SharedType| (kind.class)(&state.objects).get();
-        let is_base = |kind: &&SharedType| {
-            let base = class_of(kind);
-            !base.is_null() && ffi::PyType_IsSubtype(class.cast(), base.cast()) != 0
-        };
-        let Some(kind) = TYPES.iter().find(is_base) else {
-            return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
-        };
-        let id = handle.id();
-        Pins::add(state.region, id, T::KIND);
-        let attach = state.object(&state.objects.attach)?;
-        let (attach, region) = (attach.as_ptr(), state.region.number());
-        let class = if class_of(kind) == class { ffi::Py_None() } else { class };
-        Owned::from_raw(match HandleObject::<T>::companion(object) {
-            Some(companion) => ffi::Py_BuildValue(
-                c"O(LKIIOO)".as_ptr(),
-                attach,
-                kind.number,
-                region,
-                id.index,
-                id.generation,
-                class,
-                companion.as_ptr(),
-            ),
-            None if class == ffi::Py_None() => {
-                ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
-            }
-            None => {
-                ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class)
-            }
-        })
+    py::guard(|| reduced::<T>(object, HandleObject::<T>::companion(object)))
+}
+
+/// What `__reduce__` gives.
+pub(crate) unsafe fn reduced<T: SharedState>(object: *mut ffi::PyObject, companion: Option<Owned>) -> Result<Owned> {
+    let (state, handle) = HandleObject::<T>::of(object);
+    let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
+    let class_of = |kind: &SharedType| (kind.class)(&state.objects).get();
+    let is_base = |kind: &&SharedType| {
+        let base = class_of(kind);
+        !base.is_null() && ffi::PyType_IsSubtype(class.cast(), base.cast()) != 0
+    };
+    let Some(kind) = TYPES.iter().find(is_base) else {
+        return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
+    };
+    let id = handle.id();
+    Pins::add(state.region, id, T::KIND);
+    let attach = state.object(&state.objects.attach)?;
+    let (attach, region) = (attach.as_ptr(), state.region.number());
+    let class = if class_of(kind) == class { ffi::Py_None() } else { class };
+    Owned::from_raw(match companion {
+        Some(companion) => ffi::Py_BuildValue(
+            c"O(LKIIOO)".as_ptr(),
+            attach,
+            kind.number,
+            region,
+            id.index,
+            id.generation,
+            class,
+            companion.as_ptr(),
+        ),
+        None if class == ffi::Py_None() => {
+            ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
+        }
+        None => ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class),
     })
 }
 

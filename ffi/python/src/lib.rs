@@ -19,10 +19,11 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`event`], [`semaphore`] | the types |
+//! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | this one | the module |
 
+mod barrier;
 mod codec;
 mod errors;
 mod event;
@@ -145,6 +146,9 @@ unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi
         }
         if is(c"ShutDown") {
             return state_of_module(module).shut_down();
+        }
+        if is(c"BrokenBarrierError") {
+            return state_of_module(module).broken_barrier_error();
         }
         let text = c"module 'multigil._core' has no attribute '%U'";
         ffi::PyErr_Format(ffi::PyExc_AttributeError, text.as_ptr(), name);

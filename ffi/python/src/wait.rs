@@ -237,10 +237,15 @@ pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *m
     }
 }
 
-/// When a `join(timeout)` that counts from now ends; None waits for ever.
-pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+/// How long a timeout is that may be None, for ever; one that is negative is none at all.
+pub(crate) unsafe fn time_limit(timeout: *mut ffi::PyObject) -> Result<Option<Duration>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
         return Ok(None);
     }
-    Ok(Some(Instant::now() + Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+    Ok(Some(Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+}
+
+/// When a `join(timeout)` that counts from now ends; None waits for ever.
+pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+    Ok(time_limit(timeout)?.map(|limit| Instant::now() + limit))
 }
