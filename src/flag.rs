@@ -89,11 +89,12 @@ impl Watchable for Flag {
         self.changed.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.changed.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.changed.unwatch(bell, false); // `set` wakes everybody
+    fn unwatch(&self) {
+        self.changed.unwatch();
     }
 }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam_utils::CachePadded;
 
 use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Bell, Event, Patience, Watchable};
+use crate::event::{Event, Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
@@ -328,12 +328,13 @@ impl Watchable for Queue {
         self.control.not_empty.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.control.not_empty.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.control.not_empty.unwatch(bell, !self.is_empty());
+    fn unwatch(&self) {
+        self.control.not_empty.unwatch();
     }
 }
 

@@ -1,5 +1,5 @@
 //! The engine under load, on real threads: every message exactly once and in order, every wake arrives, and in the end
-//! nothing is held. What `tests/loom.rs` proves for two or three steps is tried here for millions.
+//! nothing is held. What `tests/loom` proves for two or three steps is tried here for millions.
 #![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
 
 mod support;
