@@ -26,6 +26,7 @@ from multigil._core import (
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
+    wait_any,
 )
 
 TYPE_CHECKING = False
@@ -101,4 +102,5 @@ __all__ = [
     "get_native_id",
     "main_interpreter",
     "main_thread",
+    "wait_any",
 ]

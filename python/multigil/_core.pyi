@@ -176,6 +176,14 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
+    """Wait for the first of several things (seconds), and give that object; None if none was ready in time.
+
+    Nothing is taken from any. A queue is ready when it has an item or is shut down, a lock when it could be acquired,
+    an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
+    descriptor (an int, or an object with a method `fileno`) when a read would not wait.
+    """
+
 def current_interpreter_id() -> int: ...
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore | Barrier:
     """What a pickled queue or lock is unpickled by."""

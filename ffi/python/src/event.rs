@@ -4,7 +4,9 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
+use multigil::event::Watchable;
 use multigil::flag::Flag;
+use multigil::lock::Owner;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
@@ -68,6 +70,11 @@ unsafe extern "C" fn event_wait(
         let [timeout] = Arguments::new(values, count, names).parse("wait", [c"timeout"], 0)?;
         wait(object, timeout)
     })
+}
+
+/// What `wait_any` waits for.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
+    Box::new(Object::of(object).1.from_now())
 }
 
 /// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.

@@ -10,14 +10,16 @@ use core::ptr::null_mut;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
+use multigil::lock::Owner;
 use multigil::object::{Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedSemaphore, SharedState};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, State};
+use crate::{errors, event};
 
 /// An object that is a handle. All our shared types have this layout.
 #[repr(C)]
@@ -190,22 +192,51 @@ struct SharedType {
     number: i64,
     class: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
     find: unsafe fn(&'static State, ObjectId, &SharedType, Attachment) -> Result<Owned>,
+    /// What `wait_any` waits for; None if it does not wait for such objects.
+    watch: Option<Watch>,
 }
 
+/// Gives what is ready when the owner's wait for an object would end. It is not used after the object's end.
+pub(crate) type Watch = unsafe fn(*mut ffi::PyObject, Owner) -> Box<dyn Watchable>;
+
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T> }
+    SharedType { number, class, find: find::<T>, watch: None }
+}
+
+impl SharedType {
+    const fn watched_as(self, watch: Watch) -> SharedType {
+        SharedType { watch: Some(watch), ..self }
+    }
+}
+
+/// A [`Watch`] of objects that are ready for all alike.
+unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
+    Box::new(HandleObject::<T>::of(object).1)
 }
 
 /// All of them. A type stands before those that it is derived from.
 static TYPES: &[SharedType] = &[
-    shared_type::<Queue>(1, |objects| &objects.queue_type),
-    shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
-    shared_type::<SharedLock>(3, |objects| &objects.lock_type),
-    shared_type::<SharedFlag>(6, |objects| &objects.event_type),
-    shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type),
-    shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type),
+    shared_type::<Queue>(1, |objects| &objects.queue_type).watched_as(itself::<Queue>),
+    shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
+    shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
+    shared_type::<SharedFlag>(6, |objects| &objects.event_type).watched_as(event::watch),
+    shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
+    shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
 ];
+
+/// The shared type of an object, if it has one.
+unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static SharedType> {
+    TYPES.iter().find(|known| {
+        let base = (known.class)(&state.objects).get();
+        !base.is_null() && ffi::PyObject_TypeCheck(object, base.cast()) != 0
+    })
+}
+
+/// How `wait_any` waits for an object, if it is a shared one that can be waited for.
+pub(crate) unsafe fn watch_of(state: &State, object: *mut ffi::PyObject) -> Option<Watch> {
+    type_of(state, object)?.watch
+}
 
 /// What a pickle has beside the id; either may be null.
 #[derive(Clone, Copy)]
@@ -227,19 +258,14 @@ pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
 pub(crate) unsafe fn reduced<T: SharedState>(object: *mut ffi::PyObject, companion: Option<Owned>) -> Result<Owned> {
     let (state, handle) = HandleObject::<T>::of(object);
     let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
-    let class_of = |kind: &SharedType| (kind.class)(&state.objects).get();
-    let is_base = |kind: &&SharedType| {
-        let base = class_of(kind);
-        !base.is_null() && ffi::PyType_IsSubtype(class.cast(), base.cast()) != 0
-    };
-    let Some(kind) = TYPES.iter().find(is_base) else {
+    let Some(kind) = type_of(state, object) else {
         return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
     };
     let id = handle.id();
     Pins::add(state.region, id, T::KIND);
     let attach = state.object(&state.objects.attach)?;
     let (attach, region) = (attach.as_ptr(), state.region.number());
-    let class = if class_of(kind) == class { ffi::Py_None() } else { class };
+    let class = if (kind.class)(&state.objects).get() == class { ffi::Py_None() } else { class };
     Owned::from_raw(match companion {
         Some(companion) => ffi::Py_BuildValue(
             c"O(LKIIOO)".as_ptr(),
@@ -324,12 +350,12 @@ unsafe fn find<T: SharedState>(
 
 /// What a lock's owner is called by: the interpreter and the kernel's id of the thread.
 #[inline(always)]
-pub(crate) fn owner(state: &State) -> multigil::lock::Owner {
+pub(crate) fn owner(state: &State) -> Owner {
     thread_local! {
         // SAFETY: asking for the calling thread's id has no preconditions.
         static THREAD: u32 = unsafe { libc::gettid() } as u32;
     }
-    multigil::lock::Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
+    Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
 }
 
 /// `<module.Name at 0x…: status>`, as `threading` writes it.

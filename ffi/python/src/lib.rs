@@ -21,6 +21,7 @@
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
 mod barrier;
@@ -35,6 +36,7 @@ mod queue;
 mod semaphore;
 mod state;
 mod wait;
+mod wait_any;
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -46,7 +48,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 7] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -55,6 +57,16 @@ static mut METHODS: [ffi::PyMethodDef; 6] = [
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_fast(
+        c"wait_any",
+        wait_any::wait_any,
+        c"wait_any($module, /, *objects, timeout=None)\n--\n\n\
+Wait for the first of several things, and give that object; nothing is taken from any.\n\n\
+A queue is ready when it has an item or is shut down, a lock when it could be acquired, an event when it is set, a\n\
+semaphore when its value is positive, an Interpreter when it has ended, a file descriptor (an int, or an object with a\n\
+method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
+after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
+    ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
 ];
