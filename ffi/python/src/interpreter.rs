@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::Event;
+use multigil::event::{Event, Watchable};
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -170,6 +170,41 @@ impl Shared {
         self.end(Some("its thread was asleep in a call outside of Python, and stays there".to_owned()));
         true
     }
+}
+
+/// Ready when it has ended.
+impl Watchable for Shared {
+    fn is_ready(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn watch(&self) {
+        self.ended.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.ended.look();
+        self.has_ended()
+    }
+
+    fn unwatch(&self) {
+        self.ended.unwatch();
+    }
+}
+
+/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
+pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+    let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
+    let Ok(method) = class.attribute(c"_awaited") else {
+        ffi::PyErr_Clear();
+        return Ok(None);
+    };
+    let subinterpreter = method.call(&[object])?;
+    let expected = state.object(&state.objects.subinterpreter_type)?;
+    if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+    }
+    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
 }
 
 impl Target {

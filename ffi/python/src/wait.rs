@@ -317,10 +317,24 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
     })
 }
 
-/// When a `join(timeout)` that counts from now ends; None waits for ever.
-pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+/// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
+pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
+    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+        (true, deadline) => Ok(Willing::Until(deadline)),
+        (false, None) => Ok(Willing::No),
+        (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),
+    }
+}
+
+/// How long a timeout is that may be None, for ever; one that is negative is none at all.
+pub(crate) unsafe fn time_limit(timeout: *mut ffi::PyObject) -> Result<Option<Duration>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
         return Ok(None);
     }
-    Ok(Some(Instant::now() + Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+    Ok(Some(Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+}
+
+/// When a `join(timeout)` that counts from now ends; None waits for ever.
+pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+    Ok(time_limit(timeout)?.map(|limit| Instant::now() + limit))
 }
