@@ -232,9 +232,9 @@ def main(line: bytes) -> None:
 class Loop:
     """The loop of a worker.
 
-    `interrupt` and `terminate` strike only in what it exposes, the user's code: the call, from its unpickling until what
-    it printed is written, the pickling of its outcome, the excepthook, the destructors of the outcome. A step of the
-    loop itself may take as long as it likes, and is done once.
+    `interrupt` and `terminate` strike only in what it exposes, the user's code: the call, from its unpickling until
+    what it printed is written, the pickling of its outcome, the excepthook, the destructors of the outcome. A step of
+    the loop itself may take as long as it likes, and is done once.
     """
 
     def __init__(

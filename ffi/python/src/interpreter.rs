@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::Event;
+use multigil::event::{Event, Watchable};
 use multigil::layout::ObjectId;
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
@@ -39,8 +39,8 @@ const STACK_BYTES: usize = 16 << 20;
 /// What the interpreter's thread and the handles to it share.
 #[derive(Debug)]
 struct Shared {
-    region: &'static Region,
     seat: Arc<Seat>,
+    region: &'static Region,
     gate: Mutex<Gate>,
     facts: Mutex<Facts>,
     /// Notified when the thread is known by its kernel's id.
@@ -145,7 +145,8 @@ impl Shared {
             let thread = ffi::PyThreadState_New(target.interpreter);
             // With the GIL here, the other thread is outside of Python and stays there.
             ffi::PyEval_AcquireThread(thread);
-            if !target.is_alone_with(thread) || !freeze::asleep(target.native_id) || !freeze::freeze(target.native_id) {
+            let freeze = || freeze::asleep(target.native_id) && freeze::freeze(target.native_id);
+            if !target.is_alone_with(thread) || !self.seat.vacate(freeze) {
                 ffi::PyThreadState_Clear(thread);
                 ffi::PyThreadState_DeleteCurrent();
                 return false;
@@ -162,6 +163,41 @@ impl Shared {
         self.end(Some("its thread was asleep in a call outside of Python, and stays there".to_owned()));
         true
     }
+}
+
+/// Ready when it has ended.
+impl Watchable for Shared {
+    fn is_ready(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn watch(&self) {
+        self.ended.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.ended.look();
+        self.has_ended()
+    }
+
+    fn unwatch(&self) {
+        self.ended.unwatch();
+    }
+}
+
+/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
+pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+    let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
+    let Ok(method) = class.attribute(c"_awaited") else {
+        ffi::PyErr_Clear();
+        return Ok(None);
+    };
+    let subinterpreter = method.call(&[object])?;
+    let expected = state.object(&state.objects.subinterpreter_type)?;
+    if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+    }
+    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
 }
 
 impl Target {
@@ -285,8 +321,8 @@ unsafe extern "C" fn new(
         let object = Owned::from_raw(allocate(class, 0))?;
         let this = object.as_ptr().cast::<Object>();
         let shared = Arc::new(Shared {
-            region: state.region,
             seat: Arc::default(),
+            region: state.region,
             gate: Mutex::default(),
             facts: Mutex::default(),
             begun: Event::default(),

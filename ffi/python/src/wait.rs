@@ -37,6 +37,14 @@ pub(crate) enum Request {
 }
 
 impl Request {
+    /// Whether it may strike a task.
+    const fn concerns(self, number: u64) -> bool {
+        match self {
+            Request::Interrupt(last) => number <= last,
+            Request::Terminate => true,
+        }
+    }
+
     /// The exception's class.
     unsafe fn class(self, state: &State) -> Result<Owned> {
         match self {
@@ -54,7 +62,7 @@ impl Request {
 /// Where a thread can be asked to raise something.
 ///
 /// A thread is *exposed* while it is in [`expose`], and shielded otherwise: what is asked of it then is noted, and
-/// raised where the task that is meant begins.
+/// raised where the next task begins that it concerns.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     parker: Parker,
@@ -121,23 +129,29 @@ impl Seat {
     pub(crate) unsafe fn ask(&self, request: Request, ident: Option<u64>) -> bool {
         let mut inner = self.inner.lock();
         inner.terminated |= request == Request::Terminate;
-        match (inner.exposed, request) {
-            (None, Request::Terminate) => true,
-            (None, Request::Interrupt(last)) => {
+        let Some(exposed) = inner.exposed.filter(|exposed| request.concerns(exposed.number)) else {
+            if let Request::Interrupt(last) = request {
                 inner.interrupted = inner.interrupted.max(last);
-                true
             }
-            (Some(exposed), Request::Interrupt(last)) if exposed.number > last => true,
-            (Some(exposed), _) => {
-                let request = if inner.terminated { Request::Terminate } else { request };
-                if inner.waiting.is_some() {
-                    inner.request = Some(request);
-                    self.parker.interrupt();
-                    return true;
-                }
-                ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
-            }
+            return true;
+        };
+        let request = if inner.terminated { Request::Terminate } else { request };
+        if inner.waiting.is_some() {
+            inner.request = Some(request);
+            self.parker.interrupt();
+            return true;
         }
+        ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+    }
+
+    /// Forgets what the thread has exposed, if `freeze` has stopped it for good. Nothing is asked of it meanwhile.
+    pub(crate) fn vacate(&self, freeze: impl FnOnce() -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        let frozen = freeze();
+        if frozen {
+            inner.exposed = None;
+        }
+        frozen
     }
 }
 
@@ -148,9 +162,10 @@ impl SeatState {
         if self.terminated {
             return Err(Request::Terminate);
         }
-        if number <= self.interrupted && number != self.begun {
+        let noted = Request::Interrupt(self.interrupted);
+        if noted.concerns(number) && number != self.begun {
             self.interrupted = 0; // one interrupt strikes one task
-            return Err(Request::Interrupt(number));
+            return Err(noted);
         }
         if number != NO_TASK {
             self.begun = number;
@@ -356,10 +371,24 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
     })
 }
 
-/// When a `join(timeout)` that counts from now ends; None waits for ever.
-pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+/// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
+pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
+    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+        (true, deadline) => Ok(Willing::Until(deadline)),
+        (false, None) => Ok(Willing::No),
+        (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),
+    }
+}
+
+/// How long a timeout is that may be None, for ever; one that is negative is none at all.
+pub(crate) unsafe fn time_limit(timeout: *mut ffi::PyObject) -> Result<Option<Duration>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
         return Ok(None);
     }
-    Ok(Some(Instant::now() + Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+    Ok(Some(Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+}
+
+/// When a `join(timeout)` that counts from now ends; None waits for ever.
+pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+    Ok(time_limit(timeout)?.map(|limit| Instant::now() + limit))
 }
