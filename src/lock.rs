@@ -253,6 +253,11 @@ impl RLock {
     pub fn lock(&self) -> &Lock {
         &self.lock
     }
+
+    /// The lock as `me` waits for it: ready when it is free, or `me` holds it.
+    pub fn for_owner(&self, me: Owner) -> RLockForOwner<'_> {
+        RLockForOwner { lock: self, me }
+    }
 }
 
 impl Watchable for Lock {
@@ -281,5 +286,30 @@ impl Watchable for Lock {
 
     fn unwatch(&self) {
         self.watchers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+    }
+}
+
+/// See [`RLock::for_owner`].
+#[derive(Debug)]
+pub struct RLockForOwner<'a> {
+    lock: &'a RLock,
+    me: Owner,
+}
+
+impl Watchable for RLockForOwner<'_> {
+    fn is_ready(&self) -> bool {
+        self.lock.lock.is_ready() || self.lock.is_owned(self.me)
+    }
+
+    fn watch(&self) {
+        self.lock.lock.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.lock.lock.look() || self.lock.is_owned(self.me)
+    }
+
+    fn unwatch(&self) {
+        self.lock.lock.unwatch();
     }
 }

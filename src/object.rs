@@ -21,7 +21,7 @@ use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
-use crate::lock::{Lock, RLock};
+use crate::lock::{Lock, Owner, RLock};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
@@ -239,6 +239,19 @@ impl Region {
 
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// The locks that somebody holds, reentrant ones included, and who holds them.
+    pub fn held_locks(&self, me: PeerId) -> Vec<(ObjectKind, ObjectId, Owner)> {
+        let held = |id: ObjectId| {
+            // Only for the look: the object may be gone by now, or become another one.
+            if let Ok(lock) = self.attach::<SharedLock>(id, me) {
+                return Lock::owner(&lock).map(|owner| (ObjectKind::Lock, id, owner));
+            }
+            let lock = self.attach::<SharedRLock>(id, me).ok()?;
+            lock.lock().owner().map(|owner| (ObjectKind::RLock, id, owner))
+        };
+        self.heap.objects().into_iter().filter_map(held).collect()
     }
 
     /// What those sleep on who wait for several things at once.

@@ -14,20 +14,26 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Barrier,
+    BoundedSemaphore,
     Empty,
+    Event,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
     RLock,
+    Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
+    wait_any,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import Full, Owner, ShutDown
+    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
+    from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -48,11 +54,14 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
+        "BrokenBarrierError": "multigil._core",
+        "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
         "Owner": "multigil._core",
-        "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
+        "ShutDown": "multigil._core",
+        "diagnose": "multigil._diagnosis",
     }
 
     def __getattr__(name: str) -> object:
@@ -70,7 +79,12 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
+    "Diagnosis",
     "Empty",
+    "Event",
     "ExceptHookArgs",
     "Full",
     "Interpreter",
@@ -82,6 +96,7 @@ __all__ = [
     "RLock",
     "RegionCorrupt",
     "RemoteTraceback",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",
@@ -89,10 +104,12 @@ __all__ = [
     "active_count",
     "current_interpreter",
     "current_thread",
+    "diagnose",
     "enumerate",
     "excepthook",
     "get_ident",
     "get_native_id",
     "main_interpreter",
     "main_thread",
+    "wait_any",
 ]

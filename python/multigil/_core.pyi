@@ -5,7 +5,7 @@ from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
 from _typeshed import structseq
-from typing_extensions import disjoint_base
+from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
 
@@ -26,6 +26,9 @@ class Full(Exception):
 
 class ShutDown(Exception):
     """`queue.ShutDown` itself, which the standard library has since 3.13."""
+
+class BrokenBarrierError(RuntimeError):
+    """`threading.BrokenBarrierError` itself."""
 
 class InterpreterTerminated(BaseException):
     """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
@@ -119,6 +122,53 @@ class Owner(structseq[int], tuple[int, int]):
     def native_id(self) -> int:
         """`threading.get_native_id()` in its thread."""
 
+@disjoint_base
+class Event:
+    """A flag to wait for, shared by threads and interpreters; `threading.Event` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def is_set(self) -> bool: ...
+    @deprecated("isSet() is deprecated, use is_set() instead")
+    def isSet(self) -> bool: ...  # noqa: N802
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+@disjoint_base
+class Semaphore:
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+
+    _value: Final[int]
+    def __init__(self, value: int = 1) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def release(self, n: int = 1) -> None: ...
+    def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
+
+    _initial_value: Final[int]
+
+@disjoint_base
+class Barrier:
+    """Where so many threads and interpreters wait for each other; `threading.Barrier` in every method."""
+
+    def __init__(
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> None: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def broken(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def reset(self) -> None: ...
+    def abort(self) -> None: ...
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -169,6 +219,18 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def waits() -> list[tuple[int, int, float, tuple[str, int, int]]]: ...
+def held_locks() -> list[tuple[tuple[str, int, int], int, int]]: ...
+def interpreter_ids() -> list[int]: ...
+def look_into(interpreter_id: int, source: str, timeout: float | None) -> bytes | None: ...
+def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
+    """Wait for the first of several things (seconds), and give that object; None if none was ready in time.
+
+    Nothing is taken from any. A queue is ready when it has an item or is shut down, a lock when it could be acquired,
+    an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
+    descriptor (an int, or an object with a method `fileno`) when a read would not wait.
+    """
+
 def current_interpreter_id() -> int: ...
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
     """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
@@ -177,5 +239,5 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
 
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | RLock:
-    """What a pickled queue or lock is unpickled by."""
+def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+    """Give the shared object that an id names: what a pickled one is unpickled by."""

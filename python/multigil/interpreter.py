@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
 
+    from multigil._core import Subinterpreter
+
 __all__ = [
     "TIMEOUT_MAX",
     "ExceptHookArgs",
@@ -380,6 +382,10 @@ class Interpreter:
         if self._worker is None:
             raise RuntimeError(f"cannot {purpose} interpreter before it is started")
         return self._worker
+
+    def _awaited(self) -> Subinterpreter:
+        """What `wait_any` waits for the end of."""
+        return self._started("wait for").subinterpreter
 
     def _opened(self) -> Worker:
         self._check_initialized()

@@ -4,14 +4,15 @@ use core::ffi::{c_ulong, c_void};
 use std::ffi::CString;
 
 use multigil::error::{TooManyAcquires, WaitError};
-use multigil::lock::RLock;
+use multigil::event::Watchable;
+use multigil::lock::{Owner, RLock};
 use multigil::object::SharedRLock;
 use pyo3::ffi;
 
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
-use crate::wait::{self, Willing};
+use crate::wait::{self, Subject, Willing};
 use crate::{errors, lock};
 
 type Object = HandleObject<SharedRLock>;
@@ -25,6 +26,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
         (Ok(false), Willing::Until(deadline)) => {
             let result = wait::wait(
                 state,
+                Subject::of(lock),
                 deadline,
                 |patience| lock.restore(me, 1, patience),
                 |error| *error == WaitError::Interrupted,
@@ -116,7 +118,38 @@ unsafe extern "C" fn acquire_restore(object: *mut ffi::PyObject, arguments: *mut
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
     let (state, lock) = Object::of(object);
     let me = owner(state);
-    if lock.try_restore(me, count) { Ok(()) } else { wait::insist(state, |patience| lock.restore(me, count, patience)) }
+    if lock.try_restore(me, count) {
+        return Ok(());
+    }
+    wait::insist(state, Subject::of(lock), |patience| lock.restore(me, count, patience))
+}
+
+/// To `wait_any`, it is ready when the one who waits would get it.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
+    Box::new(Watched { lock: Object::of(object).1, me })
+}
+
+struct Watched {
+    lock: &'static RLock,
+    me: Owner,
+}
+
+impl Watchable for Watched {
+    fn is_ready(&self) -> bool {
+        self.lock.is_owned(self.me) || self.lock.lock().is_ready()
+    }
+
+    fn watch(&self) {
+        self.lock.lock().watch();
+    }
+
+    fn look(&self) -> bool {
+        self.lock.lock().look()
+    }
+
+    fn unwatch(&self) {
+        self.lock.lock().unwatch();
+    }
 }
 
 /// In a forked child nobody else holds the lock: `threading` calls this for its own.
