@@ -27,18 +27,31 @@ from multigil._core import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multigil._core import Full, ShutDown
+    from multigil._hooks import (
+        ExceptHookArgs,
+        __excepthook__,
+        excepthook,
+        getprofile,
+        gettrace,
+        setprofile,
+        setprofile_all_threads,
+        settrace,
+        settrace_all_threads,
+    )
+    from multigil._threading import Timer, local
     from multigil._transfer import RemoteTraceback
-    from multigil._worker import InterpreterDied
+    from multigil._worker import InterpreterDied, stack_size
     from multigil.interpreter import (
         TIMEOUT_MAX,
-        ExceptHookArgs,
         Interpreter,
         Thread,
+        ThreadError,
         active_count,
+        activeCount,
         current_interpreter,
         current_thread,
+        currentThread,
         enumerate,
-        excepthook,
         get_ident,
         get_native_id,
         main_interpreter,
@@ -47,24 +60,31 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "Full": "multigil._core",
-        "ShutDown": "multigil._core",
-        "InterpreterDied": "multigil._worker",
-        "RemoteTraceback": "multigil._transfer",
+        "multigil._core": ("Full", "ShutDown"),
+        "multigil._hooks": (
+            *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
+            *("setprofile_all_threads", "settrace", "settrace_all_threads"),
+        ),
+        "multigil._threading": ("Timer", "local"),
+        "multigil._transfer": ("RemoteTraceback",),
+        "multigil._worker": ("InterpreterDied", "stack_size"),
     }
 
     def __getattr__(name: str) -> object:
-        if name not in __all__:
+        if name not in __all__ and name not in _NOT_IN_ALL:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = _HOMES.get(name, "multigil.interpreter")
-        value = globals()[name] = getattr(import_module(home), name)
+        homes = (home for home, names in _HOMES.items() if name in names)
+        value = globals()[name] = getattr(import_module(next(homes, "multigil.interpreter")), name)
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__})
+        return sorted({*globals(), *__all__, *_NOT_IN_ALL})
 
+
+# As in threading.
+_NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 
 __all__ = [
     "TIMEOUT_MAX",
@@ -82,6 +102,8 @@ __all__ = [
     "SimpleQueue",
     "StaleHandle",
     "Thread",
+    "ThreadError",
+    "Timer",
     "active_count",
     "current_interpreter",
     "current_thread",
@@ -89,6 +111,14 @@ __all__ = [
     "excepthook",
     "get_ident",
     "get_native_id",
+    "getprofile",
+    "gettrace",
+    "local",
     "main_interpreter",
     "main_thread",
+    "setprofile",
+    "setprofile_all_threads",
+    "settrace",
+    "settrace_all_threads",
+    "stack_size",
 ]

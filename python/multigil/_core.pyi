@@ -87,10 +87,15 @@ class Subinterpreter:
 
     The constructor returns at once. The new thread makes the interpreter, runs the source text
     `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter and shuts the
-    queues down, however it came to the end.
+    queues down, however it came to the end. Its stack has at least `stack_size` bytes; 0 means the usual 16 MiB.
     """
 
-    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = ()) -> Self: ...
+    name: str | None  # settable to a str only
+    daemon: bool
+    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = (), stack_size: int = 0) -> Self: ...
+    @property
+    def number(self) -> int:
+        """1, 2, 3 ...: which one of this process it is."""
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
@@ -127,5 +132,11 @@ def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
 def current_interpreter_id() -> int: ...
+def new_number() -> int:
+    """1, 2, 3 ...: a number that no interpreter of this process had yet."""
+
+def subinterpreters() -> list[Subinterpreter]:
+    """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
+
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
     """What a pickled queue or lock is unpickled by."""

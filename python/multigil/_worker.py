@@ -12,11 +12,11 @@ are shut down at the latest when the interpreter has ended, so whoever waits for
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import sys
 from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
-from _thread import get_ident, get_native_id
 from itertools import islice, starmap
 from time import monotonic
 
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from multigil._futures import Collector
-    from multigil.interpreter import Interpreter
 
 # Kinds of task: who is told that the outcome is in the box, and how.
 TARGET = 0  # `finished` is shut down, and the interpreter ends after what is queued by then
@@ -100,17 +99,17 @@ _worker.main({line!r})
 class Worker:
     """An interpreter with its own GIL and thread that waits for tasks, and the queues that lead to it.
 
-    The constructor returns at once; the interpreter is made meanwhile.
+    The constructor returns at once; the interpreter is made meanwhile. Its thread has a stack of `stack_size` bytes,
+    and so have those that it starts; 0 means the usual size.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stack_size: int = 0) -> None:
         self.inbox: Queue[Any] = Queue()
         self.finished: Queue[None] = Queue()
         self.replied: Queue[int] = Queue()
         self.resolved: Queue[int] = Queue()
         self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
         self.interrupts: Queue[int] = Queue()  # for each interrupt, the task that had been sent last
-        self.daemon = False
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
@@ -118,27 +117,27 @@ class Worker:
         self._sent = 0  # the last task's number
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
-        line = (queues, self.asked, self.interrupts, _main_thread(), "multigil._by_value" in sys.modules)
+        line = (queues, self.asked, self.interrupts, main_thread(), stack_size, "multigil._by_value" in sys.modules)
         bootstrap = _BOOTSTRAP.format(path=self._known["path"], line=dumps(line))
-        self.subinterpreter = Subinterpreter(bootstrap, queues)
+        self.subinterpreter = Subinterpreter(bootstrap, queues, stack_size)
 
-    def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
+    @property
+    def daemon(self) -> bool:
+        """Whether the end of the program terminates it."""
+        return self.subinterpreter.daemon
+
+    def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
         known = self._known
         self._sent = number
-        if (
-            name == known.get("name")
-            and sys.path == known["path"]
-            and sys.argv == known["argv"]
-            and _environ() == known["environ"]
-        ):
+        if sys.path == known["path"] and sys.argv == known["argv"] and _environ() == known["environ"]:
             if kind == CALL and box is self._call_box:
                 self.inbox.put(number)
             else:
                 self.inbox.put((kind, number, box, None))
         else:
-            now = {**_snapshot(), "name": name, "daemon": daemon}
-            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known.get(key) != value}))
+            now = _snapshot()
+            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known[key] != value}))
             known.update(now)
         if kind == CALL:
             self._call_box = box
@@ -216,13 +215,48 @@ def _environ() -> dict[bytes, bytes]:
     return environ
 
 
-def _main_thread() -> tuple[int | None, int | None]:
+# What the program's main thread is known by: `ident`, `native_id`, and a queue that is shut down when it has ended.
+type MainThread = tuple[int | None, int | None, Queue[None] | None]
+
+_main_ended: Queue[None] | None = Queue() if _core.current_interpreter_id() == 0 else None
+
+
+def main_thread() -> MainThread:
+    """Tell of the program's main thread, as far as it is known here."""
     if loop is not None:
         return loop.main_thread
+    if _main_ended is None:
+        return None, None, None  # in an interpreter that multigil did not make
     import threading
 
     thread = threading.main_thread()
-    return thread.ident, thread.native_id
+    return thread.ident, thread.native_id, _main_ended
+
+
+def end_main_thread() -> None:
+    """Tell all interpreters that the main thread has ended."""
+    if _main_ended is not None:
+        _main_ended.shutdown()
+
+
+_stack_size = 0
+
+
+def stack_size(size: int = 0, /) -> int:
+    """Set the size of the stack (bytes) of interpreters and threads that are started later; give what it was.
+
+    0 stands for the usual size, which is 16 MiB for an interpreter. A smaller one may be rounded up to what making an
+    interpreter takes. Raises ValueError for a size that is negative or too small for any thread.
+    """
+    global _stack_size  # noqa: PLW0603
+    before = _thread.stack_size(size)
+    _stack_size = size
+    return before
+
+
+def wanted_stack_size() -> int:
+    """What was set by `stack_size`."""
+    return _stack_size
 
 
 # --- the end there ----------------------------------------------------------------------------------------------
@@ -285,15 +319,12 @@ class Loop:
         queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
         asked: Queue[None],
         interrupts: Queue[int],
-        main_thread: tuple[int | None, int | None],
+        main_thread: MainThread,
+        stack_size_wanted: int,
         by_value: bool,
     ) -> None:
+        stack_size(stack_size_wanted)
         self.main_thread = main_thread
-        self.ident = get_ident()
-        self.native_id = get_native_id()
-        self.name = ""
-        self.daemon = False
-        self.interpreter: Interpreter | None = None  # the object of this interpreter, once somebody asked for it
         self.ended = False
         self.error: BaseException | None = None
         self._queues = queues
@@ -382,10 +413,6 @@ class Loop:
             environ = _environ()
             environ.clear()
             environ.update(changes["environ"])
-        self.name = changes.get("name", self.name)
-        self.daemon = changes.get("daemon", self.daemon)
-        if self.interpreter is not None:
-            self.interpreter.name = self.name
 
     def _perform(self, task: _Task, kind: int, box: SimpleQueue[Any]) -> None:
         if not task.call:
@@ -412,9 +439,9 @@ class Loop:
             try:
                 self._asked.get(timeout=_SECONDS_TO_ASK)
             except Empty:
-                from multigil import interpreter
+                from multigil import _hooks
 
-                interpreter.call_excepthook(task.call[0][3] if task.call else None, outcome)
+                _hooks.call_excepthook(outcome)
             except _core.ShutDown:
                 return
 
@@ -473,7 +500,7 @@ def _trimmed(error: BaseException) -> BaseException:
     return error.with_traceback(traceback)
 
 
-_OURS = ("multigil._worker", "multigil.interpreter")
+_OURS = ("multigil._worker", "multigil._hooks", "multigil.interpreter")
 
 
 def flush() -> None:
