@@ -14,11 +14,14 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    BoundedSemaphore,
     Empty,
+    Event,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
+    Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
@@ -88,7 +91,9 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 
 __all__ = [
     "TIMEOUT_MAX",
+    "BoundedSemaphore",
     "Empty",
+    "Event",
     "ExceptHookArgs",
     "Full",
     "Interpreter",
@@ -98,6 +103,7 @@ __all__ = [
     "Queue",
     "RegionCorrupt",
     "RemoteTraceback",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",

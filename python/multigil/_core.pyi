@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
-from typing_extensions import disjoint_base
+from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
 
@@ -81,6 +81,36 @@ class Lock:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
+@disjoint_base
+class Event:
+    """A flag to wait for, shared by threads and interpreters; `threading.Event` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def is_set(self) -> bool: ...
+    @deprecated("isSet() is deprecated, use is_set() instead")
+    def isSet(self) -> bool: ...  # noqa: N802
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+@disjoint_base
+class Semaphore:
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+
+    _value: Final[int]
+    def __init__(self, value: int = 1) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def release(self, n: int = 1) -> None: ...
+    def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
+
+    _initial_value: Final[int]
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -138,5 +168,5 @@ def new_number() -> int:
 def subinterpreters() -> list[Subinterpreter]:
     """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
 
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
+def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
     """What a pickled queue or lock is unpickled by."""

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::object::{Handle, Region, SharedLock, SharedState};
+use multigil::object::{Handle, Region, SharedFlag, SharedLock, SharedSemaphore, SharedState};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -192,10 +192,13 @@ const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*
 }
 
 /// All of them. A type stands before those that it is derived from.
-static TYPES: [SharedType; 3] = [
+static TYPES: &[SharedType] = &[
     shared_type::<Queue>(1, |objects| &objects.queue_type),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type),
+    shared_type::<SharedFlag>(6, |objects| &objects.event_type),
+    shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type),
+    shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type),
 ];
 
 /// What a pickle has beside the id; either may be null.
@@ -322,6 +325,17 @@ pub(crate) fn owner(state: &State) -> multigil::lock::Owner {
     multigil::lock::Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
 }
 
+/// `<module.Name at 0x…: status>`, as `threading` writes it.
+pub(crate) unsafe fn repr(object: *mut ffi::PyObject, status: &str) -> Result<Owned> {
+    let class = ffi::Py_TYPE(object);
+    let name = Owned::from_raw(ffi::PyType_GetQualName(class))?;
+    let module = Owned::from_raw(ffi::PyObject_GetAttrString(class.cast(), c"__module__".as_ptr()))?;
+    let status = ffi::PyUnicode_FromStringAndSize(status.as_ptr().cast(), status.len() as ffi::Py_ssize_t);
+    let status = Owned::from_raw(status)?;
+    let format = c"<%S.%U at %p: %U>".as_ptr();
+    Owned::from_raw(ffi::PyUnicode_FromFormat(format, module.as_ptr(), name.as_ptr(), object, status.as_ptr()))
+}
+
 /// Makes a shared type: everything that is the same for all of them, and what is given.
 pub(crate) unsafe fn make_type<T: SharedState>(
     module: *mut ffi::PyObject,
@@ -359,4 +373,30 @@ pub(crate) unsafe fn make_type<T: SharedState>(
         slots: slots.as_mut_ptr(),
     };
     Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, null_mut()))
+}
+
+/// Makes a type that is derived from a shared one, from which it has all but its name and what is given.
+pub(crate) unsafe fn make_subtype<T: SharedState>(
+    module: *mut ffi::PyObject,
+    name: &'static CStr,
+    doc: &'static CStr,
+    base: &Owned,
+    attributes: *mut ffi::PyGetSetDef,
+) -> Result<Owned> {
+    let slot = |slot, pfunc| ffi::PyType_Slot { slot, pfunc };
+    let mut slots = [
+        slot(ffi::Py_tp_doc, doc.as_ptr().cast_mut().cast()),
+        // Not inherited by types that are made from a table.
+        slot(ffi::Py_tp_dealloc, deallocate::<T> as *mut c_void),
+        slot(ffi::Py_tp_getset, attributes.cast()),
+        slot(0, null_mut()),
+    ];
+    let mut spec = ffi::PyType_Spec {
+        name: name.as_ptr(),
+        basicsize: size_of::<HandleObject<T>>() as c_int,
+        itemsize: 0,
+        flags: (ffi::Py_TPFLAGS_DEFAULT | ffi::Py_TPFLAGS_BASETYPE) as _,
+        slots: slots.as_mut_ptr(),
+    };
+    Owned::from_raw(ffi::PyType_FromModuleAndSpec(module, &raw mut spec, base.as_ptr()))
 }

@@ -19,17 +19,19 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`] | the types |
+//! | [`queue`], [`lock`], [`event`], [`semaphore`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | this one | the module |
 
 mod codec;
 mod errors;
+mod event;
 mod handle;
 mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod semaphore;
 mod state;
 mod wait;
 

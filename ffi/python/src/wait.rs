@@ -228,6 +228,15 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
     })
 }
 
+/// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
+pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
+    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+        (true, deadline) => Ok(Willing::Until(deadline)),
+        (false, None) => Ok(Willing::No),
+        (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),
+    }
+}
+
 /// When a `join(timeout)` that counts from now ends; None waits for ever.
 pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
