@@ -1,6 +1,6 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
@@ -138,11 +138,17 @@ class Subinterpreter:
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
-    def interrupt(self, *, terminate: bool = False, timeout: float | None = None) -> bool:
-        """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
+    def interrupt(self, last: int) -> None:
+        """Raise KeyboardInterrupt in the task that its thread has exposed, if its number is at most `last`.
 
-        Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C
-        that keeps the GIL. False if it was not reached, or the interpreter is not running.
+        It strikes in waits of ours too. Between tasks it is noted, and strikes the next one up to that number where
+        that begins. Waits until the thread could be reached: it can't while it is in a call into C that keeps the GIL.
+        """
+    def terminate(self, timeout: float | None = None) -> None:
+        """Drop what the first of `queues` holds, and raise InterpreterTerminated in whatever its thread has exposed, now,
+        and in all that it would expose later.
+
+        Waits until the thread could be reached, as `interrupt` does, at most timeout seconds.
         """
     def abandon(self, timeout: float | None = None) -> bool:
         """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
@@ -167,6 +173,13 @@ def new_number() -> int:
 
 def subinterpreters() -> list[Subinterpreter]:
     """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
+
+def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
+    """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
+
+    They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
+    too late for the call strikes nothing. With None as number, only terminate() strikes.
+    """
 
 def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
     """What a pickled queue or lock is unpickled by."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import threading
 import weakref
 from _thread import TIMEOUT_MAX, get_ident, get_native_id
 
 from multigil import _exit, _hooks, _worker
-from multigil._core import Empty, ShutDown, SimpleQueue, current_interpreter_id, new_number, subinterpreters
+from multigil._core import (
+    Empty,
+    ShutDown,
+    SimpleQueue,
+    Subinterpreter,
+    current_interpreter_id,
+    new_number,
+    subinterpreters,
+)
 from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
 
 TYPE_CHECKING = False
@@ -19,8 +26,6 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
-
-    from multigil._core import Subinterpreter
 
 __all__ = [
     "TIMEOUT_MAX",
@@ -358,9 +363,10 @@ class Interpreter:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what runs in the interpreter, wherever it is in Python code or in a wait of ours.
 
-        An interpreter that only waits for calls is left alone. Raises RuntimeError before the start.
+        If nothing does, it strikes the next call that was made before. An interpreter that only waits for calls is left
+        alone. Raises RuntimeError before the start.
         """
-        self._started("interrupt").interrupt()
+        self._started("interrupt").interrupt(_new_task())
 
     def terminate(self, timeout: float | None = None) -> None:
         """End the interpreter: drop what is queued, raise InterpreterTerminated in what runs, and wait for its end.
@@ -368,7 +374,11 @@ class Interpreter:
         Raises TimeoutError when it has not ended within `timeout` seconds: it cannot be reached in a call into C that
         takes long. Raises RuntimeError before the start.
         """
-        if not self._started("terminate").terminate(timeout):
+        if self._worker is None and isinstance(self._body, Subinterpreter) and self is not current_interpreter():
+            ended = _worker.terminate(self._body, timeout)
+        else:
+            ended = self._started("terminate").terminate(timeout)
+        if not ended:
             raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     def close(self) -> None:
@@ -489,13 +499,12 @@ class _Body:
         self.ident, self.native_id, self._ended = thread
 
     def is_alive(self) -> bool:
-        return self._ended is None or not self._ended.is_shutdown
+        return self._ended is None or not self._ended.is_set()
 
     def join(self, timeout: float | None) -> None:
         if self._ended is None:
             raise RuntimeError(f"cannot join {self.name} from here")
-        with contextlib.suppress(Empty, ShutDown):  # the latter is how it tells
-            self._ended.get(timeout=timeout)
+        self._ended.wait(timeout)
 
 
 def _give(outcome: Any) -> Any:
@@ -584,8 +593,8 @@ def _object_of(body: Subinterpreter | _Body) -> Interpreter:
 def enumerate() -> list[Interpreter]:
     """All interpreters of the program that are alive: the main one, and those that were started, from whichever one.
 
-    Those that were not started from here can be looked at, named and joined. What multigil did not make is not listed,
-    but for the current interpreter.
+    Those that were not started from here can be looked at, named, joined and terminated. What multigil did not make is
+    not listed, but for the current interpreter.
     """
     started = [_object_of(body) for body in subinterpreters() if body.name is not None]
     return list(dict.fromkeys((main_interpreter(), *started, current_interpreter())))

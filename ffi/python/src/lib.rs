@@ -46,7 +46,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 9] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -64,6 +64,14 @@ static mut METHODS: [ffi::PyMethodDef; 8] = [
         c"new_number",
         new_number,
         c"1, 2, 3 ...: a number that no interpreter of this process had yet.",
+    ),
+    py::method_fast(
+        c"expose",
+        expose,
+        c"expose($module, number, function, /, *args)\n--\n\n\
+Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
+They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
+late for the call strikes nothing. With None as number, only terminate() strikes.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
@@ -205,6 +213,24 @@ unsafe extern "C" fn new_number(_: *mut ffi::PyObject, _: *mut ffi::PyObject) ->
         let mut last = LAST.lock();
         *last += 1;
         Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(*last))
+    })
+}
+
+unsafe extern "C" fn expose(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        if count < 2 || !names.is_null() {
+            return py::raise(ffi::PyExc_TypeError, "expose() takes a number, a function and positional arguments");
+        }
+        let (number, function) = (*values, *values.add(1));
+        let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
+        wait::expose(state_of_module(module), number, || {
+            Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count as usize - 2, null_mut()))
+        })
     })
 }
 

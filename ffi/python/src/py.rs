@@ -249,6 +249,12 @@ pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }
 }
 
+/// An integer that is not negative.
+pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
+    let value = ffi::PyLong_AsUnsignedLongLong(object);
+    if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
+}
+
 /// `tp_traverse` of objects that hold nothing but their type.
 pub(crate) unsafe extern "C" fn traverse_type(
     object: *mut ffi::PyObject,

@@ -34,9 +34,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 
 unsafe fn release(object: *mut ffi::PyObject, count: u64) -> Result<()> {
     let (state, semaphore) = Object::of(object);
-    semaphore
-        .release(count, state.region.bell())
-        .or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+    semaphore.release(count, state.region.bell()).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
 }
 
 unsafe extern "C" fn semaphore_acquire(
@@ -191,7 +189,8 @@ const ATTRIBUTES_END: ffi::PyGetSetDef =
     ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() };
 
 static mut ATTRIBUTES: [ffi::PyGetSetDef; 2] = [attribute(c"_value", get_value), ATTRIBUTES_END];
-static mut BOUNDED_ATTRIBUTES: [ffi::PyGetSetDef; 2] = [attribute(c"_initial_value", get_initial_value), ATTRIBUTES_END];
+static mut BOUNDED_ATTRIBUTES: [ffi::PyGetSetDef; 2] =
+    [attribute(c"_initial_value", get_initial_value), ATTRIBUTES_END];
 
 /// Makes the type `Semaphore`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
