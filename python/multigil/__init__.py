@@ -29,10 +29,11 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from threading import ExceptHookArgs
+
     from multigil._core import Full, ShutDown
+    from multigil._hooks import __excepthook__ as __excepthook__
     from multigil._hooks import (
-        ExceptHookArgs,
-        __excepthook__,
         excepthook,
         getprofile,
         gettrace,
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
         settrace,
         settrace_all_threads,
     )
-    from multigil._threading import Timer, local
+    from multigil._iterators import concurrent_tee, serialize_iterator, synchronized_iterator
+    from multigil._local import local
+    from multigil._timer import Timer
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied, stack_size
     from multigil.interpreter import (
@@ -50,16 +53,16 @@ if TYPE_CHECKING:
         Thread,
         ThreadError,
         active_count,
-        activeCount,
         current_interpreter,
         current_thread,
-        currentThread,
         enumerate,
         get_ident,
         get_native_id,
         main_interpreter,
         main_thread,
     )
+    from multigil.interpreter import activeCount as activeCount
+    from multigil.interpreter import currentThread as currentThread
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
@@ -68,7 +71,9 @@ else:
             *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
             *("setprofile_all_threads", "settrace", "settrace_all_threads"),
         ),
-        "multigil._threading": ("Timer", "local"),
+        "multigil._iterators": ("concurrent_tee", "serialize_iterator", "synchronized_iterator"),
+        "multigil._local": ("local",),
+        "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
     }
@@ -111,6 +116,7 @@ __all__ = [
     "ThreadError",
     "Timer",
     "active_count",
+    "concurrent_tee",
     "current_interpreter",
     "current_thread",
     "enumerate",
@@ -122,9 +128,11 @@ __all__ = [
     "local",
     "main_interpreter",
     "main_thread",
+    "serialize_iterator",
     "setprofile",
     "setprofile_all_threads",
     "settrace",
     "settrace_all_threads",
     "stack_size",
+    "synchronized_iterator",
 ]

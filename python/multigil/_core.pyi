@@ -145,10 +145,10 @@ class Subinterpreter:
         that begins. Waits until the thread could be reached: it can't while it is in a call into C that keeps the GIL.
         """
     def terminate(self, timeout: float | None = None) -> None:
-        """Drop what the first of `queues` holds, and raise InterpreterTerminated in whatever its thread has exposed, now,
-        and in all that it would expose later.
+        """Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.
 
-        Waits until the thread could be reached, as `interrupt` does, at most timeout seconds.
+        What the first of `queues` holds is dropped. Waits until the thread could be reached, as `interrupt` does, at
+        most timeout seconds.
         """
     def abandon(self, timeout: float | None = None) -> bool:
         """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
@@ -181,5 +181,7 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
 
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
+def attach(
+    kind: int, region: int, index: int, generation: int, /
+) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
     """What a pickled queue or lock is unpickled by."""

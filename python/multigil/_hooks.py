@@ -12,6 +12,8 @@ from threading import ExceptHookArgs
 
 import multigil
 
+# ruff: noqa: PLW0603  (each interpreter has its own)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +49,7 @@ def settrace_all_threads(func: TraceFunction | None) -> None:
     Code that already runs in other interpreters is not reached.
     """
     settrace(func)
-    sys._settraceallthreads(func)  # noqa: SLF001  (what threading's function of this name calls)
+    sys._settraceallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
 
 
 def gettrace() -> TraceFunction | None:
@@ -71,7 +73,7 @@ def setprofile_all_threads(func: ProfileFunction | None) -> None:
     Code that already runs in other interpreters is not reached.
     """
     setprofile(func)
-    sys._setprofileallthreads(func)  # noqa: SLF001  (what threading's function of this name calls)
+    sys._setprofileallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
 
 
 def getprofile() -> ProfileFunction | None:
@@ -105,9 +107,9 @@ __excepthook__ = excepthook
 def call_excepthook(error: BaseException) -> None:
     """Report an exception that a target let through, as `threading` does."""
     try:
-        hook = multigil.excepthook or excepthook
+        hook: Hook | None = multigil.excepthook
         interpreter = multigil.current_interpreter()
-        hook(ExceptHookArgs((type(error), error, error.__traceback__, interpreter)))
+        (hook or excepthook)(ExceptHookArgs((type(error), error, error.__traceback__, interpreter)))
     except Exception as failure:
         if sys.stderr is not None:
             sys.stderr.write("Exception in multigil.excepthook:\n")
@@ -129,7 +131,7 @@ def call(hooks: Hooks | None, function: Callable[..., Any], args: Sequence[Any],
     """Call a function where the hooks have arrived. They stay, for what is started from here."""
     global _trace, _profile
     hook, _trace, _profile = hooks or (None, None, None)
-    multigil.excepthook = hook or excepthook
+    multigil.excepthook = hook or excepthook  # type: ignore[assignment]
     before = sys.gettrace(), sys.getprofile()
     try:
         if _trace is not None:

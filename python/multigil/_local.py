@@ -27,18 +27,21 @@ class local(_thread._local):  # noqa: N801, SLF001  (what `threading.local` is)
 
     __slots__ = ("_arguments", "_key", "_token")
 
+    _arguments: tuple[tuple[Any, ...], dict[str, Any]]
+    _key: Key | None
+    _token: Lock  # of the first one: exists as long as that
+
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls, *args, **kwargs)
         self._arguments = args, kwargs
-        self._key: Key | None = None
-        self._token: Lock | None = None  # exists as long as the first one
+        self._key = None
         return self
 
     def __reduce__(self) -> tuple[Callable[..., local], tuple[Any, ...]]:
         with _lock:
             if self._key is None:
                 self._token = Lock()
-                self._key = self._token.__reduce__()[1]  # type: ignore[index, assignment]
+                self._key = _key_of(self._token)
                 _here[self._key] = self
         return _arrive, (self._key, type(self), *self._arguments)
 
@@ -51,6 +54,11 @@ _kept: dict[Key, local] = {}
 _enough = 64  # entries of `_kept`, at which it is time to look for some that can go
 
 
+def _key_of(token: Lock) -> Key:
+    key: Any = token.__reduce__()[1]
+    return key  # type: ignore[no-any-return]
+
+
 def _arrive(key: Key, kind: type[local], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> local:
     found = _here.get(key)
     if found is not None:
@@ -59,14 +67,14 @@ def _arrive(key: Key, kind: type[local], args: tuple[Any, ...], kwargs: Mapping[
     with _lock:
         found = _here.get(key)  # another thread may have been quicker
         if found is None:
-            made._key = key
+            made._key = key  # noqa: SLF001
             found = _here[key] = made
             _keep(key, made)
     return found
 
 
 def _keep(key: Key, arrived: local) -> None:
-    global _enough
+    global _enough  # noqa: PLW0603
     if len(_kept) >= _enough:
         for known in [known for known in _kept if not _first_exists(known)]:
             del _kept[known]

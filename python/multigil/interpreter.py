@@ -19,6 +19,8 @@ from multigil._core import (
 )
 from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
 
+# ruff: noqa: PLW0603  (each interpreter has its own)
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -459,11 +461,11 @@ class Interpreter:
         del self._target, self._args, self._kwargs  # as a thread does; a large argument is not kept
         _exit.make_spares()
 
-    def _with_hooks(self, *call: Any) -> tuple[Any, Any, Any]:
+    def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here, or the news that they are not any more."""
         hooks = _hooks.present()
         if hooks is None and not self._has_hooks:
-            return call  # type: ignore[return-value]
+            return call
         self._has_hooks = True
         return _hooks.call, (hooks, *call), {}
 

@@ -34,8 +34,8 @@ use crate::wait::{self, Request, Seat};
 
 /// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
 const STACK_BYTES: usize = 16 << 20;
-/// Bytes of stack that making an interpreter and importing this package there may take.
-const LEAST_STACK_BYTES: usize = 1 << 20;
+/// The fewest bytes of stack: to make an interpreter and import a few modules there takes 160 KiB.
+const LEAST_STACK_BYTES: usize = 512 << 10;
 
 /// All that were made in this process, by whichever interpreter.
 static ALL: Mutex<All> = Mutex::new(All { count: 0, alive: Vec::new() });
@@ -635,9 +635,8 @@ be reached: it can't while it is in a call into C that keeps the GIL.",
         c"terminate",
         terminate,
         c"terminate($self, timeout=None)\n--\n\n\
-Drop what the first of the queues holds, and raise InterpreterTerminated in whatever its thread has exposed, now, and in\n\
-all that it would expose later.\n\n\
-Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
+Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.\n\n\
+What the first of the queues holds is dropped. Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
     ),
     py::method_fast(
         c"abandon",
