@@ -576,62 +576,71 @@ fn any_of_several_semaphores() {
     }
 }
 
-/// A lock beside an event that is set in the end: who waits for any of them is told of each, and takes no wake from
-/// those who wait for the lock alone.
+/// Who waits for any of several things, a lock among them, is told when the lock is free, and takes no wake from those who
+/// wait for the lock alone.
 #[test]
-fn any_of_a_lock_and_a_flag() {
+fn any_of_a_lock_and_others() {
     const ROUNDS: u64 = 4_000;
     let _limit = limit(120);
     for (moments, raining) in [(false, false), (true, false), (false, true)] {
         let (region, me) = region();
         let lock = region.create_shared::<Lock>(me, |_| {}).unwrap();
-        let flag = region.create_shared::<Flag>(me, |_| {}).unwrap();
+        let never = region.create_shared::<Flag>(me, |_| {}).unwrap();
         let waiting = Waiting { spin: NO_SPIN, moments };
         let parkers: [Parker; 4] = Default::default();
         let end = AtomicBool::new(false);
         let count = AtomicU64::new(0);
-        let hold = |thread: u32, taken: bool| {
-            if taken {
-                assert_eq!(Lock::owner(&lock), Some(Owner { peer: me, thread }));
-                // Not an addition: two at a time would lose one.
-                count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                lock.release(region.bell()).unwrap();
-            }
-            u64::from(taken)
-        };
-        let watch = |thread: u32, parker: &Parker| {
-            let owner = Owner { peer: me, thread };
-            let (mut done, mut dice) = (0, Dice(thread.into()));
-            while first_ready(&region, &[&flag, &lock], waiting, &mut dice, parker) == 1 {
-                done += hold(thread, lock.try_acquire(owner));
-            }
-            done
-        };
-        let acquire = |thread: u32, parker: &Parker| {
+        let work = |thread: u32, parker: &Parker| {
             let owner = Owner { peer: me, thread };
             let (mut done, mut dice) = (0, Dice(thread.into()));
             while done < ROUNDS {
-                let taken = lock.acquire(owner, &waiting.patience(&mut dice, parker)).is_ok();
-                parker.take_interrupt();
-                done += hold(thread, taken);
+                let taken = if thread % 2 == 0 {
+                    assert_eq!(first_ready(&region, &[&never, &lock], waiting, &mut dice, parker), 1);
+                    lock.try_acquire(owner)
+                } else {
+                    let taken = lock.acquire(owner, &waiting.patience(&mut dice, parker)).is_ok();
+                    parker.take_interrupt();
+                    taken
+                };
+                if taken {
+                    assert_eq!(Lock::owner(&lock), Some(owner));
+                    // Not an addition: two at a time would lose one.
+                    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    lock.release(region.bell()).unwrap();
+                    done += 1;
+                }
             }
-            done
         };
         thread::scope(|scope| {
-            let (watch, acquire, parkers) = (&watch, &acquire, &parkers);
             if raining {
-                scope.spawn(|| rain(parkers, &end));
+                scope.spawn(|| rain(&parkers, &end));
             }
-            let watching = [0, 1].map(|n| scope.spawn(move || watch(n as u32 + 1, &parkers[n])));
-            let acquiring = [2, 3].map(|n| scope.spawn(move || acquire(n as u32 + 1, &parkers[n])));
-            let acquired: u64 = acquiring.into_iter().map(|acquirer| acquirer.join().unwrap()).sum();
-            flag.set(region.bell());
-            let watched: u64 = watching.into_iter().map(|watcher| watcher.join().unwrap()).sum();
-            assert_eq!(count.load(Ordering::Relaxed), acquired + watched);
+            let work = &work;
+            let working: Vec<_> =
+                parkers.iter().zip(1..).map(|(parker, thread)| scope.spawn(move || work(thread, parker))).collect();
+            working.into_iter().for_each(|worker| worker.join().unwrap());
             end.store(true, Ordering::Relaxed);
         });
+        assert_eq!(count.into_inner(), 4 * ROUNDS);
         assert!(!lock.is_locked());
     }
+}
+
+/// Who has arrived can't be late: its time may be up while the last one acts.
+#[test]
+fn time_is_up_while_the_last_one_acts() {
+    let (region, me) = region();
+    let barrier = region.create_shared::<Barrier>(me, |barrier| barrier.initialize(2)).unwrap();
+    let bell = region.bell();
+    let arrive = |thread| barrier.try_arrive(&region, Owner { peer: me, thread }).unwrap();
+    let Some(Arrival::Waiting(0, sitting)) = arrive(1) else { panic!("the first one waits") };
+    let Some(Arrival::Last(last)) = arrive(2) else { panic!("the second one is the last") };
+    assert!(arrive(3).is_none(), "the third one is of the next generation");
+    assert!(!barrier.time_out(sitting.ticket(), &region, bell));
+    assert_eq!((sitting.call(), last.release(&region, bell)), (None, Ok(())));
+    assert!(!barrier.time_out(sitting.ticket(), &region, bell));
+    assert_eq!(sitting.call(), Some(Call::Called));
+    assert!(!barrier.is_broken());
 }
 
 /// A barrier lets all of a generation pass or none, whoever runs out of patience and when.
@@ -669,11 +678,21 @@ fn barrier_passes_all_or_none() {
             let (region, barrier, before, after, rounds, pass) = (&region, &barrier, &before, &after, &rounds, &pass);
             scope.spawn(move || {
                 let mut dice = Dice(thread.into());
-                for (passed, indices) in rounds {
+                for (round, (passed, indices)) in rounds.iter().enumerate() {
                     pass(before, thread, None).unwrap();
-                    // One in eight has little patience, so that about every tenth generation has nobody like that.
-                    let little = dice.below(8) == 0;
-                    let deadline = little.then(|| Instant::now() + Duration::from_micros(dice.below(2_000)));
+                    let patience = match (round, thread) {
+                        // In the first round somebody comes too late; in the second, nobody cares.
+                        (0, 1) => Some(0),
+                        (0, PARTIES) => {
+                            while !barrier.is_broken() {
+                                thread::yield_now();
+                            }
+                            None
+                        }
+                        (0 | 1, _) => None,
+                        _ => (dice.below(8) == 0).then(|| dice.below(500)),
+                    };
+                    let deadline = patience.map(|patience| Instant::now() + Duration::from_micros(patience));
                     if let Ok(index) = pass(barrier, thread, deadline) {
                         passed.fetch_add(1, Ordering::Relaxed);
                         indices.fetch_or(1 << index, Ordering::Relaxed);
