@@ -22,6 +22,7 @@
 //! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It counts as a
 //! sleeper of each event, and as a watcher too, so that whoever wakes a sleeper there also rings the bell.
 
+use core::ops::Deref;
 #[cfg(not(loom))]
 use core::time::Duration;
 #[cfg(not(loom))]
@@ -133,7 +134,7 @@ impl Event {
     }
 
     /// Comes before each look at the condition: the wake that was under way has arrived.
-    pub(crate) fn look(&self) {
+    pub fn look(&self) {
         if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
             self.sleepers.fetch_and(!WAKING, Ordering::Relaxed); // Relaxed: the fence orders it
         }
@@ -141,7 +142,7 @@ impl Event {
     }
 
     /// Counts the caller as somebody who sleeps on the bell.
-    pub(crate) fn watch(&self) {
+    pub fn watch(&self) {
         self.watchers.fetch_add(1, Ordering::Relaxed);
         // SYNC POINT: Release publishes `watchers` to the Acquire in `wake_one`.
         self.sleepers.fetch_add(1, essential!(Watched: Ordering::Release));
@@ -150,7 +151,7 @@ impl Event {
     /// The end of [`Event::watch`].
     ///
     /// There is no wake to pass on: a watcher sleeps on the bell, so it takes none from those who sleep here.
-    pub(crate) fn unwatch(&self) {
+    pub fn unwatch(&self) {
         self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed, both: too large a count only costs a wake
         self.watchers.fetch_sub(1, Ordering::Relaxed);
     }
@@ -192,6 +193,25 @@ pub trait Watchable {
 
     /// The end of `watch`.
     fn unwatch(&self);
+}
+
+/// What leads to such a thing.
+impl<P: Deref<Target: Watchable>> Watchable for P {
+    fn is_ready(&self) -> bool {
+        (**self).is_ready()
+    }
+
+    fn watch(&self) {
+        (**self).watch();
+    }
+
+    fn look(&self) -> bool {
+        (**self).look()
+    }
+
+    fn unwatch(&self) {
+        (**self).unwatch();
+    }
 }
 
 /// Waits until one of the things is ready, and gives its place. Nothing is taken from any of them.

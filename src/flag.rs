@@ -64,14 +64,22 @@ impl Flag {
     /// # Errors
     /// [`WaitError`]; the wait may go on with the same `seen`.
     pub fn wait(&self, seen: Seen, bell: &Bell, patience: &Patience<'_>) -> Result<(), WaitError> {
-        let attempt = || {
-            let now = self.now();
-            (now.is_set() || essential!(SetSince: now.was_set_since(seen))).then_some(())
-        };
+        let attempt = || self.ends_wait(seen).then_some(());
         if attempt().is_some() {
             return Ok(());
         }
         self.changed.wait_until(bell, patience, attempt, || false)
+    }
+
+    /// Whether a wait that began when `seen` was noted is over.
+    fn ends_wait(&self, seen: Seen) -> bool {
+        let now = self.now();
+        now.is_set() || essential!(SetSince: now.was_set_since(seen))
+    }
+
+    /// The flag as a wait sees it that begins now: ready when it is set, or was, even if it was cleared at once.
+    pub fn from_now(&self) -> FlagFromNow<'_> {
+        FlagFromNow { flag: self, seen: self.now() }
     }
 }
 
@@ -107,5 +115,31 @@ impl Watchable for Flag {
 
     fn unwatch(&self) {
         self.changed.unwatch();
+    }
+}
+
+/// See [`Flag::from_now`].
+#[derive(Debug)]
+pub struct FlagFromNow<'a> {
+    flag: &'a Flag,
+    seen: Seen,
+}
+
+impl Watchable for FlagFromNow<'_> {
+    fn is_ready(&self) -> bool {
+        self.flag.ends_wait(self.seen)
+    }
+
+    fn watch(&self) {
+        self.flag.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.flag.changed.look();
+        self.is_ready()
+    }
+
+    fn unwatch(&self) {
+        self.flag.unwatch();
     }
 }

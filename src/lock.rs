@@ -178,20 +178,26 @@ impl RLock {
     /// [`TooManyAcquires`].
     #[inline]
     pub fn try_acquire(&self, me: Owner) -> Result<bool, TooManyAcquires> {
-        Ok(self.take_again(me)? || self.try_restore(me, 1))
+        if self.take_again(me)? {
+            return Ok(true);
+        }
+        let taken = self.lock.try_acquire(me);
+        if taken {
+            self.count.store(1, Ordering::Relaxed);
+        }
+        Ok(taken)
     }
 
-    /// Takes the lock `count` times if it is free.
-    #[inline]
+    /// Has `me` hold the lock as if taken `count` times, if it is free or `me` holds it.
     pub fn try_restore(&self, me: Owner, count: u32) -> bool {
-        let taken = self.lock.try_acquire(me);
+        let taken = self.is_owned(me) || self.lock.try_acquire(me);
         if taken {
             self.count.store(count, Ordering::Relaxed);
         }
         taken
     }
 
-    /// Takes the lock `count` times, which `me` does not hold, waiting for it.
+    /// Has `me`, who does not hold the lock, hold it as if taken `count` times, waiting for it.
     ///
     /// # Errors
     /// [`WaitError`]; the lock was not taken then.
@@ -247,6 +253,11 @@ impl RLock {
     pub fn lock(&self) -> &Lock {
         &self.lock
     }
+
+    /// The lock as `me` waits for it: ready when it is free, or `me` holds it.
+    pub fn for_owner(&self, me: Owner) -> RLockForOwner<'_> {
+        RLockForOwner { lock: self, me }
+    }
 }
 
 impl Watchable for Lock {
@@ -275,5 +286,30 @@ impl Watchable for Lock {
 
     fn unwatch(&self) {
         self.watchers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+    }
+}
+
+/// See [`RLock::for_owner`].
+#[derive(Debug)]
+pub struct RLockForOwner<'a> {
+    lock: &'a RLock,
+    me: Owner,
+}
+
+impl Watchable for RLockForOwner<'_> {
+    fn is_ready(&self) -> bool {
+        self.lock.lock.is_ready() || self.lock.is_owned(self.me)
+    }
+
+    fn watch(&self) {
+        self.lock.lock.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.lock.lock.look() || self.lock.is_owned(self.me)
+    }
+
+    fn unwatch(&self) {
+        self.lock.lock.unwatch();
     }
 }

@@ -327,6 +327,8 @@ pub mod model {
         Claim,
         Commit,
         HandBack,
+        PutBack,
+        PeekedStays,
         Link,
         MoveOn,
         Leave,
