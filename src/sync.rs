@@ -287,6 +287,9 @@ pub mod model {
                 }
 
                 pub fn store(&self, value: $value, ordering: Ordering) {
+                    if std::thread::panicking() {
+                        return; // what is dropped when a model has failed: loom knows no thread any more
+                    }
                     self.before_store();
                     self.value.store(value, ordering);
                 }
@@ -363,8 +366,11 @@ pub mod model {
         // waiters
         SeatCalled,
         SeatCounts,
+        SeatCounted,
         SeatSeen,
         SeatHeard,
+        BenchLinked,
+        BenchSeen,
         // barrier
         Arrived,
         LastArrived,

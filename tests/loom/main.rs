@@ -17,6 +17,7 @@ mod flag;
 mod lock;
 mod ring;
 mod semaphore;
+mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
