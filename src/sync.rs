@@ -323,6 +323,8 @@ pub mod model {
         Claim,
         Commit,
         HandBack,
+        PutBack,
+        PeekedStays,
         Link,
         MoveOn,
         Leave,

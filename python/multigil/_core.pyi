@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
+from _typeshed import structseq
 from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
@@ -83,6 +84,43 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that acquired the lock and holds it; None if the lock is free."""
+
+@disjoint_base
+class RLock:
+    """A lock that its owner may take again, shared by threads and interpreters; `threading.RLock` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that holds the lock; None if the lock is free."""
+    # What `threading.Condition` and other libraries use of a lock of `threading`.
+    def _is_owned(self) -> bool: ...
+    def _recursion_count(self) -> int: ...
+    def _release_save(self) -> tuple[int, int]: ...
+    def _acquire_restore(self, state: tuple[int, int], /) -> None: ...
+
+@final
+class Owner(structseq[int], tuple[int, int]):
+    """Who holds a lock: the thread that acquired it."""
+
+    __match_args__: Final = ("interpreter_id", "native_id")
+
+    @property
+    def interpreter_id(self) -> int:
+        """`Interpreter.id` of its interpreter; -1 if that has ended."""
+    @property
+    def native_id(self) -> int:
+        """`threading.get_native_id()` in its thread."""
 
 @disjoint_base
 class Event:
@@ -137,10 +175,15 @@ class Subinterpreter:
 
     The constructor returns at once. The new thread makes the interpreter, runs the source text
     `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter and shuts the
-    queues down, however it came to the end.
+    queues down, however it came to the end. Its stack has at least `stack_size` bytes; 0 means the usual 16 MiB.
     """
 
-    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = ()) -> Self: ...
+    name: str | None  # settable to a str only
+    daemon: bool
+    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = (), stack_size: int = 0) -> Self: ...
+    @property
+    def number(self) -> int:
+        """1, 2, 3 ...: which one of this process it is."""
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
@@ -153,11 +196,17 @@ class Subinterpreter:
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
-    def interrupt(self, *, terminate: bool = False, timeout: float | None = None) -> bool:
-        """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
+    def interrupt(self, last: int) -> None:
+        """Raise KeyboardInterrupt in the task that its thread has exposed, if its number is at most `last`.
 
-        Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C
-        that keeps the GIL. False if it was not reached, or the interpreter is not running.
+        It strikes in waits of ours too. Between tasks it is noted, and strikes the next one up to that number where
+        that begins. Waits until the thread could be reached: it can't while it is in a call into C that keeps the GIL.
+        """
+    def terminate(self, timeout: float | None = None) -> None:
+        """Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.
+
+        What the first of `queues` holds is dropped. Waits until the thread could be reached, as `interrupt` does, at
+        most timeout seconds.
         """
     def abandon(self, timeout: float | None = None) -> bool:
         """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
@@ -176,6 +225,10 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def waits() -> list[tuple[int, int, float, tuple[str, int, int]]]: ...
+def held_locks() -> list[tuple[tuple[str, int, int], int, int]]: ...
+def interpreter_ids() -> list[int]: ...
+def look_into(interpreter_id: int, source: str, timeout: float | None) -> bytes | None: ...
 def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
     """Wait for the first of several things (seconds), and give that object; None if none was ready in time.
 
@@ -185,5 +238,18 @@ def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
     """
 
 def current_interpreter_id() -> int: ...
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore | Barrier:
-    """What a pickled queue or lock is unpickled by."""
+def new_number() -> int:
+    """1, 2, 3 ...: a number that no interpreter of this process had yet."""
+
+def subinterpreters() -> list[Subinterpreter]:
+    """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
+
+def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
+    """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
+
+    They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
+    too late for the call strikes nothing. With None as number, only terminate() strikes.
+    """
+
+def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+    """Give the shared object that an id names: what a pickled one is unpickled by."""

@@ -112,6 +112,11 @@ impl Line {
         self.chain.pop(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
     }
 
+    fn peek(&self) -> Result<u64, PopError> {
+        let mut cell = Cell::default();
+        self.chain.peek(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
+    }
+
     /// All that is left.
     fn drain(&self) -> Vec<u64> {
         std::iter::from_fn(|| self.get().ok()).collect()
@@ -229,6 +234,177 @@ fn slow_consumer_delays_nobody() {
         line.chain.pop(&line.memory, me(), NO_LIMIT, &mut first, on_claim).unwrap();
         assert_eq!((first.payload[0], line.drain()), (1, vec![]));
     });
+}
+
+// ---------------------------------------------------------------------------------------------- peek
+
+/// Who looks at the oldest message sees one that is there, and everybody else still gets all of them in their order.
+fn peek_get() {
+    let line = Arc::new(Line::with(&[2], &[1, 2]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let mut got = Vec::from_iter(line.get());
+    got.extend(line.get());
+    let seen = peeker.join().unwrap();
+    assert!(matches!(seen, Ok(1 | 2) | Err(PopError::Empty)));
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2], "what was put is got");
+}
+
+#[test]
+fn peek_get_holds() {
+    check(3, peek_get);
+}
+
+#[test]
+#[should_panic(expected = "what was put is got")]
+fn peek_get_fails_without_peeked_stays() {
+    twin(3, Part::PeekedStays, peek_get);
+}
+
+/// The next message that goes into the slot does not meet the one who has looked at the last.
+fn peek_get_put() {
+    let line = Arc::new(Line::with(&[1, 1], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let mut got = Vec::from_iter(line.get());
+    line.put(2);
+    let seen = peeker.join().unwrap();
+    assert!(matches!(seen, Ok(1 | 2) | Err(PopError::Empty | PopError::Busy)));
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2]);
+}
+
+#[test]
+fn peek_get_put_holds() {
+    check(3, peek_get_put);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn peek_get_put_fails_without_put_back() {
+    twin(3, Part::PutBack, peek_get_put);
+}
+
+/// Two who look at once see the same, unless one is told that the other is looking.
+fn peek_peek() {
+    let line = Arc::new(Line::with(&[1], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let seen = [line.peek(), peeker.join().unwrap()];
+    assert!(seen.contains(&Ok(1)) && seen.iter().all(|seen| matches!(seen, Ok(1) | Err(PopError::Peeked))));
+    assert_eq!(line.drain(), [1]);
+}
+
+#[test]
+fn peek_peek_holds() {
+    check(3, peek_peek);
+}
+
+/// A message that is looked at has its place: the limit holds, and a full ring is closed and left behind it.
+fn peek_full() {
+    let line = Arc::new(Line::with(&[1, 2], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    assert_eq!(line.try_put(2, 1), Err(PushError::Full));
+    line.put(2);
+    assert_eq!(peeker.join().unwrap(), Ok(1));
+    assert_eq!(line.drain(), [1, 2]);
+    assert_eq!(line.memory.taken(), 1);
+}
+
+#[test]
+fn peek_full_holds() {
+    check(3, peek_full);
+}
+
+/// A message that is looked at is waited for, by those who take and by those who look.
+#[test]
+fn peeked_slot_holds_the_order() {
+    loom::model(|| {
+        let line = Line::with(&[2], &[1]);
+        let on_claim = |_: &Cell| {
+            line.put(2);
+            assert!(line.chain.is_busy(&line.memory));
+            assert_eq!((line.get(), line.peek()), (Err(PopError::Peeked), Err(PopError::Peeked)));
+            assert_eq!((line.chain.len(), line.chain.popped()), (2, 0));
+        };
+        line.chain.peek(&line.memory, me(), NO_LIMIT, &mut Cell::default(), on_claim).unwrap();
+        assert!(!line.chain.is_busy(&line.memory));
+        assert_eq!(line.drain(), [1, 2]);
+    });
+}
+
+/// A line, and an event for those who wait for its messages.
+struct Post {
+    line: Line,
+    bell: Bell,
+    event: Event,
+}
+
+impl Post {
+    fn with(messages: &[u64]) -> Arc<Post> {
+        Arc::new(Post { line: Line::with(&[2], messages), bell: Bell::default(), event: Event::default() })
+    }
+
+    fn wait(&self, attempt: impl Fn(&Line) -> Result<u64, PopError>) -> u64 {
+        let attempt = || attempt(&self.line).ok();
+        let result = self.event.wait_until(&self.bell, &Patience::endless(), attempt, || !self.line.chain.is_empty());
+        result.unwrap()
+    }
+
+    fn peek(&self) -> u64 {
+        let seen = self.wait(Line::peek);
+        self.event.notify_one(&self.bell);
+        seen
+    }
+}
+
+/// A consumer that falls asleep because somebody is looking is woken when that one is done.
+fn peek_wakes() {
+    let post = Post::with(&[1]);
+    let other = post.clone();
+    let consumer = thread::spawn(move || other.wait(Line::get));
+    let seen = post.line.peek();
+    post.event.notify_one(&post.bell);
+    assert_eq!(consumer.join().unwrap(), 1);
+    assert!(matches!(seen, Ok(1) | Err(PopError::Empty)));
+}
+
+#[test]
+fn peek_wakes_holds() {
+    check(3, peek_wakes);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn peek_wakes_fails_without_notify_fence() {
+    twin(3, Part::NotifyFence, peek_wakes);
+}
+
+/// The wake for a message may go to one who only looks: it is passed on to one who takes.
+fn peek_passes_on() {
+    let post = Post::with(&[]);
+    let [peeker, consumer] = [post.clone(), post.clone()];
+    let consumer = thread::spawn(move || consumer.wait(Line::get));
+    let peeker = thread::spawn(move || peeker.peek());
+    for message in [1, 2] {
+        post.line.put(message);
+        post.event.notify_one(&post.bell);
+    }
+    assert_eq!(consumer.join().unwrap(), 1);
+    assert!(matches!(peeker.join().unwrap(), 1 | 2));
+}
+
+#[test]
+fn peek_passes_on_holds() {
+    check(2, peek_passes_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn peek_passes_on_fails_without_pass_on() {
+    twin(2, Part::PassOn, peek_passes_on);
 }
 
 // ---------------------------------------------------------------------------------------------- limit

@@ -34,9 +34,10 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
 #[cold]
 pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
     match error {
-        GetError::Empty | GetError::Large(_) | GetError::Interrupted => {
+        GetError::Empty | GetError::Large(_) | GetError::Peeked | GetError::Interrupted => {
             bare(state.object(&state.objects.empty)?.as_ptr())
         }
+        GetError::OutOfMemory(error) => out_of_memory(error),
         GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }

@@ -19,13 +19,14 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
 mod barrier;
 mod codec;
+mod diagnosis;
 mod errors;
 mod event;
 mod handle;
@@ -33,6 +34,7 @@ mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod rlock;
 mod semaphore;
 mod state;
 mod wait;
@@ -43,12 +45,13 @@ use core::ptr::null_mut;
 use std::sync::Arc;
 
 use multigil::layout::ObjectKind;
+use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 7] = [
+static mut METHODS: [ffi::PyMethodDef; 14] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -56,7 +59,44 @@ static mut METHODS: [ffi::PyMethodDef; 7] = [
         c"The memory of this process's region, block by block, read-only, without a copy.",
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
+    py::method_no_args(
+        c"waits",
+        diagnosis::waits,
+        c"The threads that wait, as (native_id, interpreter_id, seconds, subject); a subject is (class, index, generation).",
+    ),
+    py::method_no_args(
+        c"held_locks",
+        diagnosis::held_locks,
+        c"The locks that somebody holds, as (subject, interpreter_id, native_id).",
+    ),
+    py::method_no_args(c"interpreter_ids", diagnosis::interpreter_ids, c"The interpreters that look_into() reaches."),
+    py::method_fast(
+        c"look_into",
+        diagnosis::look_into,
+        c"look_into($module, interpreter_id, source, timeout)\n--\n\n\
+Run source text in another interpreter, and give the bytes that it calls result.\n\n\
+It runs between two bytecodes of the threads there. Gives None if their GIL is not to be had within timeout seconds, if\n\
+the interpreter has ended, or if the text failed.",
+    ),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_no_args(
+        c"subinterpreters",
+        interpreter::subinterpreters,
+        c"All interpreters of this process that Subinterpreter has made and that have not ended, in that order.",
+    ),
+    py::method_no_args(
+        c"new_number",
+        new_number,
+        c"1, 2, 3 ...: a number that no interpreter of this process had yet.",
+    ),
+    py::method_fast(
+        c"expose",
+        expose,
+        c"expose($module, number, function, /, *args)\n--\n\n\
+Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
+They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
+late for the call strikes nothing. With None as number, only terminate() strikes.",
+    ),
     py::method_fast(
         c"wait_any",
         wait_any::wait_any,
@@ -201,6 +241,33 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
             py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
+    })
+}
+
+unsafe extern "C" fn new_number(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    static LAST: Mutex<u64> = Mutex::new(0);
+    py::guard(|| {
+        let mut last = LAST.lock();
+        *last += 1;
+        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(*last))
+    })
+}
+
+unsafe extern "C" fn expose(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        if count < 2 || !names.is_null() {
+            return py::raise(ffi::PyExc_TypeError, "expose() takes a number, a function and positional arguments");
+        }
+        let (number, function) = (*values, *values.add(1));
+        let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
+        wait::expose(state_of_module(module), number, || {
+            Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count as usize - 2, null_mut()))
+        })
     })
 }
 

@@ -85,6 +85,15 @@ pub(crate) fn check(status: c_int) -> Result<c_int> {
     if status < 0 { Err(Raised) } else { Ok(status) }
 }
 
+/// A list of what `each` makes.
+pub(crate) unsafe fn list<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T) -> Result<Owned>) -> Result<Owned> {
+    let list = Owned::from_raw(ffi::PyList_New(0))?;
+    for item in items {
+        check(ffi::PyList_Append(list.as_ptr(), each(item)?.as_ptr()))?;
+    }
+    Ok(list)
+}
+
 /// Raises an exception of a class with a text.
 pub(crate) unsafe fn raise<T>(class: *mut ffi::PyObject, text: &str) -> Result<T> {
     let text = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t);
@@ -249,6 +258,12 @@ pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }
 }
 
+/// An integer that is not negative.
+pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
+    let value = ffi::PyLong_AsUnsignedLongLong(object);
+    if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
+}
+
 /// Any integer; one that is beyond 64 bits is as far away as can be.
 pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
     let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
@@ -281,6 +296,10 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The end of a table of methods.
 pub(crate) const METHODS_END: ffi::PyMethodDef = ffi::PyMethodDef::zeroed();
 
+/// The end of a table of attributes.
+pub(crate) const ATTRIBUTES_END: ffi::PyGetSetDef =
+    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() };
+
 /// A function that takes positional and keyword arguments.
 pub(crate) type FastFunction = unsafe extern "C" fn(
     *mut ffi::PyObject,
@@ -309,6 +328,20 @@ pub(crate) const fn method_no_args(
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
         ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// Describes a function whose arguments come as a tuple.
+pub(crate) const fn method_tuple(
+    name: &'static CStr,
+    function: ffi::PyCFunction,
+    doc: &'static CStr,
+) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: ffi::METH_VARARGS,
         ml_doc: doc.as_ptr(),
     }
 }

@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
+use std::collections::BTreeMap;
 
 use multigil::layout::PeerId;
 use multigil::object::Region;
@@ -12,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{barrier, event, interpreter, lock, queue, semaphore};
+use crate::{barrier, event, interpreter, lock, queue, rlock, semaphore};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -42,6 +43,10 @@ objects! {
     simple_queue_type,
     /// The type of the name.
     lock_type,
+    /// The type of the name.
+    rlock_type,
+    /// The type of the name.
+    owner_type,
     /// The type of the name.
     event_type,
     /// The type of the name.
@@ -94,6 +99,14 @@ unsafe impl Send for State {}
 // SAFETY: as above.
 unsafe impl Sync for State {}
 
+/// CPython's ids of the interpreters that take part, by their numbers.
+static INTERPRETERS: Mutex<BTreeMap<u16, i64>> = Mutex::new(BTreeMap::new());
+
+/// CPython's id of the interpreter that takes part by that name; -1 if it has ended.
+pub(crate) fn interpreter_id(peer: PeerId) -> i64 {
+    INTERPRETERS.lock().get(&peer.get()).copied().unwrap_or(-1)
+}
+
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new() -> Result<State> {
@@ -104,6 +117,7 @@ impl State {
         let Some(me) = region.register() else {
             return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
         };
+        INTERPRETERS.lock().insert(me.get(), ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()));
         Ok(State { region, me, objects: Objects::new(), known: Mutex::default(), idle_pickler: Mutex::new(None) })
     }
 
@@ -159,6 +173,8 @@ impl State {
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
         let bounded_semaphore = semaphore::make_bounded_type(module, &semaphore)?;
@@ -246,6 +262,7 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
+        INTERPRETERS.lock().remove(&self.me.get());
         self.region.leave(self.me);
     }
 }
