@@ -25,6 +25,7 @@
 //! | this one | the module |
 
 mod barrier;
+mod batch;
 mod codec;
 mod diagnosis;
 mod errors;
