@@ -182,7 +182,7 @@ impl Element<'_> {
     /// What it is now.
     #[inline]
     pub fn load(self) -> u64 {
-        with_word!(self, word => u64::from(word.load(Ordering::SeqCst)))
+        with_word!(self, word => word.load(Ordering::SeqCst) as _)
     }
 
     /// Makes it `bits`.
@@ -194,7 +194,7 @@ impl Element<'_> {
     /// Makes it `bits` and gives what it was.
     #[inline]
     pub fn swap(self, bits: u64) -> u64 {
-        with_word!(self, word => u64::from(word.swap(bits as _, Ordering::SeqCst)))
+        with_word!(self, word => word.swap(bits as _, Ordering::SeqCst) as _)
     }
 
     /// Makes it `bits` if it is `expected`; whether it was.

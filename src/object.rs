@@ -485,7 +485,7 @@ impl Handle<'_, SharedMemory> {
         if width == 0 || place >= length / width {
             return None;
         }
-        // SAFETY (all): the element is inside the memory, which the handle keeps alive, and aligned to its width, as the
+        // SAFETY: the element is inside the memory, which the handle keeps alive, and aligned to its width, as the
         // bytes are to 128. It is only accessed by atomics of this width: the width never changes. What those do who
         // were given the address is outside of Rust; an atomic may have any value at any time.
         unsafe {

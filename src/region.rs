@@ -87,13 +87,14 @@ impl Segments {
             let offset = span.start as usize - segment.memory.as_mut_ptr() as usize;
             let start = offset.next_multiple_of(page_bytes());
             let end = (offset + span.length) / page_bytes() * page_bytes();
-            let advice = UncheckedAdvice::DontNeed;
-            // SAFETY (both): the caller says that nobody uses these bytes.
-            let given_back =
-                start < end && unsafe { segment.memory.unchecked_advise_range(advice, start, end - start) }.is_ok();
+            let give_back = || {
+                // SAFETY: the caller says that nobody uses these bytes.
+                unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) }
+            };
             // The kernel refuses where the program has locked its memory.
-            let (before, after) = if given_back { (start, end) } else { (offset, offset) };
+            let (before, after) = if start < end && give_back().is_ok() { (start, end) } else { (offset, offset) };
             for (from, to) in [(offset, before), (after, offset + span.length)] {
+                // SAFETY: as above; these bytes are some of the span's.
                 unsafe { zero(segment.memory.as_mut_ptr().add(from), to - from) };
             }
         }
