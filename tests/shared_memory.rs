@@ -202,7 +202,7 @@ fn additions_are_exact() {
             }
         });
         let mask = u64::MAX >> (64 - 8 * width);
-        let each = THREADS * ROUNDS / 2 & mask;
+        let each = (THREADS * ROUNDS / 2) & mask;
         let found = [0, 1, 2].map(|place| memory.element(place).unwrap().load());
         assert_eq!(found, [each, each, 0]);
     }
