@@ -14,19 +14,25 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Barrier,
+    BoundedSemaphore,
     Empty,
+    Event,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
+    Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
+    wait_any,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import Full, ShutDown
+    from multigil._core import BrokenBarrierError, Full, ShutDown
+    from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -47,10 +53,13 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
+        "BrokenBarrierError": "multigil._core",
+        "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
-        "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
+        "ShutDown": "multigil._core",
+        "diagnose": "multigil._diagnosis",
     }
 
     def __getattr__(name: str) -> object:
@@ -68,7 +77,12 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
+    "Diagnosis",
     "Empty",
+    "Event",
     "ExceptHookArgs",
     "Full",
     "Interpreter",
@@ -78,6 +92,7 @@ __all__ = [
     "Queue",
     "RegionCorrupt",
     "RemoteTraceback",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",
@@ -85,10 +100,12 @@ __all__ = [
     "active_count",
     "current_interpreter",
     "current_thread",
+    "diagnose",
     "enumerate",
     "excepthook",
     "get_ident",
     "get_native_id",
     "main_interpreter",
     "main_thread",
+    "wait_any",
 ]

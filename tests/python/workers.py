@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -211,6 +213,13 @@ def spin_and_survive_interrupts(told: SimpleQueue[str], count: int) -> str:
     return "survived"
 
 
+def spin_and_survive_termination(told: SimpleQueue[str]) -> str:
+    with contextlib.suppress(_core.InterpreterTerminated):
+        told.put("spinning")
+        spin()
+    return "survived"
+
+
 def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
     try:
         with lock:
@@ -225,6 +234,82 @@ def spin_through_exceptions(told: SimpleQueue[None]) -> None:
     while True:
         with contextlib.suppress(Exception):
             spin()
+
+
+class SpinsWhenUnpickled:
+    """As all of these, it tells where it spins before it does, and does it once."""
+
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        return tell_and_call, (self.told, spin)
+
+
+class SpinsWhenPickled:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        tell_and_call(self.told, spin)
+
+
+class SpinsWhenDeleted:
+    """Arrives as 0."""
+
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        return int, ()
+
+    def __del__(self) -> None:
+        tell_and_call(self.told, spin)
+
+
+class SpinsWhenFlushed:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told: SimpleQueue[None] | None = told
+
+    def flush(self) -> None:
+        told, self.told = self.told, None
+        if told is not None:
+            tell_and_call(told, spin)
+
+
+class SpinsWhenCalled:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __call__(self, _: object) -> None:
+        tell_and_call(self.told, spin)
+
+
+def spin_in_flush(told: SimpleQueue[None]) -> None:
+    sys.stdout = SpinsWhenFlushed(told)  # type: ignore[assignment]
+
+
+def start_and_leave(told: SimpleQueue[None]) -> None:
+    """Start an interpreter that never ends, so that the end of this one waits for it."""
+    multigil.Interpreter(target=tell_and_call, args=(told, spin)).start()
+
+
+class Slowly:
+    """Finds one module as slowly as it was told, wherever it is."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        if name == self.name:
+            time.sleep(self.seconds)
+
+
+def import_slowly(name: str, seconds: float) -> None:
+    """Have the next import of a module take its time."""
+    sys.modules.pop(name, None)
+    sys.meta_path.insert(0, Slowly(name, seconds))  # type: ignore[arg-type]
 
 
 def started_and_joined(target: Callable[..., Any], *args: object) -> None:
@@ -270,3 +355,29 @@ def compute_briefly() -> int:
 
 def raise_keyboard_interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def take_two(first: Lock, second: Lock, ready: Queue[None], go: Queue[None]) -> None:
+    with first:
+        ready.put(None)
+        for _ in go:
+            pass
+        with second:
+            pass
+
+
+def take_and_give_back(lock: Lock) -> None:
+    with lock:
+        pass
+
+
+def keep_the_gil_for(seconds: float) -> None:
+    """Stay in one call of C for about so long."""
+    count = 10**7
+    begin = time.monotonic()
+    sum(itertools.repeat(0, count))
+    sum(itertools.repeat(0, int(count * seconds / (time.monotonic() - begin))))
+
+
+def diagnose_in_words() -> str:
+    return str(multigil.diagnose())

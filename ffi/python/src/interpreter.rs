@@ -8,18 +8,20 @@
 //!   gate      closed ─────────────────────────────────────────→ open ──────────→ closed for ever
 //! ```
 //!
-//! The gate is open while an exception may be sent: whoever sends one holds it, so the interpreter stays until then.
+//! The gate is open while others may attach to the interpreter: whoever does holds it, so the interpreter stays until
+//! then. What is asked of the thread goes to its seat, which is there from the first to the last.
 
-use core::ffi::{CStr, c_int, c_long, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::ffi::CString;
 use std::os::unix::thread::JoinHandleExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::Event;
+use multigil::event::{Event, Watchable};
+use multigil::layout::ObjectId;
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -29,7 +31,7 @@ use crate::errors;
 use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
-use crate::wait::{self, Request, Seat};
+use crate::wait::{self, Request, Seat, Subject};
 
 /// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
 const STACK_BYTES: usize = 16 << 20;
@@ -37,6 +39,7 @@ const STACK_BYTES: usize = 16 << 20;
 /// What the interpreter's thread and the handles to it share.
 #[derive(Debug)]
 struct Shared {
+    seat: Arc<Seat>,
     region: &'static Region,
     gate: Mutex<Gate>,
     facts: Mutex<Facts>,
@@ -49,7 +52,7 @@ struct Shared {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where to send exceptions; None while nobody may.
+/// What to attach to; None while nobody may.
 #[derive(Debug, Default)]
 struct Gate(Option<Target>);
 
@@ -59,7 +62,6 @@ struct Target {
     thread: *mut ffi::PyThreadState,
     ident: u64,
     native_id: i32,
-    seat: Arc<Seat>,
 }
 
 // SAFETY: an interpreter's address may be used on any thread while the gate is held.
@@ -95,6 +97,7 @@ impl Shared {
 
     /// The whole life of the interpreter, on its own thread.
     fn run(&self, bootstrap: &CStr) {
+        wait::sit_down(Arc::clone(&self.seat));
         // SAFETY: this thread is attached to nothing before and after, and to what the function says in between.
         let result = unsafe { self.live(bootstrap) };
         self.end(result.err());
@@ -111,11 +114,10 @@ impl Shared {
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
         self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
-        self.open_gate(Target { interpreter, thread, ident, native_id, seat: wait::my_seat() });
+        self.open_gate(Target { interpreter, thread, ident, native_id });
         let result = run_text(bootstrap);
         // Nobody may be at the gate while it closes, and whoever is there waits for this interpreter's GIL.
         wait::detached(|| self.gate.lock().0.take());
-        ffi::PyThreadState_SetAsyncExc(ident as c_long, null_mut());
         ffi::Py_EndInterpreter(thread);
         result
     }
@@ -124,23 +126,13 @@ impl Shared {
         wait::detached(|| self.gate.lock().0 = Some(target));
     }
 
-    /// Makes the interpreter's thread raise what is requested, as soon as it gives its GIL away; false if it is not
-    /// running. On a thread that is attached to nothing.
-    fn send(&self, request: Request) -> bool {
+    /// Asks with the interpreter's GIL, as soon as its thread gives that away; false if it is not running. On a thread
+    /// that is attached to nothing.
+    fn ask_attached(&self, request: Request) -> bool {
         let gate = self.gate.lock();
         let Some(target) = &gate.0 else { return false };
         // SAFETY: the gate is held, so the interpreter stays; this thread is attached to it from here to the end.
-        unsafe {
-            let thread = ffi::PyThreadState_New(target.interpreter);
-            ffi::PyEval_AcquireThread(thread);
-            let sent = target.raise(request);
-            if sent.is_err() {
-                ffi::PyErr_Clear();
-            }
-            ffi::PyThreadState_Clear(thread);
-            ffi::PyThreadState_DeleteCurrent();
-            sent.unwrap_or(false)
-        }
+        unsafe { visit(target.interpreter, || self.seat.ask(request, Some(target.ident))) }
     }
 
     /// Ends the interpreter although its thread is asleep in a call that is not ours; false if it is awake, or not
@@ -153,7 +145,8 @@ impl Shared {
             let thread = ffi::PyThreadState_New(target.interpreter);
             // With the GIL here, the other thread is outside of Python and stays there.
             ffi::PyEval_AcquireThread(thread);
-            if !target.is_alone_with(thread) || !freeze::asleep(target.native_id) || !freeze::freeze(target.native_id) {
+            let freeze = || freeze::asleep(target.native_id) && freeze::freeze(target.native_id);
+            if !target.is_alone_with(thread) || !self.seat.vacate(freeze) {
                 ffi::PyThreadState_Clear(thread);
                 ffi::PyThreadState_DeleteCurrent();
                 return false;
@@ -172,6 +165,41 @@ impl Shared {
     }
 }
 
+/// Ready when it has ended.
+impl Watchable for Shared {
+    fn is_ready(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn watch(&self) {
+        self.ended.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.ended.look();
+        self.has_ended()
+    }
+
+    fn unwatch(&self) {
+        self.ended.unwatch();
+    }
+}
+
+/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
+pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+    let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
+    let Ok(method) = class.attribute(c"_awaited") else {
+        ffi::PyErr_Clear();
+        return Ok(None);
+    };
+    let subinterpreter = method.call(&[object])?;
+    let expected = state.object(&state.objects.subinterpreter_type)?;
+    if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+    }
+    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
+}
+
 impl Target {
     /// Whether the interpreter's own thread and `mine` are all that it has.
     unsafe fn is_alone_with(&self, mine: *mut ffi::PyThreadState) -> bool {
@@ -183,21 +211,6 @@ impl Target {
             thread = ffi::PyThreadState_Next(thread);
         }
         true
-    }
-
-    /// Attached to the interpreter, on another thread than its own.
-    unsafe fn raise(&self, request: Request) -> Result<bool> {
-        let name = Owned::from_raw(ffi::PyUnicode_FromString(c"multigil._core".as_ptr()))?;
-        let module = ffi::PyImport_GetModule(name.as_ptr());
-        if module.is_null() {
-            return Ok(false); // the bootstrap has not come that far, or is at its end
-        }
-        let module = Owned::from_raw(module)?;
-        if self.seat.disturb(request) {
-            return Ok(true);
-        }
-        let class = request.class(crate::state_of_module(module.as_ptr()))?;
-        Ok(ffi::PyThreadState_SetAsyncExc(self.ident as c_long, class.as_ptr()) == 1)
     }
 }
 
@@ -239,16 +252,19 @@ unsafe fn create() -> core::result::Result<*mut ffi::PyThreadState, String> {
 
 /// Runs source text in a namespace of its own. What escapes from it is the error.
 unsafe fn run_text(text: &CStr) -> core::result::Result<(), String> {
-    let run = || {
-        let namespace = Owned::from_raw(ffi::PyDict_New())?;
-        check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
-        let (namespace, start) = (namespace.as_ptr(), ffi::Py_file_input);
-        Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, namespace, namespace, null_mut()))
-    };
-    match run() {
+    match run_in_namespace(text) {
         Ok(_) => Ok(()),
         Err(Raised) => Err(describe_error()),
     }
+}
+
+/// The namespace in which the source text ran.
+unsafe fn run_in_namespace(text: &CStr) -> Result<Owned> {
+    let namespace = Owned::from_raw(ffi::PyDict_New())?;
+    check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
+    let (globals, start) = (namespace.as_ptr(), ffi::Py_file_input);
+    Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, globals, globals, null_mut()))?;
+    Ok(namespace)
 }
 
 /// Takes the exception that is set and puts it into words.
@@ -305,6 +321,7 @@ unsafe extern "C" fn new(
         let object = Owned::from_raw(allocate(class, 0))?;
         let this = object.as_ptr().cast::<Object>();
         let shared = Arc::new(Shared {
+            seat: Arc::default(),
             region: state.region,
             gate: Mutex::default(),
             facts: Mutex::default(),
@@ -323,6 +340,7 @@ unsafe extern "C" fn new(
                 // What `threading.get_ident()` gives on Linux.
                 shared.facts.lock().ident = Some(thread.as_pthread_t());
                 *shared.thread.lock() = Some(thread);
+                RUNNING.lock().push(Arc::downgrade(&shared));
                 Ok(object)
             }
             Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
@@ -377,8 +395,11 @@ unsafe extern "C" fn join(
         let (state, shared) = parts(object);
         let ended = || shared.has_ended().then_some(());
         if ended().is_none() {
+            let native_id = shared.facts.lock().native_id;
+            let subject = native_id.map_or(Subject::Nothing, |native_id| Subject::Thread(native_id as u32));
             let result = wait::wait(
                 state,
+                subject,
                 deadline,
                 |patience| shared.ended.wait_until(state.region.bell(), patience, ended, || true),
                 |error| *error == WaitError::Interrupted,
@@ -404,17 +425,32 @@ unsafe extern "C" fn interrupt(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard_bool(|| {
-        if count != 0 {
-            return raise(ffi::PyExc_TypeError, "interrupt() takes keyword arguments only");
-        }
-        let parameters = [c"terminate", c"timeout"];
-        let [terminate, timeout] = Arguments::new(values, count, names).parse("interrupt", parameters, 0)?;
-        let request = if py::truth(terminate, false)? { Request::Terminate } else { Request::Interrupt };
-        let deadline = wait::join_timeout(timeout)?;
-        let (state, shared) = parts(object);
-        elsewhere(state, deadline, shared, move |shared| shared.send(request))
+    py::guard_none(|| {
+        let [last] = Arguments::new(values, count, names).parse("interrupt", [c"last"], 1)?;
+        ask(object, Request::Interrupt(py::unsigned(last)?), None)
     })
+}
+
+unsafe extern "C" fn terminate(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [timeout] = Arguments::new(values, count, names).parse("terminate", [c"timeout"], 0)?;
+        ask(object, Request::Terminate, wait::join_timeout(timeout)?)
+    })
+}
+
+/// Asks the thread of an interpreter to raise something, and waits until it was reached.
+unsafe fn ask(object: *mut ffi::PyObject, request: Request, deadline: Option<Instant>) -> Result<()> {
+    let (state, shared) = parts(object);
+    if !wait::detached(|| shared.seat.ask(request, None)) {
+        let shared = Arc::clone(shared);
+        elsewhere(state, deadline, move || shared.ask_attached(request))?;
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn abandon(
@@ -427,23 +463,23 @@ unsafe extern "C" fn abandon(
         let [timeout] = Arguments::new(values, count, names).parse("abandon", [c"timeout"], 0)?;
         let deadline = wait::join_timeout(timeout)?;
         let (state, shared) = parts(object);
-        elsewhere(state, deadline, shared, Shared::abandon)
+        let shared = Arc::clone(shared);
+        Ok(elsewhere(state, deadline, move || shared.abandon())?.unwrap_or(false))
     })
 }
 
-/// Does something that waits for the interpreter's GIL, which a long call into C may keep: on a thread of its own, for
-/// which this one waits as long as it likes.
-unsafe fn elsewhere(
+/// Does something that waits for an interpreter's GIL, which a long call into C may keep: on a thread of its own, for
+/// which this one waits as long as it likes. None if that was too short.
+unsafe fn elsewhere<T: Send + 'static>(
     state: &State,
     deadline: Option<Instant>,
-    shared: &Arc<Shared>,
-    job: impl FnOnce(&Shared) -> bool + Send + 'static,
-) -> Result<bool> {
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>> {
     let region = state.region;
     let outcome = Arc::new((Mutex::new(None), Event::default()));
-    let (theirs, shared) = (Arc::clone(&outcome), Arc::clone(shared));
+    let theirs = Arc::clone(&outcome);
     let run = move || {
-        let done = job(&shared);
+        let done = job();
         *theirs.0.lock() = Some(done);
         theirs.1.notify_all(region.bell()); // unlocking was the read-modify-write that it asks for
     };
@@ -452,11 +488,82 @@ unsafe fn elsewhere(
     }
     let result = wait::wait(
         state,
+        Subject::Nothing,
         deadline,
-        |patience| outcome.1.wait_until(region.bell(), patience, || *outcome.0.lock(), || true),
+        |patience| outcome.1.wait_until(region.bell(), patience, || outcome.0.lock().take(), || true),
         |error| *error == WaitError::Interrupted,
     )?;
-    Ok(result.unwrap_or(false))
+    Ok(result.ok())
+}
+
+/// The interpreters that were made here and have not ended.
+static RUNNING: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
+
+fn running() -> Vec<Arc<Shared>> {
+    let mut running = RUNNING.lock();
+    running.retain(|shared| shared.strong_count() != 0);
+    running.iter().filter_map(Weak::upgrade).filter(|shared| !shared.has_ended()).collect()
+}
+
+/// The ids of the interpreters that [`look_into`] reaches.
+pub(crate) fn ids() -> Vec<i64> {
+    let made = running().into_iter().filter_map(|shared| shared.facts.lock().id);
+    core::iter::once(MAIN_ID).chain(made).collect()
+}
+
+/// The main interpreter's id.
+const MAIN_ID: i64 = 0;
+
+/// The thread of the interpreter at whose end, or sooner, that queue is shut down.
+pub(crate) fn thread_behind(queue: ObjectId) -> Option<u32> {
+    let shared = running().into_iter().find(|shared| shared.queues.iter().any(|handle| handle.id() == queue))?;
+    let native_id = shared.facts.lock().native_id;
+    native_id.map(|native_id| native_id as u32)
+}
+
+/// Runs source text in an interpreter, between two bytecodes of its threads, and gives the bytes that it calls `result`.
+/// None if the interpreter is not there, does not give its GIL away in time, or the text failed.
+pub(crate) unsafe fn look_into(
+    state: &State,
+    id: i64,
+    text: CString,
+    deadline: Option<Instant>,
+) -> Result<Option<Vec<u8>>> {
+    let shared = running().into_iter().find(|shared| shared.facts.lock().id == Some(id));
+    let look = move || match shared {
+        Some(shared) => {
+            let gate = shared.gate.lock();
+            // SAFETY: the gate is held, so the interpreter stays; this thread is attached to nothing.
+            gate.0.as_ref().and_then(|target| unsafe { visit(target.interpreter, || result_of(&text)) })
+        }
+        // SAFETY: the main interpreter stays until the program ends; this thread is attached to nothing.
+        None if id == MAIN_ID && !wait::is_finalizing() => unsafe {
+            visit(ffi::PyInterpreterState_Main(), || result_of(&text))
+        },
+        None => None,
+    };
+    Ok(elsewhere(state, deadline, look)?.flatten())
+}
+
+/// Attaches the calling thread, which is attached to nothing, to an interpreter, as soon as that gives its GIL away.
+unsafe fn visit<T>(interpreter: *mut ffi::PyInterpreterState, body: impl FnOnce() -> T) -> T {
+    let thread = ffi::PyThreadState_New(interpreter);
+    ffi::PyEval_AcquireThread(thread);
+    let result = body();
+    ffi::PyErr_Clear();
+    ffi::PyThreadState_Clear(thread);
+    ffi::PyThreadState_DeleteCurrent();
+    result
+}
+
+unsafe fn result_of(text: &CStr) -> Option<Vec<u8>> {
+    let namespace = run_in_namespace(text).ok()?;
+    let result = ffi::PyDict_GetItemString(namespace.as_ptr(), c"result".as_ptr()); // borrowed
+    let (mut start, mut length) = (null_mut(), 0);
+    if result.is_null() || ffi::PyBytes_AsStringAndSize(result, &raw mut start, &raw mut length) != 0 {
+        return None;
+    }
+    Some(core::slice::from_raw_parts(start.cast::<u8>(), length as usize).to_vec())
 }
 
 unsafe extern "C" fn is_alive(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -488,6 +595,7 @@ unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -
             Some(native_id) => native_id,
             None => wait::wait(
                 state,
+                Subject::Nothing,
                 None,
                 |patience| shared.begun.wait_until(state.region.bell(), patience, known, || true),
                 |error| *error == WaitError::Interrupted,
@@ -507,7 +615,7 @@ unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *m
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 5] = [
+static mut METHODS: [ffi::PyMethodDef; 6] = [
     py::method_fast(
         c"join",
         join,
@@ -517,10 +625,17 @@ Wait until the interpreter and its thread have ended, at most timeout seconds; w
     py::method_fast(
         c"interrupt",
         interrupt,
-        c"interrupt($self, *, terminate=False, timeout=None)\n--\n\n\
-Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.\n\n\
-Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C that keeps the\n\
-GIL. Gives False if it was not reached, or is not running.",
+        c"interrupt($self, last)\n--\n\n\
+Raise KeyboardInterrupt in the task that its thread has exposed, even in a wait of ours, if its number is at most last.\n\n\
+Between tasks it is noted, and strikes the next one up to that number where that begins. Waits until the thread could\n\
+be reached: it can't while it is in a call into C that keeps the GIL.",
+    ),
+    py::method_fast(
+        c"terminate",
+        terminate,
+        c"terminate($self, timeout=None)\n--\n\n\
+Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.\n\n\
+Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
     ),
     py::method_fast(
         c"abandon",
