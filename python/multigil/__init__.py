@@ -22,6 +22,7 @@ from multigil._core import (
     MultigilError,
     Queue,
     RegionCorrupt,
+    RLock,
     Semaphore,
     SimpleQueue,
     StaleHandle,
@@ -31,7 +32,7 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import BrokenBarrierError, Full, ShutDown
+    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
     from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
@@ -56,6 +57,7 @@ else:
         "BrokenBarrierError": "multigil._core",
         "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
+        "Owner": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
         "ShutDown": "multigil._core",
@@ -89,7 +91,9 @@ __all__ = [
     "InterpreterDied",
     "Lock",
     "MultigilError",
+    "Owner",
     "Queue",
+    "RLock",
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
+from _typeshed import structseq
 from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
@@ -83,6 +84,43 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that acquired the lock and holds it; None if the lock is free."""
+
+@disjoint_base
+class RLock:
+    """A lock that its owner may take again, shared by threads and interpreters; `threading.RLock` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that holds the lock; None if the lock is free."""
+    # What `threading.Condition` and other libraries use of a lock of `threading`.
+    def _is_owned(self) -> bool: ...
+    def _recursion_count(self) -> int: ...
+    def _release_save(self) -> tuple[int, int]: ...
+    def _acquire_restore(self, state: tuple[int, int], /) -> None: ...
+
+@final
+class Owner(structseq[int], tuple[int, int]):
+    """Who holds a lock: the thread that acquired it."""
+
+    __match_args__: Final = ("interpreter_id", "native_id")
+
+    @property
+    def interpreter_id(self) -> int:
+        """`Interpreter.id` of its interpreter; -1 if that has ended."""
+    @property
+    def native_id(self) -> int:
+        """`threading.get_native_id()` in its thread."""
 
 @disjoint_base
 class Event:

@@ -19,7 +19,7 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
@@ -34,6 +34,7 @@ mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod rlock;
 mod semaphore;
 mod state;
 mod wait;

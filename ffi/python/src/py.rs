@@ -287,6 +287,10 @@ unsafe impl<T> Sync for Shared<T> {}
 /// The end of a table of methods.
 pub(crate) const METHODS_END: ffi::PyMethodDef = ffi::PyMethodDef::zeroed();
 
+/// The end of a table of attributes.
+pub(crate) const ATTRIBUTES_END: ffi::PyGetSetDef =
+    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() };
+
 /// A function that takes positional and keyword arguments.
 pub(crate) type FastFunction = unsafe extern "C" fn(
     *mut ffi::PyObject,
@@ -315,6 +319,20 @@ pub(crate) const fn method_no_args(
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
         ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// Describes a function whose arguments come as a tuple.
+pub(crate) const fn method_tuple(
+    name: &'static CStr,
+    function: ffi::PyCFunction,
+    doc: &'static CStr,
+) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: ffi::METH_VARARGS,
         ml_doc: doc.as_ptr(),
     }
 }

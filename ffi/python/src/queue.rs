@@ -403,7 +403,7 @@ static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
         doc: c"Whether shutdown() was called.".as_ptr(),
         closure: null_mut(),
     },
-    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
+    py::ATTRIBUTES_END,
 ];
 
 /// Makes the type `Queue`.

@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{barrier, event, interpreter, lock, queue, semaphore};
+use crate::{barrier, event, interpreter, lock, queue, rlock, semaphore};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -43,6 +43,10 @@ objects! {
     simple_queue_type,
     /// The type of the name.
     lock_type,
+    /// The type of the name.
+    rlock_type,
+    /// The type of the name.
+    owner_type,
     /// The type of the name.
     event_type,
     /// The type of the name.
@@ -169,6 +173,8 @@ impl State {
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
         let bounded_semaphore = semaphore::make_bounded_type(module, &semaphore)?;
