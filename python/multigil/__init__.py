@@ -14,6 +14,7 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Array,
     Barrier,
     BoundedSemaphore,
     Empty,
@@ -26,6 +27,7 @@ from multigil._core import (
     Semaphore,
     SimpleQueue,
     StaleHandle,
+    Value,
     __version__,  # noqa: F401
     wait_any,
 )
@@ -79,6 +81,7 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Array",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
@@ -101,6 +104,7 @@ __all__ = [
     "SimpleQueue",
     "StaleHandle",
     "Thread",
+    "Value",
     "active_count",
     "current_interpreter",
     "current_thread",
