@@ -9,7 +9,7 @@
 //!           └────────────────┴──────────────────────────────┴─────────────────────┘
 //!  a block is one of
 //!    payload   the bytes of a message that does not fit into a slot
-//!    object    the state of a queue or a lock
+//!    object    the state of a queue or a lock, or memory for everybody
 //!    ring      2^k slots of 128 bytes; memory that was once a ring is only ever a ring again
 //!
 //!  slot      0        8        16                                                128
@@ -194,6 +194,8 @@ object_kinds! {
     Condition = b"COND", "conditions";
     /// A [`Barrier`](crate::barrier::Barrier).
     Barrier = b"BARR", "barriers";
+    /// A [`Memory`](crate::memory::Memory).
+    Memory = b"MEMO", "memories";
     /// More seats for those who wait at a condition or a barrier; see [`waiters`](crate::waiters).
     Bench = b"BNCH", "benches";
 }

@@ -23,6 +23,10 @@ pub(crate) use self::model::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
 pub(crate) type AtomicBool = core::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
+pub(crate) type AtomicU8 = core::sync::atomic::AtomicU8;
+#[cfg(not(loom))]
+pub(crate) type AtomicU16 = core::sync::atomic::AtomicU16;
+#[cfg(not(loom))]
 pub(crate) type AtomicU32 = core::sync::atomic::AtomicU32;
 #[cfg(not(loom))]
 pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
@@ -374,6 +378,10 @@ pub mod model {
         // barrier
         Arrived,
         LastArrived,
+        // memory
+        ChangeBeforeSleepers,
+        SleepersBeforeChange,
+        PassedOn,
     }
 
     thread_local! {

@@ -14,6 +14,7 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Array,
     Barrier,
     BoundedSemaphore,
     Empty,
@@ -21,11 +22,12 @@ from multigil._core import (
     Lock,
     MultigilError,
     Queue,
-    RegionCorrupt,
     RLock,
+    RegionCorrupt,
     Semaphore,
     SimpleQueue,
     StaleHandle,
+    Value,
     __version__,  # noqa: F401
     wait_any,
 )
@@ -101,6 +103,7 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Array",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
@@ -125,6 +128,7 @@ __all__ = [
     "Thread",
     "ThreadError",
     "Timer",
+    "Value",
     "active_count",
     "concurrent_tee",
     "current_interpreter",

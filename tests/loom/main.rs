@@ -15,6 +15,7 @@
 mod event;
 mod flag;
 mod lock;
+mod memory;
 mod ring;
 mod semaphore;
 mod waiters;

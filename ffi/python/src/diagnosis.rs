@@ -41,6 +41,7 @@ const fn class_name(kind: ObjectKind) -> &'static CStr {
         ObjectKind::Semaphore => c"Semaphore",
         ObjectKind::Condition => c"Condition",
         ObjectKind::Barrier => c"Barrier",
+        ObjectKind::Memory => c"Value or Array", // nobody waits for others
         ObjectKind::Bench => c"Bench",
     }
 }

@@ -14,7 +14,7 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedRLock, SharedSemaphore, SharedState,
+    Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore, SharedState,
 };
 use multigil::queue::Queue;
 use pyo3::ffi;
@@ -226,6 +226,8 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
+    shared_type::<SharedMemory>(12, |objects| &objects.value_type),
+    shared_type::<SharedMemory>(13, |objects| &objects.array_type),
 ];
 
 /// The shared type of an object, if it has one.

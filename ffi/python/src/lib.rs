@@ -20,10 +20,14 @@
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what can be done to it in one step |
+//! | [`value`], [`array`] | the types that are one or many |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod array;
+mod atomics;
 mod barrier;
 mod batch;
 mod codec;
@@ -38,6 +42,8 @@ mod queue;
 mod rlock;
 mod semaphore;
 mod state;
+mod typecode;
+mod value;
 mod wait;
 mod wait_any;
 
