@@ -127,6 +127,22 @@ impl Event {
         result
     }
 
+    /// Waits until `ready`, and gives the right to act on it: by then somebody else may have been quicker.
+    ///
+    /// For what cannot be done inside of [`Event::wait_until`], because it takes a lock or the GIL.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait_for<'a, R: Fn() -> bool>(
+        &'a self,
+        bell: &'a Bell,
+        patience: &Patience<'_>,
+        ready: R,
+    ) -> Result<Turn<'a, R>, WaitError> {
+        self.wait_until(bell, patience, || ready().then_some(()), || false)?;
+        Ok(Turn { event: self, bell, ready })
+    }
+
     /// Counts the caller as somebody who sleeps on the bell.
     pub fn watch(&self) {
         self.watchers.fetch_add(1, Ordering::Relaxed);
@@ -152,6 +168,24 @@ impl Event {
     /// How many threads wait here.
     pub fn waiting(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed) & !WAKING
+    }
+}
+
+/// The right to act on a wake. When it is dropped and there is something left, be it because there was more or because
+/// its owner failed, the wake is passed on.
+#[derive(Debug)]
+#[must_use = "the wake is passed on when this is dropped"]
+pub struct Turn<'a, R: Fn() -> bool> {
+    event: &'a Event,
+    bell: &'a Bell,
+    ready: R,
+}
+
+impl<R: Fn() -> bool> Drop for Turn<'_, R> {
+    fn drop(&mut self) {
+        if essential!(TurnPassesOn: (self.ready)()) {
+            self.event.notify_one(self.bell);
+        }
     }
 }
 

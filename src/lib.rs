@@ -41,6 +41,7 @@ pub mod condition;
 pub mod error;
 pub mod event;
 pub mod flag;
+pub mod key;
 pub mod layout;
 pub mod lock;
 pub mod ring;
@@ -49,9 +50,13 @@ pub(crate) mod sync;
 pub mod waiters;
 
 #[cfg(not(loom))]
+pub(crate) mod control;
+#[cfg(not(loom))]
 pub(crate) mod heap;
 #[cfg(not(loom))]
 pub mod object;
+#[cfg(not(loom))]
+pub mod ordered;
 #[cfg(not(loom))]
 pub(crate) mod peer;
 #[cfg(not(loom))]

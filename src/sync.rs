@@ -335,6 +335,7 @@ pub mod model {
         PassOn,
         WatchFence,
         WatcherPassesOn,
+        TurnPassesOn,
         // lock
         Acquired,
         Released,
