@@ -221,11 +221,10 @@ impl Region {
                     ended.push(id);
                 }
             };
-            // SAFETY (all of them): the last reference was just taken back, so the object, which is of that kind, is ours
-            // alone until we give back its block.
             match kind {
                 ObjectKind::Queue => {
-                    if let Some(queue) = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) } {
+                    // SAFETY: it is of that kind, and ours alone until we give back its block.
+                    if let Some(queue) = unsafe { self.last::<Queue>(id) } {
                         let mut message = Message::new(self, me);
                         message.prepare(u64::MAX);
                         while queue.take(self, me, &mut message).is_ok() {
@@ -235,20 +234,20 @@ impl Region {
                     }
                 }
                 ObjectKind::OrderedQueue => {
-                    if let Some(queue) = unsafe { self.heap.object::<OrderedQueue>(id).map(|queue| queue.as_ref()) } {
+                    // SAFETY: it is of that kind, and ours alone until we give back its block.
+                    if let Some(queue) = unsafe { self.last::<OrderedQueue>(id) } {
                         queue.destroy(self, me, |message| message.release_pins(&mut release));
                     }
                 }
                 ObjectKind::Condition => {
-                    if let Some(object) =
-                        unsafe { self.heap.object::<SharedCondition>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedCondition>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
                 ObjectKind::Barrier => {
-                    if let Some(object) = unsafe { self.heap.object::<SharedBarrier>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedBarrier>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
@@ -257,6 +256,15 @@ impl Region {
             self.count(kind).fetch_sub(1, Ordering::Relaxed);
             self.heap.give_back(me, id.index);
         }
+    }
+
+    /// An object whose last reference was just taken back.
+    ///
+    /// # Safety
+    /// It is of that kind, and its block is given back only afterwards.
+    unsafe fn last<T: SharedState>(&self, id: ObjectId) -> Option<&T> {
+        // SAFETY: without a reference nobody else finds the object, and its block stays the caller's.
+        unsafe { self.heap.object::<T>(id).map(|object| object.as_ref()) }
     }
 
     pub(crate) fn heap(&self) -> &Heap {
@@ -464,6 +472,34 @@ impl<'r> Message<'r> {
         self.most
     }
 
+    /// The longest message that [`Message::copy`] may copy to it as it is.
+    pub(crate) fn room(&self) -> u64 {
+        self.meta().length.max(INLINE_BYTES as u64)
+    }
+
+    /// Makes it a copy of a message that is a queue's and stays there as long as this takes: with a reference of its own
+    /// for each of that one's. There is room for it.
+    pub(crate) fn copy(&mut self, cell: &Cell) {
+        let meta = Meta::unpack(cell.meta);
+        let memory = |index: u64| self.region.heap.memory(index as u32).filter(|(_, size)| *size as u64 >= meta.length);
+        if meta.is_inline() {
+            self.empty();
+            self.cell = *cell;
+        } else if let (Some((from, _)), Some((to, _))) = (memory(cell.payload[0]), memory(self.cell.payload[0])) {
+            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's.
+            unsafe { from.copy_to_nonoverlapping(to, meta.length as usize) };
+            self.cell.meta = cell.meta;
+        }
+        let first = self.length();
+        for (place, id) in self.pins().enumerate() {
+            let is_alive = |kind| self.region.pin(id, kind).is_ok();
+            if !self.region.heap.object_kind(id).is_some_and(is_alive) {
+                // Too many references, which no program has, or memory that somebody wrote over: it names nothing.
+                self.write(first + place * size_of::<ObjectId>(), bytemuck::bytes_of(&ObjectId::NOTHING));
+            }
+        }
+    }
+
     /// Makes it a message of one word.
     #[inline(always)]
     pub fn set_word(&mut self, kind: u8, word: u64) {
@@ -602,6 +638,14 @@ impl<'r> Message<'r> {
         (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)
     }
 
+    /// The ids of the objects that it keeps alive. The message stays as it is until the last one was taken.
+    fn pins(&self) -> impl Iterator<Item = ObjectId> + use<> {
+        let (memory, first) = (self.as_ptr(), self.length());
+        let count = if memory.is_null() { 0 } else { usize::from(self.meta().pins) };
+        // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
+        (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
+    }
+
     /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
     /// entry. The message is empty afterwards.
     ///
@@ -660,18 +704,9 @@ impl<'r> Message<'r> {
     }
 
     /// Gives the references of the message to `each`; the message has none afterwards.
-    fn release_pins(&mut self, mut each: impl FnMut(ObjectId)) {
-        let first = self.length();
-        let memory = self.as_ptr();
-        let meta = self.meta();
-        for pin in 0..usize::from(meta.pins) {
-            if memory.is_null() {
-                break;
-            }
-            // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
-            each(unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() });
-        }
-        self.cell.meta = Meta { pins: 0, ..meta }.pack();
+    fn release_pins(&mut self, each: impl FnMut(ObjectId)) {
+        self.pins().for_each(each);
+        self.cell.meta = Meta { pins: 0, ..self.meta() }.pack();
     }
 
     /// Gives back all that it owns.

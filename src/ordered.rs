@@ -22,7 +22,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::control::Control;
 use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Bell, Patience, Turn, Watchable};
+use crate::event::{Patience, Turn, Watchable};
 use crate::key::Key;
 use crate::layout::{Entry, Meta, ObjectHeader, PeerId};
 use crate::lock::{Owner, RLock};
@@ -510,12 +510,13 @@ impl Watchable for OrderedQueue {
         self.control.not_empty.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.control.not_empty.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.control.not_empty.unwatch(bell, !self.is_empty());
+    fn unwatch(&self) {
+        self.control.not_empty.unwatch();
     }
 }
 

@@ -14,19 +14,24 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Barrier,
+    BoundedSemaphore,
     Empty,
+    Event,
     Lock,
     MultigilError,
     Queue,
     RegionCorrupt,
+    Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
+    wait_any,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import Full, ShutDown
+    from multigil._core import BrokenBarrierError, Full, ShutDown
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
+        "BrokenBarrierError": "multigil._core",
         "Full": "multigil._core",
         "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
@@ -68,7 +74,11 @@ else:
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "Empty",
+    "Event",
     "ExceptHookArgs",
     "Full",
     "Interpreter",
@@ -78,6 +88,7 @@ __all__ = [
     "Queue",
     "RegionCorrupt",
     "RemoteTraceback",
+    "Semaphore",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",
@@ -91,4 +102,5 @@ __all__ = [
     "get_native_id",
     "main_interpreter",
     "main_thread",
+    "wait_any",
 ]

@@ -1,10 +1,10 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
-from typing_extensions import disjoint_base
+from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
 
@@ -25,6 +25,9 @@ class Full(Exception):
 
 class ShutDown(Exception):
     """`queue.ShutDown` itself, which the standard library has since 3.13."""
+
+class BrokenBarrierError(RuntimeError):
+    """`threading.BrokenBarrierError` itself."""
 
 class InterpreterTerminated(BaseException):
     """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
@@ -81,6 +84,53 @@ class Lock:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
 
+@disjoint_base
+class Event:
+    """A flag to wait for, shared by threads and interpreters; `threading.Event` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def is_set(self) -> bool: ...
+    @deprecated("isSet() is deprecated, use is_set() instead")
+    def isSet(self) -> bool: ...  # noqa: N802
+    def set(self) -> None: ...
+    def clear(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool: ...
+
+@disjoint_base
+class Semaphore:
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+
+    _value: Final[int]
+    def __init__(self, value: int = 1) -> None: ...
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def release(self, n: int = 1) -> None: ...
+    def __enter__(self, blocking: bool = True, timeout: float | None = None) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+
+class BoundedSemaphore(Semaphore):
+    """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
+
+    _initial_value: Final[int]
+
+@disjoint_base
+class Barrier:
+    """Where so many threads and interpreters wait for each other; `threading.Barrier` in every method."""
+
+    def __init__(
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> None: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def broken(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def reset(self) -> None: ...
+    def abort(self) -> None: ...
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -103,11 +153,16 @@ class Subinterpreter:
     @property
     def error(self) -> str | None:
         """Why it could not be made, or what escaped from `bootstrap`; None if nothing did."""
-    def interrupt(self, *, terminate: bool = False, timeout: float | None = None) -> bool:
-        """Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.
+    def interrupt(self, last: int) -> None:
+        """Raise KeyboardInterrupt in the task that its thread has exposed, if its number is at most `last`.
 
-        Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C
-        that keeps the GIL. False if it was not reached, or the interpreter is not running.
+        It strikes in waits of ours too. Between tasks it is noted, and strikes the next one up to that number where
+        that begins. Waits until the thread could be reached: it can't while it is in a call into C that keeps the GIL.
+        """
+    def terminate(self, timeout: float | None = None) -> None:
+        """Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.
+
+        Waits until the thread could be reached, as `interrupt` does, at most timeout seconds.
         """
     def abandon(self, timeout: float | None = None) -> bool:
         """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
@@ -126,6 +181,21 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
+    """Wait for the first of several things (seconds), and give that object; None if none was ready in time.
+
+    Nothing is taken from any. A queue is ready when it has an item or is shut down, a lock when it could be acquired,
+    an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
+    descriptor (an int, or an object with a method `fileno`) when a read would not wait.
+    """
+
 def current_interpreter_id() -> int: ...
-def attach(kind: int, region: int, index: int, generation: int, /) -> Queue[Any] | SimpleQueue[Any] | Lock:
-    """What a pickled queue or lock is unpickled by."""
+def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
+    """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
+
+    They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
+    too late for the call strikes nothing. With None as number, only terminate() strikes.
+    """
+
+def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+    """Give the shared object that an id names: what a pickled one is unpickled by."""

@@ -17,10 +17,9 @@ import os
 import sys
 from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
 from _thread import get_ident, get_native_id
-from itertools import islice, starmap
+from itertools import starmap
 from time import monotonic
 
-from multigil import _core
 from multigil._core import (
     Empty,
     InterpreterTerminated,
@@ -28,11 +27,13 @@ from multigil._core import (
     Queue,
     SimpleQueue,
     Subinterpreter,
+    expose,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import ExceptHookArgs
     from types import ModuleType
     from typing import Any
 
@@ -80,16 +81,10 @@ def _transfer() -> ModuleType:
 # How long an exception of a target waits for somebody who asks for it, before it is printed.
 _SECONDS_TO_ASK = 0.1
 
-# An interrupt that comes as early as this is not lost: see `interrupts`.
 _BOOTSTRAP = """\
 import sys
 sys.path[:] = {path!r}
-while True:
-    try:
-        from multigil import _worker
-        break
-    except KeyboardInterrupt:
-        continue
+from multigil import _worker
 _worker.main({line!r})
 """
 
@@ -109,23 +104,20 @@ class Worker:
         self.replied: Queue[int] = Queue()
         self.resolved: Queue[int] = Queue()
         self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
-        self.interrupts: Queue[int] = Queue()  # for each interrupt, the task that had been sent last
         self.daemon = False
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
         self._known = _snapshot()
-        self._sent = 0  # the last task's number
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
-        line = (queues, self.asked, self.interrupts, _main_thread(), "multigil._by_value" in sys.modules)
+        line = (queues, self.asked, _main_thread(), "multigil._by_value" in sys.modules)
         bootstrap = _BOOTSTRAP.format(path=self._known["path"], line=dumps(line))
         self.subinterpreter = Subinterpreter(bootstrap, queues)
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
         known = self._known
-        self._sent = number
         if (
             name == known.get("name")
             and sys.path == known["path"]
@@ -151,10 +143,9 @@ class Worker:
         """Wait until the interpreter has ended (seconds); True if it has."""
         return self.subinterpreter.join(timeout)
 
-    def interrupt(self) -> None:
-        """Raise KeyboardInterrupt in the task that runs or is about to, but in none that is sent later."""
-        self.interrupts.put(self._sent)
-        self.subinterpreter.interrupt()
+    def interrupt(self, last: int) -> None:
+        """Raise KeyboardInterrupt in the task that runs or is about to, if its number is at most `last`."""
+        self.subinterpreter.interrupt(last)
 
     def terminate(self, timeout: float | None) -> bool:
         """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came.
@@ -169,7 +160,7 @@ class Worker:
             until = monotonic() + pause
             if deadline is not None:
                 until = min(until, deadline)
-            self.subinterpreter.interrupt(terminate=True, timeout=until - monotonic())
+            self.subinterpreter.terminate(until - monotonic())
             if self.subinterpreter.join(until - monotonic()):
                 return True
             if deadline is not None and monotonic() >= deadline:
@@ -234,57 +225,22 @@ loop: Loop | None = None
 def main(line: bytes) -> None:
     """Serve tasks until the inbox is shut down: what the thread of a worker runs."""
     global loop  # noqa: PLW0603  (one for each interpreter)
-    while loop is None or not loop.ended:
-        try:
-            if loop is None:
-                loop = Loop(*loads(line))
-            loop.run()
-        except BaseException as error:  # struck outside of the loop's own handlers, or while one was at work
-            if loop is None and isinstance(error, Exception):
-                raise
-    if loop.error is not None:
-        raise loop.error
-
-
-def _number(header: Any) -> int:
-    number: int = header if type(header) is int else header[1]
-    return number
-
-
-class _Task:
-    """What is known of the task at hand. Each slot is filled once, so that a step can be begun anew at any time."""
-
-    __slots__ = ("announced", "began", "box", "call", "claimed", "header", "outcome", "reported", "sent")
-
-    def __init__(self) -> None:
-        self.header: list[Any] = []
-        self.box: SimpleQueue[Any] | None = None  # while its call is taken out
-        self.call: list[Any] = []
-        self.claimed: list[bool] = []
-        self.began = False
-        self.outcome: list[tuple[Any] | BaseException] = []
-        self.sent: list[None] = []
-        self.announced: list[None] = []
-        self.reported = False
-
-    def is_lost(self) -> bool:
-        """Whether the call was taken out of its box and never arrived: what unpickles it may be Python, too."""
-        return self.box is not None and not self.call and self.box.empty()
+    loop = Loop(*loads(line))
+    loop.run()
 
 
 class Loop:
     """The loop of a worker.
 
-    `interrupt` and `terminate` raise an exception between any two instructions of it, not only in the user's. So
-    every step is either done in one call of C (`into`) or may be done twice, and whatever is raised, the loop goes on
-    from what `_Task` says. An outcome is sent exactly once, and an interrupt strikes no task that was sent after it.
+    `interrupt` and `terminate` strike only in what it exposes, the user's code: the call, from its unpickling until
+    what it printed is written, the pickling of its outcome, the excepthook, the destructors of the outcome. A step of
+    the loop itself may take as long as it likes, and is done once.
     """
 
     def __init__(
         self,
         queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
         asked: Queue[None],
-        interrupts: Queue[int],
         main_thread: tuple[int | None, int | None],
         by_value: bool,
     ) -> None:
@@ -294,59 +250,26 @@ class Loop:
         self.name = ""
         self.daemon = False
         self.interpreter: Interpreter | None = None  # the object of this interpreter, once somebody asked for it
-        self.ended = False
-        self.error: BaseException | None = None
         self._queues = queues
         self._asked = asked
-        self._interrupts = interrupts
-        self._interrupted_up_to = 0
-        self._terminated = False
-        self._task = _Task()
+        self._hook: Callable[[ExceptHookArgs], object] | None = None  # that came with the target
         self._call_box: SimpleQueue[Any]  # of the last call
         self._prepare_stdio()
         if by_value:
             self._load_by_value()
 
     def run(self) -> None:
-        while not self.ended:
-            try:
-                if self._terminated or not self._serve():
-                    self._end()
-                    self.ended = True
-            except InterpreterTerminated:
-                self._terminated = True
-            except BaseException as error:
-                self._fail(error)
+        """Serve one task after another. Raises what makes that impossible, as too little memory does."""
+        try:
+            for _ in map(self._serve, self._queues[0]):  # which keeps no header while it waits for the next
+                pass
+        except InterpreterTerminated:
+            pass
+        finally:
+            self._end()
 
-    def _fail(self, error: BaseException) -> None:
-        """Make an exception the outcome of the task, if it belongs to that."""
-        task = self._task
-        if task.outcome:
-            return  # an interrupt that came too late
-        if isinstance(error, KeyboardInterrupt) and not (task.began or self._is_interrupted() or task.is_lost()):
-            return  # one that came while the interpreter waited
-        if task.header:
-            task.outcome.append(_trimmed(error))
-        else:  # not even a header can be had
-            self.error = error
-            self._terminated = True
-
-    def _is_interrupted(self) -> bool:
-        """Whether the task had been sent when somebody called `interrupt`."""
-        while not self._interrupts.empty():
-            self._interrupted_up_to = max(self._interrupted_up_to, self._interrupts.get_nowait())
-        header = self._task.header
-        return bool(header) and _number(header[0]) <= self._interrupted_up_to
-
-    def _serve(self) -> bool:
-        """Serve one task; False when there will be none."""
+    def _serve(self, header: Any) -> None:
         inbox, finished, replied, resolved = self._queues
-        task = self._task
-        if not task.header:
-            task.header.extend(islice(inbox, 1))  # one step, as `into`
-        if not task.header:
-            return False
-        header = task.header[0]
         if type(header) is int:
             kind, number, box, changes = CALL, header, self._call_box, None
         else:
@@ -355,22 +278,18 @@ class Loop:
                 self._call_box = box
         if changes:
             self._apply(changes)
-            changes.clear()  # so that a second time does no more
-        if not task.outcome:
-            self._perform(task, kind, box)
-        flush()
-        if not task.sent:
-            self._send(task, box)
-        if kind in (TARGET, OPENING):
+        outcome = [self._outcome(kind, number, box)]
+        self._send(number, box, outcome[0])
+        if kind == CALL:
+            replied.put(number)
+        elif kind == SUBMITTED:
+            resolved.put(number)
+        else:
             finished.shutdown()
             if kind == TARGET:
                 inbox.shutdown()
-            if not task.reported:
-                self._report(task)
-        elif not task.announced:
-            into(task.announced, (replied if kind == CALL else resolved).put, number)
-        self._task = _Task()
-        return True
+            self._report(number, outcome[0])
+        self._try(outcome.clear, number=number)
 
     def _apply(self, changes: dict[str, Any]) -> None:
         if "path" in changes:
@@ -387,64 +306,64 @@ class Loop:
         if self.interpreter is not None:
             self.interpreter.name = self.name
 
-    def _perform(self, task: _Task, kind: int, box: SimpleQueue[Any]) -> None:
-        if not task.call:
-            task.box = box
-            into(task.call, box.get_nowait)
-        function, args, kwargs, extra = task.call[0]
-        if kind == SUBMITTED:
-            if not task.claimed:
-                into(task.claimed, extra.acquire, False)
-            if not task.claimed[0]:  # it was cancelled
-                task.outcome.append((None,))
-                task.sent.append(None)
-                return
-        if self._is_interrupted():
-            raise KeyboardInterrupt
-        task.began = True
-        task.outcome.append((function(*args, **kwargs),))
-
-    def _report(self, task: _Task) -> None:
-        """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
-        task.reported = True
-        outcome = task.outcome[0]
-        if isinstance(outcome, BaseException):
-            try:
-                self._asked.get(timeout=_SECONDS_TO_ASK)
-            except Empty:
-                from multigil import interpreter
-
-                interpreter.call_excepthook(task.call[0][3] if task.call else None, outcome)
-            except _core.ShutDown:
-                return
-
-    def _send(self, task: _Task, box: SimpleQueue[Any]) -> None:
-        """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
-        outcome = task.outcome[0]
-        if not isinstance(outcome, BaseException):
-            error = self._put(task, box, outcome)
-            if error is not None and not isinstance(error, MemoryError):
-                error = self._put(task, box, _transfer().ByValue(outcome))
-            if error is None:
-                return
-            error.add_note(f"The result is of type {type(outcome[0]).__qualname__!r}.")
-            outcome = _trimmed(error)
-        if self._put(task, box, _transfer().Failure(outcome)) is not None:
-            task.sent.append(None)  # there is no memory even for that: the empty box says so
-
-    def _put(self, task: _Task, box: SimpleQueue[Any], item: object) -> BaseException | None:
+    def _outcome(self, kind: int, number: int, box: SimpleQueue[Any]) -> tuple[Any] | BaseException:
+        """Perform a task: (what it gave,), or what it raised."""
         try:
-            into(task.sent, box.put, item)
-        except (KeyboardInterrupt, InterpreterTerminated):
+            return expose(number, self._perform, kind, box)
+        except InterpreterTerminated:
+            raise
+        except BaseException as error:
+            if not box.empty():  # interrupted before the call was taken out
+                self._try(box.get_nowait)
+            return error
+
+    def _perform(self, kind: int, box: SimpleQueue[Any]) -> tuple[Any]:
+        try:
+            function, args, kwargs, extra = box.get_nowait()
+            if kind != SUBMITTED:
+                self._hook = extra
+            elif not extra.acquire(False):  # it was cancelled
+                return (None,)
+            return (function(*args, **kwargs),)
+        finally:
+            flush()
+
+    def _send(self, number: int, box: SimpleQueue[Any], outcome: tuple[Any] | BaseException) -> None:
+        """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
+        if isinstance(outcome, BaseException):
+            self._try(_put_failure, box, outcome)
+            return
+        # Only a call of C can be exposed here: then what raises has put nothing.
+        error = self._try(box.put, outcome, number=number)
+        if isinstance(error, Exception) and not isinstance(error, MemoryError):
+            error = self._try(box.put, _transfer().ByValue(outcome), number=number)
+        if error is not None:
+            self._try(_put_failure, box, error, outcome)
+
+    def _try(self, function: Callable[..., object], *args: object, number: int | None = None) -> BaseException | None:
+        """Call what may run the user's code, and give what it raised."""
+        try:
+            expose(number, function, *args)
+        except InterpreterTerminated:
             raise
         except BaseException as error:
             return error
         return None
 
+    def _report(self, number: int, outcome: tuple[Any] | BaseException) -> None:
+        """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
+        if isinstance(outcome, BaseException) and isinstance(self._try(self._asked.get, True, _SECONDS_TO_ASK), Empty):
+            from multigil import interpreter
+
+            self._try(interpreter.call_excepthook, self._hook, outcome, number=number)
+
     def _end(self) -> None:
-        """Leave nothing behind. May be called again when it was disturbed."""
+        """Leave nothing behind."""
         if (exit_module := sys.modules.get("multigil._exit")) is not None:
-            exit_module.end_workers(terminate=self._terminated)
+            try:
+                expose(None, exit_module.end_workers)
+            except InterpreterTerminated:
+                exit_module.end_workers(terminate=True)
         if (threading := sys.modules.get("threading")) is not None:
             # 3.13.0 prints an error when it comes to the object that stands for this thread later than here.
             vars(getattr(threading, "_thread_local_info", self)).pop("_track_dummy_thread_ref", None)
@@ -463,6 +382,13 @@ class Loop:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
+
+
+def _put_failure(box: SimpleQueue[Any], error: BaseException, unsendable: tuple[Any] | None = None) -> None:
+    """Put an exception as the outcome. When there is no memory even for that, the empty box says so."""
+    if unsendable is not None:
+        error.add_note(f"The result is of type {type(unsendable[0]).__qualname__!r}.")
+    box.put(_transfer().Failure(_trimmed(error)))
 
 
 def _trimmed(error: BaseException) -> BaseException:

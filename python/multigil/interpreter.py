@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
 
+    from multigil._core import Subinterpreter
+
 __all__ = [
     "TIMEOUT_MAX",
     "ExceptHookArgs",
@@ -329,9 +331,10 @@ class Interpreter:
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in what runs in the interpreter, wherever it is in Python code or in a wait of ours.
 
-        An interpreter that only waits for calls is left alone. Raises RuntimeError before the start.
+        If nothing does, it strikes the next call that was made before. An interpreter that only waits for calls is left
+        alone. Raises RuntimeError before the start.
         """
-        self._started("interrupt").interrupt()
+        self._started("interrupt").interrupt(_new_task())
 
     def terminate(self, timeout: float | None = None) -> None:
         """End the interpreter: drop what is queued, raise InterpreterTerminated in what runs, and wait for its end.
@@ -379,6 +382,10 @@ class Interpreter:
         if self._worker is None:
             raise RuntimeError(f"cannot {purpose} interpreter before it is started")
         return self._worker
+
+    def _awaited(self) -> Subinterpreter:
+        """What `wait_any` waits for the end of."""
+        return self._started("wait for").subinterpreter
 
     def _opened(self) -> Worker:
         self._check_initialized()

@@ -73,7 +73,66 @@ class TestBoth:
             interpreter.result(AMPLE)
 
 
+# Where a task runs the user's code beside its call, and never comes to an end: a function and its arguments.
+ENDLESS_BESIDE_THE_CALL: dict[str, Any] = {
+    "unpickling the call": lambda told: (workers.identity, workers.SpinsWhenUnpickled(told)),
+    "flushing what was printed": lambda told: (workers.spin_in_flush, told),
+    "pickling the result": lambda told: (workers.SpinsWhenPickled, told),
+    "freeing the result": lambda told: (workers.SpinsWhenDeleted, told),
+}
+
+
+@pytest.mark.parametrize("endless", ENDLESS_BESIDE_THE_CALL.values(), ids=ENDLESS_BESIDE_THE_CALL.keys())
+class TestBothBesideTheCall:
+    def test_interrupt_strikes_there_and_the_next_call_works(self, endless: Any) -> None:
+        told: SimpleQueue[None] = SimpleQueue()
+        with Interpreter() as interpreter:
+            future = interpreter.submit(*endless(told))
+            told.get(timeout=AMPLE)
+            interpreter.interrupt()
+            # Freeing comes after the result was sent.
+            assert isinstance(future.exception(AMPLE), KeyboardInterrupt) or future.result() == 0
+            assert interpreter.call(workers.identity, 5) == 5
+
+    def test_terminate_ends_it(self, endless: Any) -> None:
+        told: SimpleQueue[None] = SimpleQueue()
+        interpreter = Interpreter()
+        interpreter.submit(*endless(told))
+        told.get(timeout=AMPLE)
+        interpreter.terminate(AMPLE)
+        assert not interpreter.is_alive()
+
+
+class TestExcepthook:
+    @pytest.mark.parametrize("method", ["interrupt", "terminate"])
+    def test_one_that_never_ends_is_struck(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+        told: SimpleQueue[None] = SimpleQueue()
+        monkeypatch.setattr(multigil, "excepthook", workers.SpinsWhenCalled(told))
+        interpreter = started(workers.refuse)
+        told.get(timeout=AMPLE)
+        getattr(interpreter, method)()
+        interpreter.join(AMPLE)
+        assert not interpreter.is_alive()
+
+
 class TestInterrupt:
+    def test_one_that_comes_right_after_the_start_is_not_lost(self) -> None:
+        for _ in range(5):
+            interpreter = started(workers.spin)
+            interpreter.interrupt()
+            assert isinstance(interpreter.exception(AMPLE), KeyboardInterrupt)
+            interpreter.join(AMPLE)
+
+    def test_it_strikes_what_runs_and_not_what_is_queued(self) -> None:
+        told: SimpleQueue[None] = SimpleQueue()
+        with Interpreter() as interpreter:
+            running = interpreter.submit(workers.tell_and_call, told, workers.spin)
+            queued = [interpreter.submit(workers.identity, number) for number in range(3)]
+            told.get(timeout=AMPLE)
+            interpreter.interrupt()
+            assert isinstance(running.exception(AMPLE), KeyboardInterrupt)
+            assert [future.result(AMPLE) for future in queued] == [0, 1, 2]
+
     def test_the_target_may_catch_it_and_go_on(self) -> None:
         told: SimpleQueue[str] = SimpleQueue()
         interpreter = started(workers.spin_and_survive_interrupts, told, 3)
@@ -165,6 +224,24 @@ class TestTerminate:
             calling.result(AMPLE)
         with pytest.raises(RuntimeError):
             interpreter.call(workers.identity, 5)
+
+    def test_it_ends_the_interpreters_that_its_end_waits_for(self) -> None:
+        told: SimpleQueue[None] = SimpleQueue()
+        interpreter = started(workers.start_and_leave, told)
+        told.get(timeout=AMPLE)
+        assert interpreter.result(AMPLE) is None
+        assert interpreter.is_alive()
+        interpreter.terminate(AMPLE)
+        assert not interpreter.is_alive()
+
+    def test_one_that_the_target_catches_ends_the_interpreter_all_the_same(self) -> None:
+        told: SimpleQueue[str] = SimpleQueue()
+        interpreter = started(workers.spin_and_survive_termination, told)
+        assert told.get(timeout=AMPLE) == "spinning"
+        interpreter.terminate(AMPLE)
+        assert not interpreter.is_alive()
+        with pytest.raises(multigil.InterpreterDied, match="terminated"):
+            interpreter.result(AMPLE)
 
     def test_what_was_submitted_is_told_that_the_interpreter_died(self) -> None:
         told: SimpleQueue[None] = SimpleQueue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -12,27 +13,38 @@ import pytest
 
 import workers
 from harness import AMPLE
-from multigil import Interpreter, InterpreterDied, Queue, SimpleQueue, _exit, _worker
+from multigil import Interpreter, InterpreterDied, Queue, SimpleQueue, _core, _exit, _worker
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness import ProgramRunner
 
 
-def hail(interpreter: Interpreter, stop: threading.Event) -> None:
-    while not stop.is_set():
-        interpreter.interrupt()
+@contextlib.contextmanager
+def hail(interpreter: Interpreter) -> Iterator[None]:
+    """Interrupt an interpreter all the time."""
+    stop = threading.Event()
+
+    def interrupt() -> None:
+        while not stop.is_set():
+            interpreter.interrupt()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        interrupting.join()
 
 
 def test_every_task_has_one_outcome_in_a_hail_of_interrupts() -> None:
-    stop = threading.Event()
     with Interpreter() as interpreter:
         interpreter.call(int)
-        interrupting = threading.Thread(target=hail, args=(interpreter, stop))
-        interrupting.start()
-        futures = [interpreter.submit(workers.identity, number) for number in range(300)]
-        outcomes = [future.exception(AMPLE) or future.result() for future in futures]
-        stop.set()
-        interrupting.join()
+        with hail(interpreter):
+            futures = [interpreter.submit(workers.identity, number) for number in range(300)]
+            outcomes = [future.exception(AMPLE) or future.result() for future in futures]
         for number, outcome in enumerate(outcomes):
             assert outcome == number or isinstance(outcome, KeyboardInterrupt)
         assert [interpreter.call(workers.identity, number) for number in range(20)] == list(range(20))
@@ -43,21 +55,45 @@ def test_every_task_has_one_outcome_in_a_hail_of_interrupts() -> None:
 
 
 def test_calls_in_a_hail_of_interrupts_give_their_own_result_or_none() -> None:
-    stop = threading.Event()
     with Interpreter() as interpreter:
         interpreter.call(int)
-        interrupting = threading.Thread(target=hail, args=(interpreter, stop))
-        interrupting.start()
-        try:
+        with hail(interpreter):
             for number in range(200):
-                try:
+                with contextlib.suppress(KeyboardInterrupt):
                     assert interpreter.call(workers.identity, number) == number
-                except KeyboardInterrupt:
-                    continue
-        finally:
-            stop.set()
-            interrupting.join()
         assert interpreter.call(workers.identity, "after") == "after"
+
+
+def test_a_hail_of_interrupts_does_not_hold_up_what_the_loop_itself_imports() -> None:
+    with Interpreter() as interpreter:
+        interpreter.call(workers.import_slowly, "multigil._transfer", 0.05)
+        with hail(interpreter):
+            error = interpreter.submit(workers.refuse).exception(AMPLE)
+        assert isinstance(error, (ArithmeticError, KeyboardInterrupt))
+        assert interpreter.call(workers.identity, "after") == "after"
+
+
+def test_every_start_has_one_outcome_in_a_hail_of_interrupts() -> None:
+    for number in range(20):
+        interpreter = Interpreter(target=workers.identity, args=(number,))
+        interpreter.start()
+        with hail(interpreter):
+            error = interpreter.exception(AMPLE)
+            interpreter.join(AMPLE)
+        assert not interpreter.is_alive()
+        assert isinstance(error, KeyboardInterrupt) or interpreter.result() == number
+
+
+def test_expose_calls_and_gives_what_was_given_or_raised() -> None:
+    assert _core.expose(1, max, 2, 3) == 3
+    assert _core.expose(None, _core.expose, 1, int) == 0
+    with pytest.raises(ArithmeticError, match="not here"):
+        _core.expose(1, workers.refuse)
+    for wrong in [(), (1,), ("1", int), (-1, int), (2**64, int)]:
+        with pytest.raises((TypeError, OverflowError)):
+            _core.expose(*wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        _core.expose(1, int, base=2)  # type: ignore[call-arg]
 
 
 def test_into_takes_and_keeps_in_one_step() -> None:

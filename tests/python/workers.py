@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -211,6 +212,13 @@ def spin_and_survive_interrupts(told: SimpleQueue[str], count: int) -> str:
     return "survived"
 
 
+def spin_and_survive_termination(told: SimpleQueue[str]) -> str:
+    with contextlib.suppress(_core.InterpreterTerminated):
+        told.put("spinning")
+        spin()
+    return "survived"
+
+
 def spin_and_clean_up(told: SimpleQueue[str], lock: Lock) -> None:
     try:
         with lock:
@@ -225,6 +233,82 @@ def spin_through_exceptions(told: SimpleQueue[None]) -> None:
     while True:
         with contextlib.suppress(Exception):
             spin()
+
+
+class SpinsWhenUnpickled:
+    """As all of these, it tells where it spins before it does, and does it once."""
+
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        return tell_and_call, (self.told, spin)
+
+
+class SpinsWhenPickled:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        tell_and_call(self.told, spin)
+
+
+class SpinsWhenDeleted:
+    """Arrives as 0."""
+
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __reduce__(self) -> Any:
+        return int, ()
+
+    def __del__(self) -> None:
+        tell_and_call(self.told, spin)
+
+
+class SpinsWhenFlushed:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told: SimpleQueue[None] | None = told
+
+    def flush(self) -> None:
+        told, self.told = self.told, None
+        if told is not None:
+            tell_and_call(told, spin)
+
+
+class SpinsWhenCalled:
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __call__(self, _: object) -> None:
+        tell_and_call(self.told, spin)
+
+
+def spin_in_flush(told: SimpleQueue[None]) -> None:
+    sys.stdout = SpinsWhenFlushed(told)  # type: ignore[assignment]
+
+
+def start_and_leave(told: SimpleQueue[None]) -> None:
+    """Start an interpreter that never ends, so that the end of this one waits for it."""
+    multigil.Interpreter(target=tell_and_call, args=(told, spin)).start()
+
+
+class Slowly:
+    """Finds one module as slowly as it was told, wherever it is."""
+
+    def __init__(self, name: str, seconds: float) -> None:
+        self.name = name
+        self.seconds = seconds
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        if name == self.name:
+            time.sleep(self.seconds)
+
+
+def import_slowly(name: str, seconds: float) -> None:
+    """Have the next import of a module take its time."""
+    sys.modules.pop(name, None)
+    sys.meta_path.insert(0, Slowly(name, seconds))  # type: ignore[arg-type]
 
 
 def started_and_joined(target: Callable[..., Any], *args: object) -> None:

@@ -8,9 +8,10 @@
 //!   gate      closed ─────────────────────────────────────────→ open ──────────→ closed for ever
 //! ```
 //!
-//! The gate is open while an exception may be sent: whoever sends one holds it, so the interpreter stays until then.
+//! The gate is open while others may attach to the interpreter: whoever does holds it, so the interpreter stays until
+//! then. What is asked of the thread goes to its seat, which is there from the first to the last.
 
-use core::ffi::{CStr, c_int, c_long, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::ffi::CString;
 use std::os::unix::thread::JoinHandleExt;
@@ -19,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::Event;
+use multigil::event::{Event, Watchable};
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ const STACK_BYTES: usize = 16 << 20;
 /// What the interpreter's thread and the handles to it share.
 #[derive(Debug)]
 struct Shared {
+    seat: Arc<Seat>,
     region: &'static Region,
     gate: Mutex<Gate>,
     facts: Mutex<Facts>,
@@ -49,7 +51,7 @@ struct Shared {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Where to send exceptions; None while nobody may.
+/// What to attach to; None while nobody may.
 #[derive(Debug, Default)]
 struct Gate(Option<Target>);
 
@@ -59,7 +61,6 @@ struct Target {
     thread: *mut ffi::PyThreadState,
     ident: u64,
     native_id: i32,
-    seat: Arc<Seat>,
 }
 
 // SAFETY: an interpreter's address may be used on any thread while the gate is held.
@@ -95,6 +96,7 @@ impl Shared {
 
     /// The whole life of the interpreter, on its own thread.
     fn run(&self, bootstrap: &CStr) {
+        wait::sit_down(Arc::clone(&self.seat));
         // SAFETY: this thread is attached to nothing before and after, and to what the function says in between.
         let result = unsafe { self.live(bootstrap) };
         self.end(result.err());
@@ -111,11 +113,10 @@ impl Shared {
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
         self.facts.lock().id = Some(ffi::PyInterpreterState_GetID(interpreter));
-        self.open_gate(Target { interpreter, thread, ident, native_id, seat: wait::my_seat() });
+        self.open_gate(Target { interpreter, thread, ident, native_id });
         let result = run_text(bootstrap);
         // Nobody may be at the gate while it closes, and whoever is there waits for this interpreter's GIL.
         wait::detached(|| self.gate.lock().0.take());
-        ffi::PyThreadState_SetAsyncExc(ident as c_long, null_mut());
         ffi::Py_EndInterpreter(thread);
         result
     }
@@ -124,22 +125,20 @@ impl Shared {
         wait::detached(|| self.gate.lock().0 = Some(target));
     }
 
-    /// Makes the interpreter's thread raise what is requested, as soon as it gives its GIL away; false if it is not
-    /// running. On a thread that is attached to nothing.
-    fn send(&self, request: Request) -> bool {
+    /// Asks with the interpreter's GIL, as soon as its thread gives that away; false if it is not running. On a thread
+    /// that is attached to nothing.
+    fn ask_attached(&self, request: Request) -> bool {
         let gate = self.gate.lock();
         let Some(target) = &gate.0 else { return false };
         // SAFETY: the gate is held, so the interpreter stays; this thread is attached to it from here to the end.
         unsafe {
             let thread = ffi::PyThreadState_New(target.interpreter);
             ffi::PyEval_AcquireThread(thread);
-            let sent = target.raise(request);
-            if sent.is_err() {
-                ffi::PyErr_Clear();
-            }
+            let done = self.seat.ask(request, Some(target.ident));
+            ffi::PyErr_Clear(); // of the class that it may have had no more
             ffi::PyThreadState_Clear(thread);
             ffi::PyThreadState_DeleteCurrent();
-            sent.unwrap_or(false)
+            done
         }
     }
 
@@ -153,7 +152,8 @@ impl Shared {
             let thread = ffi::PyThreadState_New(target.interpreter);
             // With the GIL here, the other thread is outside of Python and stays there.
             ffi::PyEval_AcquireThread(thread);
-            if !target.is_alone_with(thread) || !freeze::asleep(target.native_id) || !freeze::freeze(target.native_id) {
+            let freeze = || freeze::asleep(target.native_id) && freeze::freeze(target.native_id);
+            if !target.is_alone_with(thread) || !self.seat.vacate(freeze) {
                 ffi::PyThreadState_Clear(thread);
                 ffi::PyThreadState_DeleteCurrent();
                 return false;
@@ -172,6 +172,41 @@ impl Shared {
     }
 }
 
+/// Ready when it has ended.
+impl Watchable for Shared {
+    fn is_ready(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn watch(&self) {
+        self.ended.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.ended.look();
+        self.has_ended()
+    }
+
+    fn unwatch(&self) {
+        self.ended.unwatch();
+    }
+}
+
+/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
+pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+    let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
+    let Ok(method) = class.attribute(c"_awaited") else {
+        ffi::PyErr_Clear();
+        return Ok(None);
+    };
+    let subinterpreter = method.call(&[object])?;
+    let expected = state.object(&state.objects.subinterpreter_type)?;
+    if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+    }
+    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
+}
+
 impl Target {
     /// Whether the interpreter's own thread and `mine` are all that it has.
     unsafe fn is_alone_with(&self, mine: *mut ffi::PyThreadState) -> bool {
@@ -183,21 +218,6 @@ impl Target {
             thread = ffi::PyThreadState_Next(thread);
         }
         true
-    }
-
-    /// Attached to the interpreter, on another thread than its own.
-    unsafe fn raise(&self, request: Request) -> Result<bool> {
-        let name = Owned::from_raw(ffi::PyUnicode_FromString(c"multigil._core".as_ptr()))?;
-        let module = ffi::PyImport_GetModule(name.as_ptr());
-        if module.is_null() {
-            return Ok(false); // the bootstrap has not come that far, or is at its end
-        }
-        let module = Owned::from_raw(module)?;
-        if self.seat.disturb(request) {
-            return Ok(true);
-        }
-        let class = request.class(crate::state_of_module(module.as_ptr()))?;
-        Ok(ffi::PyThreadState_SetAsyncExc(self.ident as c_long, class.as_ptr()) == 1)
     }
 }
 
@@ -305,6 +325,7 @@ unsafe extern "C" fn new(
         let object = Owned::from_raw(allocate(class, 0))?;
         let this = object.as_ptr().cast::<Object>();
         let shared = Arc::new(Shared {
+            seat: Arc::default(),
             region: state.region,
             gate: Mutex::default(),
             facts: Mutex::default(),
@@ -404,17 +425,31 @@ unsafe extern "C" fn interrupt(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard_bool(|| {
-        if count != 0 {
-            return raise(ffi::PyExc_TypeError, "interrupt() takes keyword arguments only");
-        }
-        let parameters = [c"terminate", c"timeout"];
-        let [terminate, timeout] = Arguments::new(values, count, names).parse("interrupt", parameters, 0)?;
-        let request = if py::truth(terminate, false)? { Request::Terminate } else { Request::Interrupt };
-        let deadline = wait::join_timeout(timeout)?;
-        let (state, shared) = parts(object);
-        elsewhere(state, deadline, shared, move |shared| shared.send(request))
+    py::guard_none(|| {
+        let [last] = Arguments::new(values, count, names).parse("interrupt", [c"last"], 1)?;
+        ask(object, Request::Interrupt(py::unsigned(last)?), None)
     })
+}
+
+unsafe extern "C" fn terminate(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [timeout] = Arguments::new(values, count, names).parse("terminate", [c"timeout"], 0)?;
+        ask(object, Request::Terminate, wait::join_timeout(timeout)?)
+    })
+}
+
+/// Asks the thread of an interpreter to raise something, and waits until it was reached.
+unsafe fn ask(object: *mut ffi::PyObject, request: Request, deadline: Option<Instant>) -> Result<()> {
+    let (state, shared) = parts(object);
+    if !wait::detached(|| shared.seat.ask(request, None)) {
+        elsewhere(state, deadline, shared, move |shared| shared.ask_attached(request))?;
+    }
+    Ok(())
 }
 
 unsafe extern "C" fn abandon(
@@ -507,7 +542,7 @@ unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *m
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 5] = [
+static mut METHODS: [ffi::PyMethodDef; 6] = [
     py::method_fast(
         c"join",
         join,
@@ -517,10 +552,17 @@ Wait until the interpreter and its thread have ended, at most timeout seconds; w
     py::method_fast(
         c"interrupt",
         interrupt,
-        c"interrupt($self, *, terminate=False, timeout=None)\n--\n\n\
-Raise KeyboardInterrupt (or InterpreterTerminated) in its thread, even in a wait of ours.\n\n\
-Waits until the thread could be reached, at most timeout seconds: it can't while it is in a call into C that keeps the\n\
-GIL. Gives False if it was not reached, or is not running.",
+        c"interrupt($self, last)\n--\n\n\
+Raise KeyboardInterrupt in the task that its thread has exposed, even in a wait of ours, if its number is at most last.\n\n\
+Between tasks it is noted, and strikes the next one up to that number where that begins. Waits until the thread could\n\
+be reached: it can't while it is in a call into C that keeps the GIL.",
+    ),
+    py::method_fast(
+        c"terminate",
+        terminate,
+        c"terminate($self, timeout=None)\n--\n\n\
+Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.\n\n\
+Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
     ),
     py::method_fast(
         c"abandon",

@@ -19,19 +19,24 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`] | the types |
+//! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod barrier;
 mod codec;
 mod errors;
+mod event;
 mod handle;
 mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod semaphore;
 mod state;
 mod wait;
+mod wait_any;
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -43,7 +48,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 8] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -52,6 +57,24 @@ static mut METHODS: [ffi::PyMethodDef; 6] = [
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_fast(
+        c"expose",
+        expose,
+        c"expose($module, number, function, /, *args)\n--\n\n\
+Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
+They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
+late for the call strikes nothing. With None as number, only terminate() strikes.",
+    ),
+    py::method_fast(
+        c"wait_any",
+        wait_any::wait_any,
+        c"wait_any($module, /, *objects, timeout=None)\n--\n\n\
+Wait for the first of several things, and give that object; nothing is taken from any.\n\n\
+A queue is ready when it has an item or is shut down, a lock when it could be acquired, an event when it is set, a\n\
+semaphore when its value is positive, an Interpreter when it has ended, a file descriptor (an int, or an object with a\n\
+method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
+after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
+    ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
 ];
@@ -144,6 +167,9 @@ unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi
         if is(c"ShutDown") {
             return state_of_module(module).shut_down();
         }
+        if is(c"BrokenBarrierError") {
+            return state_of_module(module).broken_barrier_error();
+        }
         let text = c"module 'multigil._core' has no attribute '%U'";
         ffi::PyErr_Format(ffi::PyExc_AttributeError, text.as_ptr(), name);
         Err(Raised)
@@ -183,6 +209,24 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
             py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
+    })
+}
+
+unsafe extern "C" fn expose(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        if count < 2 || !names.is_null() {
+            return py::raise(ffi::PyExc_TypeError, "expose() takes a number, a function and positional arguments");
+        }
+        let (number, function) = (*values, *values.add(1));
+        let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
+        wait::expose(state_of_module(module), number, || {
+            Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count as usize - 2, null_mut()))
+        })
     })
 }
 

@@ -249,6 +249,25 @@ pub(crate) unsafe fn truth(object: *mut ffi::PyObject, default: bool) -> Result<
     if object.is_null() { Ok(default) } else { Ok(check(ffi::PyObject_IsTrue(object))? != 0) }
 }
 
+/// An integer that is not negative.
+pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
+    let value = ffi::PyLong_AsUnsignedLongLong(object);
+    if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
+}
+
+/// Any integer; one that is beyond 64 bits is as far away as can be.
+pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
+    let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
+    let mut overflow = 0;
+    let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
+    match overflow {
+        0 if value == -1 && !ffi::PyErr_Occurred().is_null() => Err(Raised),
+        0 => Ok(value.into()),
+        ..0 => Ok(i128::MIN),
+        1.. => Ok(i128::MAX),
+    }
+}
+
 /// `tp_traverse` of objects that hold nothing but their type.
 pub(crate) unsafe extern "C" fn traverse_type(
     object: *mut ffi::PyObject,

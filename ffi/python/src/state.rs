@@ -12,7 +12,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{interpreter, lock, queue};
+use crate::{barrier, event, interpreter, lock, queue, semaphore};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -43,6 +43,14 @@ objects! {
     /// The type of the name.
     lock_type,
     /// The type of the name.
+    event_type,
+    /// The type of the name.
+    semaphore_type,
+    /// The type of the name.
+    bounded_semaphore_type,
+    /// The type of the name.
+    barrier_type,
+    /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
     writer_type,
@@ -52,6 +60,8 @@ objects! {
     full,
     /// `queue.ShutDown`, once it was needed.
     shut_down,
+    /// `threading.BrokenBarrierError`, once it was needed.
+    broken_barrier_error,
     /// The exception of the name.
     stale_handle,
     /// The exception of the name.
@@ -149,6 +159,12 @@ impl State {
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"Event", &objects.event_type, event::make_type(module)?)?;
+        let semaphore = semaphore::make_type(module)?;
+        let bounded_semaphore = semaphore::make_bounded_type(module, &semaphore)?;
+        add(c"Semaphore", &objects.semaphore_type, semaphore)?;
+        add(c"BoundedSemaphore", &objects.bounded_semaphore_type, bounded_semaphore)?;
+        add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
@@ -167,17 +183,23 @@ impl State {
 
     /// `queue.Full`.
     pub(crate) unsafe fn full(&self) -> Result<Owned> {
-        self.of_queue_module(&self.objects.full, c"Full")
+        self.imported(&self.objects.full, c"queue", c"Full")
     }
 
     /// `queue.ShutDown`.
     pub(crate) unsafe fn shut_down(&self) -> Result<Owned> {
-        self.of_queue_module(&self.objects.shut_down, c"ShutDown")
+        self.imported(&self.objects.shut_down, c"queue", c"ShutDown")
     }
 
-    unsafe fn of_queue_module(&self, slot: &Cell<*mut ffi::PyObject>, name: &CStr) -> Result<Owned> {
+    /// `threading.BrokenBarrierError`.
+    pub(crate) unsafe fn broken_barrier_error(&self) -> Result<Owned> {
+        self.imported(&self.objects.broken_barrier_error, c"threading", c"BrokenBarrierError")
+    }
+
+    /// What is imported when it is asked for the first time.
+    unsafe fn imported(&self, slot: &Cell<*mut ffi::PyObject>, module: &CStr, name: &CStr) -> Result<Owned> {
         if slot.get().is_null() {
-            slot.set(import(c"queue")?.attribute(name)?.into_raw());
+            slot.set(import(module)?.attribute(name)?.into_raw());
         }
         self.object(slot)
     }

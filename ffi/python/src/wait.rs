@@ -1,9 +1,12 @@
-//! Waiting without the GIL, and what may end it: time, signals, and `interrupt()` or `terminate()`.
+//! Waiting without the GIL, and what may end it: time, signals, and `interrupt()` or `terminate()`; and where those two
+//! may strike at all.
 
+use core::cell::OnceCell;
 use core::ffi::c_long;
+use core::mem;
+use core::ptr::null_mut;
 use core::time::Duration;
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Instant;
 
 use multigil::event::{Parker, Patience};
@@ -20,72 +23,168 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 /// other would otherwise, once both have slept, find each other asleep for ever.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// How a thread of Python's is disturbed in our waits.
+/// What a thread is asked to raise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// KeyboardInterrupt, in the task of this number or an earlier one.
+    Interrupt(u64),
+    /// InterpreterTerminated, in whatever runs.
+    Terminate,
+}
+
+impl Request {
+    /// Whether it may strike a task.
+    const fn concerns(self, number: u64) -> bool {
+        match self {
+            Request::Interrupt(last) => number <= last,
+            Request::Terminate => true,
+        }
+    }
+
+    /// The exception's class.
+    unsafe fn class(self, state: &State) -> Result<Owned> {
+        match self {
+            Request::Interrupt(_) => Ok(Owned::from_borrowed(ffi::PyExc_KeyboardInterrupt)),
+            Request::Terminate => state.object(&state.objects.interpreter_terminated),
+        }
+    }
+
+    unsafe fn raise<T>(self, state: &State) -> Result<T> {
+        ffi::PyErr_SetNone(self.class(state)?.as_ptr());
+        Err(Raised)
+    }
+}
+
+/// Where a thread can be asked to raise something.
+///
+/// A thread is *exposed* while it is in [`expose`], and shielded otherwise: what is asked of it then is noted, and
+/// raised where the next task begins that it concerns.
 #[derive(Debug, Default)]
 pub(crate) struct Seat {
     parker: Parker,
     inner: Mutex<SeatState>,
 }
 
+/// Whoever holds the mutex around it waits for no GIL meanwhile.
 #[derive(Debug, Default)]
 struct SeatState {
-    /// The thread is in one of our waits, without the GIL. It changes only with the GIL held.
+    exposed: Option<Exposed>,
+    /// The task that was exposed last. What is noted for it between two exposures comes too late.
+    begun: u64,
+    /// An interrupt was noted, for the next task up to this one.
+    interrupted: u64,
+    /// InterpreterTerminated was asked for, once and for all: Python may drop it, as it does in a `__del__`.
+    terminated: bool,
+    /// The thread is in one of our waits.
     waiting: bool,
-    /// The exception that the wait shall raise.
+    /// What the wait shall raise.
     request: Option<Request>,
+    /// An asynchronous exception was set since the thread is exposed; it may have been raised or not.
+    struck: bool,
 }
 
-/// What a thread is asked to raise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// KeyboardInterrupt.
-    Interrupt,
-    /// InterpreterTerminated.
-    Terminate,
+#[derive(Clone, Copy, Debug)]
+struct Exposed {
+    number: u64,
+    /// Of the thread's interpreter: alive, because the thread is in a function of its module.
+    state: &'static State,
 }
 
 impl Seat {
-    /// Makes the thread raise what is requested, if it is in one of our waits; false if it is not.
+    /// Does what is requested, or notes it; false if that takes an asynchronous exception and `ident` is missing.
     ///
-    /// The caller holds the GIL of the thread's interpreter, so the thread neither enters nor leaves a wait meanwhile.
-    pub(crate) fn disturb(&self, request: Request) -> bool {
-        let mut state = self.inner.lock();
-        if !state.waiting {
-            return false;
+    /// With `ident`, the thread's own, the caller is attached to the interpreter of the thread.
+    pub(crate) unsafe fn ask(&self, request: Request, ident: Option<u64>) -> bool {
+        let mut inner = self.inner.lock();
+        inner.terminated |= request == Request::Terminate;
+        let Some(exposed) = inner.exposed.filter(|exposed| request.concerns(exposed.number)) else {
+            if let Request::Interrupt(last) = request {
+                inner.interrupted = inner.interrupted.max(last);
+            }
+            return true;
+        };
+        let request = if inner.terminated { Request::Terminate } else { request };
+        if inner.waiting {
+            inner.request = Some(request);
+            self.parker.interrupt();
+            return true;
         }
-        state.request = Some(request);
-        drop(state);
-        self.parker.interrupt();
-        true
+        ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+    }
+
+    /// Forgets what the thread has exposed, if `freeze` has stopped it for good. Nothing is asked of it meanwhile.
+    pub(crate) fn vacate(&self, freeze: impl FnOnce() -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        let frozen = freeze();
+        if frozen {
+            inner.exposed = None;
+        }
+        frozen
     }
 }
 
-/// The seats of all threads that ever waited and still live, by `threading.get_ident()`.
-static SEATS: LazyLock<Mutex<HashMap<u64, Arc<Seat>>>> = LazyLock::new(Mutex::default);
+impl SeatState {
+    /// Exposes a task, unless something was noted for it.
+    fn begin(&mut self, exposed: Exposed) -> core::result::Result<Option<Exposed>, Request> {
+        let number = exposed.number;
+        if self.terminated {
+            return Err(Request::Terminate);
+        }
+        let noted = Request::Interrupt(self.interrupted);
+        if noted.concerns(number) && number != self.begun {
+            self.interrupted = 0; // one interrupt strikes one task
+            return Err(noted);
+        }
+        if number != NO_TASK {
+            self.begun = number;
+        }
+        Ok(self.exposed.replace(exposed))
+    }
 
-/// A thread's own seat, which it leaves when it ends.
-struct Seated(u64, Arc<Seat>);
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        SEATS.lock().remove(&self.0);
+    /// Has the next bytecode of the thread raise, which is exposed.
+    unsafe fn strike(&mut self, ident: u64, request: Request, state: &State) -> Result<()> {
+        let class = request.class(state)?;
+        self.struck = true;
+        ffi::PyThreadState_SetAsyncExc(ident as c_long, class.as_ptr());
+        Ok(())
     }
 }
 
 thread_local! {
-    static SEAT: Seated = {
-        // SAFETY: asking for the calling thread's id has no preconditions.
-        let ident = unsafe { ffi::PyThread_get_thread_ident() };
-        let seat = Arc::new(Seat::default());
-        SEATS.lock().insert(ident, Arc::clone(&seat));
-        Seated(ident, seat)
-    };
+    static SEAT: OnceCell<Arc<Seat>> = const { OnceCell::new() };
 }
 
-/// The calling thread's seat.
-pub(crate) fn my_seat() -> Arc<Seat> {
-    SEAT.with(|seat| Arc::clone(&seat.1))
+/// Gives the calling thread, which is new, a seat that others know.
+pub(crate) fn sit_down(seat: Arc<Seat>) {
+    SEAT.with(|mine| drop(mine.set(seat)));
 }
+
+fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {
+    SEAT.with(|mine| body(mine.get_or_init(Arc::default)))
+}
+
+/// Calls `body`, which belongs to the task `number`: what is asked of the thread strikes in there and nowhere else.
+///
+/// Raises what was noted instead, if something was. What was set when `body` is over and was not raised is taken back.
+pub(crate) unsafe fn expose<T>(state: &'static State, number: u64, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    with_seat(|seat| {
+        let begun = seat.inner.lock().begin(Exposed { number, state });
+        let outer = match begun {
+            Ok(outer) => outer,
+            Err(request) => return request.raise(state),
+        };
+        let result = body();
+        let mut inner = seat.inner.lock();
+        inner.exposed = outer;
+        if mem::take(&mut inner.struck) {
+            ffi::PyThreadState_SetAsyncExc(ffi::PyThread_get_thread_ident() as c_long, null_mut());
+        }
+        result
+    })
+}
+
+/// Stands for what only `terminate()` strikes.
+pub(crate) const NO_TASK: u64 = u64::MAX;
 
 /// Waits for what `operation` does, with the GIL given to others, until `deadline`.
 ///
@@ -97,7 +196,7 @@ pub(crate) unsafe fn wait<T, E>(
     mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
     interrupted: impl Fn(&E) -> bool,
 ) -> Result<core::result::Result<T, E>> {
-    SEAT.with(|Seated(ident, seat)| {
+    with_seat(|seat| {
         let patience = Patience::new(deadline, SPIN, &seat.parker);
         loop {
             seat.inner.lock().waiting = true;
@@ -105,18 +204,18 @@ pub(crate) unsafe fn wait<T, E>(
             let mut inner = seat.inner.lock();
             inner.waiting = false;
             let request = inner.request.take();
-            drop(inner);
             let ended_early = matches!(&result, Err(error) if interrupted(error));
             if let Some(request) = request {
                 seat.parker.take_interrupt();
-                let class = request.class(state)?;
-                if ended_early {
-                    ffi::PyErr_SetNone(class.as_ptr());
-                    return Err(Raised);
+                if !ended_early {
+                    // What the wait gave must not be lost.
+                    inner.strike(ffi::PyThread_get_thread_ident(), request, state)?;
+                    return Ok(result);
                 }
-                // The wait was over already. What it gave must not be lost, so the next bytecode raises.
-                ffi::PyThreadState_SetAsyncExc(*ident as c_long, class.as_ptr());
+                drop(inner);
+                return request.raise(state);
             }
+            drop(inner);
             if !ended_early {
                 return Ok(result);
             }
@@ -125,16 +224,6 @@ pub(crate) unsafe fn wait<T, E>(
             }
         }
     })
-}
-
-impl Request {
-    /// The exception's class.
-    pub(crate) unsafe fn class(self, state: &State) -> Result<Owned> {
-        match self {
-            Request::Interrupt => Ok(Owned::from_borrowed(ffi::PyExc_KeyboardInterrupt)),
-            Request::Terminate => state.object(&state.objects.interpreter_terminated),
-        }
-    }
 }
 
 /// Runs `body` without the GIL.
@@ -228,10 +317,24 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
     })
 }
 
-/// When a `join(timeout)` that counts from now ends; None waits for ever.
-pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+/// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
+pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
+    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+        (true, deadline) => Ok(Willing::Until(deadline)),
+        (false, None) => Ok(Willing::No),
+        (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),
+    }
+}
+
+/// How long a timeout is that may be None, for ever; one that is negative is none at all.
+pub(crate) unsafe fn time_limit(timeout: *mut ffi::PyObject) -> Result<Option<Duration>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
         return Ok(None);
     }
-    Ok(Some(Instant::now() + Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+    Ok(Some(Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+}
+
+/// When a `join(timeout)` that counts from now ends; None waits for ever.
+pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+    Ok(time_limit(timeout)?.map(|limit| Instant::now() + limit))
 }

@@ -1,0 +1,137 @@
+//! `Event`: `threading.Event` in every method, between threads and interpreters. In the engine it is a `Flag`.
+
+use core::ffi::c_void;
+use core::ptr::null_mut;
+
+use multigil::error::WaitError;
+use multigil::event::Watchable;
+use multigil::flag::Flag;
+use multigil::lock::Owner;
+use multigil::object::SharedFlag;
+use pyo3::ffi;
+
+use crate::errors;
+use crate::handle::{self, HandleObject};
+use crate::py::{self, Arguments, Owned, Result, check};
+use crate::wait;
+
+type Object = HandleObject<SharedFlag>;
+
+unsafe extern "C" fn event_is_set(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(Object::of(object).1.is_set()))
+}
+
+unsafe extern "C" fn event_is_set_deprecated(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        let text = c"isSet() is deprecated, use is_set() instead";
+        check(ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, text.as_ptr(), 1))?;
+        Ok(Object::of(object).1.is_set())
+    })
+}
+
+unsafe extern "C" fn event_set(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let (state, flag) = Object::of(object);
+        flag.set(state.region.bell());
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn event_clear(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        Object::of(object).1.clear();
+        Ok(())
+    })
+}
+
+unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<bool> {
+    let deadline = wait::join_timeout(timeout)?;
+    let (state, flag) = Object::of(object);
+    let seen = flag.now();
+    if flag.is_set() {
+        return Ok(true);
+    }
+    let result = wait::wait(
+        state,
+        deadline,
+        |patience| flag.wait(seen, state.region.bell(), patience),
+        |error| *error == WaitError::Interrupted,
+    )?;
+    Ok(result.is_ok())
+}
+
+unsafe extern "C" fn event_wait(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        let [timeout] = Arguments::new(values, count, names).parse("wait", [c"timeout"], 0)?;
+        wait(object, timeout)
+    })
+}
+
+/// What `wait_any` waits for.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
+    Box::new(Object::of(object).1.from_now())
+}
+
+/// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.
+unsafe extern "C" fn event_at_fork_reinit(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| Ok(()))
+}
+
+unsafe extern "C" fn event_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| handle::repr(object, if Object::of(object).1.is_set() { "set" } else { "unset" }))
+}
+
+unsafe extern "C" fn new_event(
+    class: *mut ffi::PyTypeObject,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_type(class)?;
+        py::check_no_arguments("Event", class, &state.objects.event_type, arguments, keywords)?;
+        match state.region.create_shared::<Flag>(state.me, |_| {}) {
+            Ok(handle) => handle::wrap(state, class, handle, None),
+            Err(error) => errors::out_of_memory(error),
+        }
+    })
+}
+
+static mut METHODS: [ffi::PyMethodDef; 8] = [
+    py::method_no_args(c"is_set", event_is_set, c"is_set($self)\n--\n\nWhether the event is set."),
+    py::method_no_args(
+        c"isSet",
+        event_is_set_deprecated,
+        c"isSet($self)\n--\n\nWhether the event is set. Deprecated: use is_set().",
+    ),
+    py::method_no_args(
+        c"set",
+        event_set,
+        c"set($self)\n--\n\n\
+Set the event: everybody who waits goes on, even if it is cleared at once, and whoever waits later does not wait.",
+    ),
+    py::method_no_args(c"clear", event_clear, c"clear($self)\n--\n\nTake set() back: whoever waits from now on waits."),
+    py::method_fast(
+        c"wait",
+        event_wait,
+        c"wait($self, timeout=None)\n--\n\n\
+Wait until the event is set, at most timeout seconds if that is not None; whether it was set.",
+    ),
+    py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"Do nothing: in a forked child nobody waits."),
+    py::method_no_args(c"__reduce__", handle::reduce::<SharedFlag>, c"Pickle the event by its id."),
+    py::METHODS_END,
+];
+
+/// Makes the type `Event`.
+pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
+    let doc = c"Event()\n--\n\n\
+A flag to wait for, shared by threads and interpreters; threading.Event in every method.\n\n\
+It is not set at first. An event may be sent to other interpreters, in a queue's items and as an argument.";
+    let repr = ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: event_repr as *mut c_void };
+    let methods = (&raw mut METHODS).cast();
+    handle::make_type::<SharedFlag>(module, c"multigil.Event", doc, new_event, methods, null_mut(), &[repr])
+}
