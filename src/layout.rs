@@ -199,8 +199,10 @@ macro_rules! object_kinds {
 object_kinds! {
     /// A [`Queue`](crate::queue::Queue).
     Queue = b"QUEU", "queues";
-    /// An [`OrderedQueue`](crate::ordered::OrderedQueue).
-    OrderedQueue = b"ORDR", "ordered_queues";
+    /// A [`LifoQueue`](crate::ordered::LifoQueue).
+    LifoQueue = b"LIFO", "lifo_queues";
+    /// A [`PriorityQueue`](crate::ordered::PriorityQueue).
+    PriorityQueue = b"PRIO", "priority_queues";
     /// A [`Lock`](crate::lock::Lock).
     Lock = b"LOCK", "locks";
     /// An [`RLock`](crate::lock::RLock).

@@ -22,8 +22,8 @@ use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
 use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
-use crate::lock::{Lock, RLock};
-use crate::ordered::{Order, OrderedQueue};
+use crate::lock::{Lock, Owner, RLock};
+use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
@@ -148,14 +148,13 @@ impl Region {
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    pub fn create_ordered_queue(
+    pub fn create_ordered_queue<O: Order>(
         &self,
         me: PeerId,
-        order: Order,
         maxsize: i64,
-    ) -> Result<Handle<'_, OrderedQueue>, OutOfMemory> {
-        let queue = self.create::<OrderedQueue>(me)?;
-        queue.initialize(order, maxsize);
+    ) -> Result<Handle<'_, OrderedQueue<O>>, OutOfMemory> {
+        let queue = self.create::<OrderedQueue<O>>(me)?;
+        queue.initialize(maxsize);
         Ok(queue)
     }
 
@@ -233,9 +232,15 @@ impl Region {
                         queue.destroy(&self.heap, me);
                     }
                 }
-                ObjectKind::OrderedQueue => {
-                    // SAFETY: it is of that kind, and ours alone until we give back its block.
-                    if let Some(queue) = unsafe { self.last::<OrderedQueue>(id) } {
+                ObjectKind::LifoQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<LifoQueue>(id) } {
+                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                    }
+                }
+                ObjectKind::PriorityQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<PriorityQueue>(id) } {
                         queue.destroy(self, me, |message| message.release_pins(&mut release));
                     }
                 }
@@ -278,6 +283,19 @@ impl Region {
         // atomic. The block is a table for as long as its queue lives, which the caller holds a reference to; nobody
         // else knows the block.
         unsafe { core::slice::from_raw_parts(memory.cast().as_ptr(), bytes / size_of::<Entry>()) }
+    }
+
+    /// The locks that somebody holds, reentrant ones included, and who holds them.
+    pub fn held_locks(&self, me: PeerId) -> Vec<(ObjectKind, ObjectId, Owner)> {
+        let held = |id: ObjectId| {
+            // Only for the look: the object may be gone by now, or become another one.
+            if let Ok(lock) = self.attach::<SharedLock>(id, me) {
+                return Lock::owner(&lock).map(|owner| (ObjectKind::Lock, id, owner));
+            }
+            let lock = self.attach::<SharedRLock>(id, me).ok()?;
+            lock.lock().owner().map(|owner| (ObjectKind::RLock, id, owner))
+        };
+        self.heap.objects().into_iter().filter_map(held).collect()
     }
 
     /// What those sleep on who wait for several things at once.
@@ -392,8 +410,8 @@ unsafe impl SharedState for Queue {
 }
 
 // SAFETY: as the trait asks; see ordered.rs.
-unsafe impl SharedState for OrderedQueue {
-    const KIND: ObjectKind = ObjectKind::OrderedQueue;
+unsafe impl<O: Order> SharedState for OrderedQueue<O> {
+    const KIND: ObjectKind = O::KIND;
 }
 
 /// A reference to an object: keeps it alive.

@@ -17,6 +17,9 @@
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering::Less;
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 
 use crossbeam_utils::CachePadded;
 
@@ -24,7 +27,7 @@ use crate::control::Control;
 use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, TooManyDone, WaitError};
 use crate::event::{Patience, Turn, Watchable};
 use crate::key::Key;
-use crate::layout::{Entry, Meta, ObjectHeader, PeerId};
+use crate::layout::{Entry, Meta, ObjectHeader, ObjectKind, PeerId};
 use crate::lock::{Owner, RLock};
 use crate::object::{Message, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_loop};
@@ -41,23 +44,45 @@ const MAX_MESSAGES: u64 = FIRST_ENTRIES * ((1 << BLOCKS) - 1);
 const LOOKS: u32 = 50;
 
 /// The order in which messages are got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Order {
-    /// Last in, first out.
-    Lifo = 0,
-    /// The least first.
-    Priority = 1,
+pub trait Order: fmt::Debug + Default + 'static {
+    /// What such a queue is in its header.
+    const KIND: ObjectKind;
+    /// Whether the least message comes first; otherwise the last one does.
+    const BY_PRIORITY: bool;
 }
+
+/// Last in, first out.
+#[derive(Debug, Default)]
+pub struct Lifo;
+
+impl Order for Lifo {
+    const KIND: ObjectKind = ObjectKind::LifoQueue;
+    const BY_PRIORITY: bool = false;
+}
+
+/// The least first.
+#[derive(Debug, Default)]
+pub struct Priority;
+
+impl Order for Priority {
+    const KIND: ObjectKind = ObjectKind::PriorityQueue;
+    const BY_PRIORITY: bool = true;
+}
+
+/// A queue of which the last message comes first.
+pub type LifoQueue = OrderedQueue<Lifo>;
+/// A queue of which the least message comes first.
+pub type PriorityQueue = OrderedQueue<Priority>;
 
 /// A queue's state, as it lies in a region. All zero bytes are a valid, empty one.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub struct OrderedQueue {
+pub struct OrderedQueue<O> {
     control: Control,
     guarded: CachePadded<Guarded>,
     /// The index of each block of the table, plus one; 0 if there is none. Whoever holds the lock is alone with them.
     blocks: CachePadded<[AtomicU32; BLOCKS]>,
+    order: PhantomData<O>,
 }
 
 /// The lock, and what changes only while it is held, but may be read at any time.
@@ -65,15 +90,13 @@ pub struct OrderedQueue {
 #[derive(Debug, Default)]
 struct Guarded {
     lock: RLock,
-    /// An [`Order`]. Never changes.
-    order: AtomicU32,
     /// How many messages there are.
     count: AtomicU64,
     /// How many messages were ever put.
     put: AtomicU64,
 }
 
-impl AsRef<ObjectHeader> for OrderedQueue {
+impl<O> AsRef<ObjectHeader> for OrderedQueue<O> {
     fn as_ref(&self) -> &ObjectHeader {
         self.control.as_ref()
     }
@@ -86,16 +109,9 @@ fn locate(entry: u64) -> (usize, usize) {
     (block as usize, (shifted - (FIRST_ENTRIES << block)) as usize)
 }
 
-impl OrderedQueue {
-    pub(crate) fn initialize(&self, order: Order, maxsize: i64) {
+impl<O: Order> OrderedQueue<O> {
+    pub(crate) fn initialize(&self, maxsize: i64) {
         self.control.initialize(maxsize);
-        self.guarded.order.store(order as u32, Ordering::Relaxed);
-    }
-
-    /// The order in which messages are got.
-    pub fn order(&self) -> Order {
-        let is_lifo = self.guarded.order.load(Ordering::Relaxed) == Order::Lifo as u32;
-        if is_lifo { Order::Lifo } else { Order::Priority }
     }
 
     /// Takes the lock if it is free, or will be in a moment.
@@ -103,7 +119,7 @@ impl OrderedQueue {
     /// # Errors
     /// [`InUse`].
     #[inline]
-    pub fn try_lock<'a>(&'a self, region: &'a Region, me: Owner) -> Result<Option<Locked<'a>>, InUse> {
+    pub fn try_lock<'a>(&'a self, region: &'a Region, me: Owner) -> Result<Option<Locked<'a, O>>, InUse> {
         let lock = &self.guarded.lock;
         if !lock.try_restore(me, 1) {
             if lock.is_owned(me) {
@@ -124,12 +140,17 @@ impl OrderedQueue {
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn lock<'a>(&'a self, region: &'a Region, me: Owner, patience: &Patience<'_>) -> Result<Locked<'a>, WaitError> {
+    pub fn lock<'a>(
+        &'a self,
+        region: &'a Region,
+        me: Owner,
+        patience: &Patience<'_>,
+    ) -> Result<Locked<'a, O>, WaitError> {
         self.guarded.lock.restore(me, 1, patience)?;
         Ok(self.locked(region, me))
     }
 
-    fn locked<'a>(&'a self, region: &'a Region, me: Owner) -> Locked<'a> {
+    fn locked<'a>(&'a self, region: &'a Region, me: Owner) -> Locked<'a, O> {
         Locked { queue: self, region, me, has_put: false, has_got: false }
     }
 
@@ -291,15 +312,15 @@ pub struct Contender<'a, 'r> {
 
 /// A queue whose lock the caller holds. When it is dropped the lock is given back, and whoever waits is woken.
 #[derive(Debug)]
-pub struct Locked<'a> {
-    queue: &'a OrderedQueue,
+pub struct Locked<'a, O: Order> {
+    queue: &'a OrderedQueue<O>,
     region: &'a Region,
     me: Owner,
     has_put: bool,
     has_got: bool,
 }
 
-impl Locked<'_> {
+impl<O: Order> Locked<'_, O> {
     /// Puts a message, which then belongs to the queue. `less` says of two messages, which their keys do not order,
     /// whether the first is less.
     ///
@@ -322,7 +343,7 @@ impl Locked<'_> {
         }
         let count = queue.len();
         let mut place = count;
-        if queue.order() == Order::Priority {
+        if O::BY_PRIORITY {
             while let Some(parent) = parent(place) {
                 let is_less = match key.compare(&self.key(parent)) {
                     Some(order) => order == Less,
@@ -377,7 +398,7 @@ impl Locked<'_> {
             let error = if queue.is_shut_down() { GetError::ShutDown } else { GetError::Empty };
             return Err(OrderedError::Refused(error));
         };
-        let next = if queue.order() == Order::Lifo { last } else { 0 };
+        let next = if O::BY_PRIORITY { 0 } else { last };
         let length = Meta::unpack(queue.entry(region, next).meta.read()).length;
         if length > message.prepared_for() {
             return Err(OrderedError::Refused(GetError::Large(length)));
@@ -451,7 +472,7 @@ impl Locked<'_> {
     }
 
     /// The message of an entry, for a look at it.
-    fn view(&self, entry: u64) -> core::mem::ManuallyDrop<Message<'_>> {
+    fn view(&self, entry: u64) -> ManuallyDrop<Message<'_>> {
         let entry = self.queue.entry(self.region, entry);
         Message::of_entry(self.region, self.me.peer, entry.meta.read(), entry.payload.read())
     }
@@ -471,7 +492,7 @@ impl Locked<'_> {
     }
 }
 
-impl Drop for Locked<'_> {
+impl<O: Order> Drop for Locked<'_, O> {
     #[inline]
     fn drop(&mut self) {
         let Locked { queue, region, me, has_put, has_got } = *self;
@@ -501,7 +522,7 @@ fn way_down(entry: u64) -> impl Iterator<Item = u64> {
 }
 
 /// Ready when a `get` would not wait.
-impl Watchable for OrderedQueue {
+impl<O: Order> Watchable for OrderedQueue<O> {
     fn is_ready(&self) -> bool {
         !self.is_empty() || self.is_shut_down()
     }
@@ -520,4 +541,4 @@ impl Watchable for OrderedQueue {
     }
 }
 
-const _: () = assert!(size_of::<OrderedQueue>() == 512 && core::mem::offset_of!(OrderedQueue, control) == 0);
+const _: () = assert!(size_of::<LifoQueue>() == 512 && core::mem::offset_of!(LifoQueue, control) == 0);

@@ -9,10 +9,10 @@ use std::sync::mpsc::channel;
 use multigil::error::{GetError, InUse, OrderedError, PutError};
 use multigil::event::{Parker, Patience};
 use multigil::key::{Encoder, KEY_BYTES, Key, Sequence};
-use multigil::layout::{ObjectKind, PeerId};
+use multigil::layout::PeerId;
 use multigil::lock::Owner;
 use multigil::object::{Handle, Message, Region};
-use multigil::ordered::{Contender, Order, OrderedQueue};
+use multigil::ordered::{Contender, Lifo, Order, OrderedQueue, Priority};
 use multigil::queue::LARGE_BYTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -227,12 +227,12 @@ fn judge(patience: &mut u64) -> impl FnMut(Contender<'_, '_>, Contender<'_, '_>)
     }
 }
 
-fn owner(queue: &Handle<'_, OrderedQueue>) -> Owner {
+fn owner(queue: &Handle<'_, OrderedQueue<impl Order>>) -> Owner {
     Owner { peer: queue.owner(), thread: 1 }
 }
 
 fn try_put(
-    queue: &Handle<'_, OrderedQueue>,
+    queue: &Handle<'_, OrderedQueue<impl Order>>,
     bytes: &[u8],
     mut patience: u64,
 ) -> Result<(), OrderedError<PutError, ()>> {
@@ -242,7 +242,10 @@ fn try_put(
     locked.put(&mut message, &key_of(bytes), judge(&mut patience))
 }
 
-fn try_get(queue: &Handle<'_, OrderedQueue>, mut patience: u64) -> Result<Vec<u8>, OrderedError<GetError, ()>> {
+fn try_get(
+    queue: &Handle<'_, OrderedQueue<impl Order>>,
+    mut patience: u64,
+) -> Result<Vec<u8>, OrderedError<GetError, ()>> {
     let mut message = Message::new(queue.region(), queue.owner());
     loop {
         let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
@@ -258,7 +261,7 @@ fn try_get(queue: &Handle<'_, OrderedQueue>, mut patience: u64) -> Result<Vec<u8
 
 /// What a queue should be: a list, or a heap as Python keeps one, by exchanges of neighbours.
 struct Model {
-    order: Order,
+    by_priority: bool,
     messages: Vec<Vec<u8>>,
     maxsize: i64,
     unfinished: usize,
@@ -279,7 +282,7 @@ impl Model {
         }
         self.messages.push(bytes);
         self.unfinished += 1;
-        if self.order == Order::Priority {
+        if self.by_priority {
             self.rise(self.messages.len() - 1);
         }
         Ok(())
@@ -294,7 +297,7 @@ impl Model {
 
     fn get(&mut self) -> Result<Vec<u8>, GetError> {
         let nothing = if self.shut_down { GetError::ShutDown } else { GetError::Empty };
-        if self.order == Order::Lifo || self.messages.is_empty() {
+        if !self.by_priority || self.messages.is_empty() {
             return self.messages.pop().ok_or(nothing);
         }
         let first = self.messages.swap_remove(0);
@@ -380,79 +383,83 @@ proptest! {
     /// A queue does what a list or a heap does, and nothing at all when a comparison fails; when it is gone, so is
     /// everything in it.
     #[test]
-    fn queue(is_lifo in any::<bool>(), maxsize in prop_oneof![Just(0), -1..40_i64], steps in vec(step(), 0..120)) {
-        let _limit = limit(120);
-        let (region, me) = region();
-        let order = if is_lifo { Order::Lifo } else { Order::Priority };
-        let queue = region.create_ordered_queue(me, order, maxsize).unwrap();
-        let mut model = Model { order, messages: vec![], maxsize, unfinished: 0, shut_down: false };
-        let mut seed = 0;
-        for step in steps {
-            seed += 1000;
-            match step {
-                Step::Put { priority, size, is_native } => {
-                    let bytes = message(seed, priority, size, is_native);
-                    prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
-                }
-                Step::PutMany(count) => {
-                    for number in 0..count as u64 {
-                        let bytes = message(seed + number, (seed + number * 7) as u8 % 50, 8, number % 4 != 0);
-                        prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
-                    }
-                }
-                Step::Get => prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused)),
-                Step::GetMany(count) => {
-                    for _ in 0..count {
-                        prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused));
-                    }
-                }
-                Step::PutOrFail(priority, patience) => {
-                    let bytes = message(seed, priority, 150, false);
-                    let blocks = region.statistics().memory.blocks;
-                    match try_put(&queue, &bytes, patience) {
-                        Err(OrderedError::Incomparable(())) => {
-                            prop_assert_eq!(region.statistics().memory.blocks, blocks);
-                        }
-                        result => prop_assert_eq!(result, model.put(bytes).map_err(refused)),
-                    }
-                }
-                Step::GetOrFail(patience) => match try_get(&queue, patience) {
-                    Err(OrderedError::Incomparable(())) => {}
-                    result => prop_assert_eq!(result, model.get().map_err(refused)),
-                },
-                Step::Done => {
-                    prop_assert_eq!(queue.task_done(&region).is_ok(), model.unfinished > 0);
-                    model.unfinished = model.unfinished.saturating_sub(1);
-                }
-                Step::SetMaxsize(maxsize) => {
-                    queue.set_maxsize(maxsize, &region);
-                    model.maxsize = maxsize;
-                }
-                Step::ShutDown { immediate } => {
-                    queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate);
-                    model.shut_down = true;
-                    if immediate {
-                        model.unfinished -= model.messages.len().min(model.unfinished);
-                        model.messages.clear();
-                    }
-                }
-            }
-            prop_assert_eq!(queue.len(), model.messages.len() as u64);
-            prop_assert_eq!(queue.is_empty(), model.messages.is_empty());
-            prop_assert_eq!(queue.is_full(), model.is_full());
-            prop_assert_eq!(queue.maxsize(), model.maxsize);
-            prop_assert_eq!(queue.unfinished(), model.unfinished as u64);
-            prop_assert_eq!(queue.is_shut_down(), model.shut_down);
-        }
-        drop(queue);
-        assert_empty(&region);
+    fn queue(by_priority in any::<bool>(), maxsize in prop_oneof![Just(0), -1..40_i64], steps in vec(step(), 0..120)) {
+        if by_priority { run::<Priority>(maxsize, steps) } else { run::<Lifo>(maxsize, steps) }?;
     }
 }
 
+fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let queue = region.create_ordered_queue::<O>(me, maxsize).unwrap();
+    let mut model = Model { by_priority: O::BY_PRIORITY, messages: vec![], maxsize, unfinished: 0, shut_down: false };
+    let mut seed = 0;
+    for step in steps {
+        seed += 1000;
+        match step {
+            Step::Put { priority, size, is_native } => {
+                let bytes = message(seed, priority, size, is_native);
+                prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
+            }
+            Step::PutMany(count) => {
+                for number in 0..count as u64 {
+                    let bytes = message(seed + number, (seed + number * 7) as u8 % 50, 8, number % 4 != 0);
+                    prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
+                }
+            }
+            Step::Get => prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused)),
+            Step::GetMany(count) => {
+                for _ in 0..count {
+                    prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused));
+                }
+            }
+            Step::PutOrFail(priority, patience) => {
+                let bytes = message(seed, priority, 150, false);
+                let blocks = region.statistics().memory.blocks;
+                match try_put(&queue, &bytes, patience) {
+                    Err(OrderedError::Incomparable(())) => {
+                        prop_assert_eq!(region.statistics().memory.blocks, blocks);
+                    }
+                    result => prop_assert_eq!(result, model.put(bytes).map_err(refused)),
+                }
+            }
+            Step::GetOrFail(patience) => match try_get(&queue, patience) {
+                Err(OrderedError::Incomparable(())) => {}
+                result => prop_assert_eq!(result, model.get().map_err(refused)),
+            },
+            Step::Done => {
+                prop_assert_eq!(queue.task_done(&region).is_ok(), model.unfinished > 0);
+                model.unfinished = model.unfinished.saturating_sub(1);
+            }
+            Step::SetMaxsize(maxsize) => {
+                queue.set_maxsize(maxsize, &region);
+                model.maxsize = maxsize;
+            }
+            Step::ShutDown { immediate } => {
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate);
+                model.shut_down = true;
+                if immediate {
+                    model.unfinished -= model.messages.len().min(model.unfinished);
+                    model.messages.clear();
+                }
+            }
+        }
+        prop_assert_eq!(queue.len(), model.messages.len() as u64);
+        prop_assert_eq!(queue.is_empty(), model.messages.is_empty());
+        prop_assert_eq!(queue.is_full(), model.is_full());
+        prop_assert_eq!(queue.maxsize(), model.maxsize);
+        prop_assert_eq!(queue.unfinished(), model.unfinished as u64);
+        prop_assert_eq!(queue.is_shut_down(), model.shut_down);
+    }
+    drop(queue);
+    assert_empty(&region);
+    Ok(())
+}
+
 /// Puts `inner` into `outer`, in a message of `length` other bytes.
-fn put_inside(outer: &Handle<'_, OrderedQueue>, inner: &Handle<'_, OrderedQueue>, length: usize) {
+fn put_inside<O: Order>(outer: &Handle<'_, OrderedQueue<O>>, inner: &Handle<'_, OrderedQueue<O>>, length: usize) {
     let (region, me) = (outer.region(), outer.owner());
-    region.pin(inner.id(), ObjectKind::OrderedQueue).unwrap();
+    region.pin(inner.id(), O::KIND).unwrap();
     let mut message = Message::new(region, me);
     message.allocate(1, length, &[inner.id()]).unwrap();
     message.write(0, &payload(1, length));
@@ -460,27 +467,30 @@ fn put_inside(outer: &Handle<'_, OrderedQueue>, inner: &Handle<'_, OrderedQueue>
     locked.put(&mut message, &Key::default(), |_, _| Ok::<_, Infallible>(false)).unwrap();
 }
 
-#[test]
-fn queue_in_message_lives_on() {
+fn queue_in_message<O: Order>() {
     let _limit = limit(60);
     let (region, me) = region();
-    for order in [Order::Lifo, Order::Priority] {
-        for length in [0, 1, 100, 104, 105, 4096] {
-            let outer = region.create_ordered_queue(me, order, 0).unwrap();
-            let inner = region.create_ordered_queue(me, order, 0).unwrap();
-            let id = inner.id();
-            try_put(&inner, b"inside", ENDLESS).unwrap();
-            put_inside(&outer, &inner, length);
-            put_inside(&outer, &inner, length);
-            drop(inner);
-            assert_eq!(region.statistics().count(ObjectKind::OrderedQueue), 2, "the messages keep it alive");
-            assert_eq!(try_get(&outer, ENDLESS).unwrap(), payload(1, length));
-            assert_eq!(try_get(&region.attach(id, me).unwrap(), ENDLESS).unwrap(), b"inside");
-            drop(outer);
-            assert!(region.attach::<OrderedQueue>(id, me).is_err(), "the id leads to nothing any more");
-            assert_empty(&region);
-        }
+    for length in [0, 1, 100, 104, 105, 4096] {
+        let outer = region.create_ordered_queue::<O>(me, 0).unwrap();
+        let inner = region.create_ordered_queue::<O>(me, 0).unwrap();
+        let id = inner.id();
+        try_put(&inner, b"inside", ENDLESS).unwrap();
+        put_inside(&outer, &inner, length);
+        put_inside(&outer, &inner, length);
+        drop(inner);
+        assert_eq!(region.statistics().count(O::KIND), 2, "the messages keep it alive");
+        assert_eq!(try_get(&outer, ENDLESS).unwrap(), payload(1, length));
+        assert_eq!(try_get(&region.attach::<OrderedQueue<O>>(id, me).unwrap(), ENDLESS).unwrap(), b"inside");
+        drop(outer);
+        assert!(region.attach::<OrderedQueue<O>>(id, me).is_err(), "the id leads to nothing any more");
+        assert_empty(&region);
     }
+}
+
+#[test]
+fn queue_in_message_lives_on() {
+    queue_in_message::<Lifo>();
+    queue_in_message::<Priority>();
 }
 
 /// A queue in a queue in a queue, 10,000 deep: the last handle's end is the end of all of them, without recursion.
@@ -488,9 +498,9 @@ fn queue_in_message_lives_on() {
 fn nested_queues_end_without_recursion() {
     let _limit = limit(60);
     let (region, me) = region();
-    let mut outermost = region.create_ordered_queue(me, Order::Lifo, 0).unwrap();
+    let mut outermost = region.create_ordered_queue::<Lifo>(me, 0).unwrap();
     for depth in 0..10_000 {
-        let outer = region.create_ordered_queue(me, Order::Lifo, 0).unwrap();
+        let outer = region.create_ordered_queue::<Lifo>(me, 0).unwrap();
         put_inside(&outer, &outermost, depth % 3 * 100);
         outermost = outer;
     }
@@ -507,7 +517,7 @@ fn nested_queues_end_without_recursion() {
 fn lock_is_not_taken_twice() {
     let _limit = limit(60);
     let (region, me) = region();
-    let queue = region.create_ordered_queue(me, Order::Lifo, 0).unwrap();
+    let queue = region.create_ordered_queue::<Lifo>(me, 0).unwrap();
     let other = Owner { peer: me, thread: 2 };
     let locked = queue.try_lock(&region, owner(&queue)).unwrap();
     assert_eq!(queue.try_lock(&region, owner(&queue)).unwrap_err(), InUse);
@@ -519,56 +529,61 @@ fn lock_is_not_taken_twice() {
 /// Threads that put and get, and wait for messages, places and the lock: each message is got exactly once.
 #[test]
 fn threads() {
+    let _limit = limit(120);
+    put_and_get::<Lifo>(0);
+    put_and_get::<Lifo>(2);
+    put_and_get::<Priority>(0);
+    put_and_get::<Priority>(5);
+}
+
+fn put_and_get<O: Order>(maxsize: i64) {
     const EACH: u64 = 20_000;
     const THREADS: u32 = 3;
-    let _limit = limit(120);
-    for (order, maxsize) in [(Order::Lifo, 0), (Order::Lifo, 2), (Order::Priority, 0), (Order::Priority, 5)] {
-        let (region, me) = region();
-        let queue = region.create_ordered_queue(me, order, maxsize).unwrap();
-        let (got, all) = channel();
-        let as_thread = |thread| Owner { peer: me, thread };
-        std::thread::scope(|scope| {
-            for thread in 0..THREADS {
-                let (queue, region, got) = (&queue, &region, got.clone());
-                scope.spawn(move || {
-                    let mut message = Message::new(region, me);
-                    for number in 0..EACH {
-                        let value = u64::from(thread) * EACH + number;
-                        message.set_word(1, value);
-                        let mut encoder = Encoder::default();
-                        if number % 8 == 0 {
-                            encoder.other()
-                        } else {
-                            encoder.integer(value as i64 % 100)
-                        }
-                        put(queue, region, &mut message, &encoder.finish(), as_thread(thread + 1));
+    let (region, me) = region();
+    let queue = region.create_ordered_queue::<O>(me, maxsize).unwrap();
+    let (got, all) = channel();
+    let as_thread = |thread| Owner { peer: me, thread };
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (queue, region, got) = (&queue, &region, got.clone());
+            scope.spawn(move || {
+                let mut message = Message::new(region, me);
+                for number in 0..EACH {
+                    let value = u64::from(thread) * EACH + number;
+                    message.set_word(1, value);
+                    let mut encoder = Encoder::default();
+                    if number % 8 == 0 {
+                        encoder.other()
+                    } else {
+                        encoder.integer(value as i64 % 100)
                     }
-                });
-                scope.spawn(move || {
-                    let mut message = Message::new(region, me);
-                    for _ in 0..EACH {
-                        get(queue, region, &mut message, as_thread(thread + 101));
-                        got.send(message.first_word()).unwrap();
-                        queue.task_done(region).unwrap();
-                    }
-                });
-            }
-        });
-        drop(got);
-        let mut all: Vec<_> = all.into_iter().collect();
-        all.sort_unstable();
-        assert!(all.into_iter().eq(0..EACH * u64::from(THREADS)));
-        assert_eq!((queue.len(), queue.unfinished()), (0, 0));
-        drop(queue);
-        assert_empty(&region);
-    }
+                    put(queue, region, &mut message, &encoder.finish(), as_thread(thread + 1));
+                }
+            });
+            scope.spawn(move || {
+                let mut message = Message::new(region, me);
+                for _ in 0..EACH {
+                    get(queue, region, &mut message, as_thread(thread + 101));
+                    got.send(message.first_word()).unwrap();
+                    queue.task_done(region).unwrap();
+                }
+            });
+        }
+    });
+    drop(got);
+    let mut all: Vec<_> = all.into_iter().collect();
+    all.sort_unstable();
+    assert!(all.into_iter().eq(0..EACH * u64::from(THREADS)));
+    assert_eq!((queue.len(), queue.unfinished()), (0, 0));
+    drop(queue);
+    assert_empty(&region);
 }
 
 fn less(one: Contender<'_, '_>, other: Contender<'_, '_>) -> Result<bool, Infallible> {
     Ok(one.message.first_word() % 100 < other.message.first_word() % 100)
 }
 
-fn put(queue: &OrderedQueue, region: &Region, message: &mut Message<'_>, key: &Key, me: Owner) {
+fn put(queue: &OrderedQueue<impl Order>, region: &Region, message: &mut Message<'_>, key: &Key, me: Owner) {
     let parker = Parker::default();
     let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
     let mut turn = None;
@@ -586,7 +601,7 @@ fn put(queue: &OrderedQueue, region: &Region, message: &mut Message<'_>, key: &K
     }
 }
 
-fn get(queue: &OrderedQueue, region: &Region, message: &mut Message<'_>, me: Owner) {
+fn get(queue: &OrderedQueue<impl Order>, region: &Region, message: &mut Message<'_>, me: Owner) {
     let parker = Parker::default();
     let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
     let mut turn = None;

@@ -32,6 +32,7 @@ from multigil._core import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multigil._core import BrokenBarrierError, Full, ShutDown
+    from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
     from multigil.interpreter import (
@@ -53,10 +54,12 @@ else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
         "BrokenBarrierError": "multigil._core",
+        "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
-        "ShutDown": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
+        "ShutDown": "multigil._core",
+        "diagnose": "multigil._diagnosis",
     }
 
     def __getattr__(name: str) -> object:
@@ -77,6 +80,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
+    "Diagnosis",
     "Empty",
     "Event",
     "ExceptHookArgs",
@@ -96,6 +100,7 @@ __all__ = [
     "active_count",
     "current_interpreter",
     "current_thread",
+    "diagnose",
     "enumerate",
     "excepthook",
     "get_ident",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import sys
 import threading
@@ -354,3 +355,29 @@ def compute_briefly() -> int:
 
 def raise_keyboard_interrupt() -> None:
     raise KeyboardInterrupt
+
+
+def take_two(first: Lock, second: Lock, ready: Queue[None], go: Queue[None]) -> None:
+    with first:
+        ready.put(None)
+        for _ in go:
+            pass
+        with second:
+            pass
+
+
+def take_and_give_back(lock: Lock) -> None:
+    with lock:
+        pass
+
+
+def keep_the_gil_for(seconds: float) -> None:
+    """Stay in one call of C for about so long."""
+    count = 10**7
+    begin = time.monotonic()
+    sum(itertools.repeat(0, count))
+    sum(itertools.repeat(0, int(count * seconds / (time.monotonic() - begin))))
+
+
+def diagnose_in_words() -> str:
+    return str(multigil.diagnose())

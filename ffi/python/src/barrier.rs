@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use multigil::barrier::{Arrival, Barrier, Last};
 use multigil::error::{BarrierError, WaitError};
-use multigil::object::SharedBarrier;
+use multigil::object::{Handle, SharedBarrier};
 use multigil::waiters::{Call, Sitting};
 use pyo3::ffi;
 
@@ -17,7 +17,7 @@ use crate::errors;
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
-use crate::wait;
+use crate::wait::{self, Subject};
 
 type Object = HandleObject<SharedBarrier>;
 
@@ -32,6 +32,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         // Its action is the last one's business, so it counts for nobody's time.
         Ok(None) => wait::wait(
             state,
+            Subject::of(barrier),
             None,
             |patience| barrier.arrive(state.region, owner(state), state.region.bell(), patience),
             |error| *error == BarrierError::Interrupted,
@@ -51,14 +52,19 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
 
 unsafe fn wait_for_others(
     state: &State,
-    barrier: &Barrier,
+    barrier: &Handle<'static, SharedBarrier>,
     sitting: &Sitting<'_>,
     mut deadline: Option<Instant>,
 ) -> Result<()> {
     let (region, bell, ticket) = (state.region, state.region.bell(), sitting.ticket());
     loop {
-        let waited =
-            wait::wait(state, deadline, |patience| sitting.wait(patience), |error| *error == WaitError::Interrupted);
+        let waited = wait::wait(
+            state,
+            Subject::of(barrier),
+            deadline,
+            |patience| sitting.wait(patience),
+            |error| *error == WaitError::Interrupted,
+        );
         match waited {
             Ok(Ok(Call::Called)) => return Ok(()),
             Ok(Ok(Call::Dismissed)) => return errors::barrier(state, BarrierError::Broken),

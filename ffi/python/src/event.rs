@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::errors;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, check};
-use crate::wait;
+use crate::wait::{self, Subject};
 
 type Object = HandleObject<SharedFlag>;
 
@@ -53,6 +53,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
     }
     let result = wait::wait(
         state,
+        Subject::of(flag),
         deadline,
         |patience| flag.wait(seen, state.region.bell(), patience),
         |error| *error == WaitError::Interrupted,

@@ -26,6 +26,7 @@
 
 mod barrier;
 mod codec;
+mod diagnosis;
 mod errors;
 mod event;
 mod handle;
@@ -48,7 +49,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 12] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -56,6 +57,25 @@ static mut METHODS: [ffi::PyMethodDef; 8] = [
         c"The memory of this process's region, block by block, read-only, without a copy.",
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
+    py::method_no_args(
+        c"waits",
+        diagnosis::waits,
+        c"The threads that wait, as (native_id, interpreter_id, seconds, subject); a subject is (class, index, generation).",
+    ),
+    py::method_no_args(
+        c"held_locks",
+        diagnosis::held_locks,
+        c"The locks that somebody holds, as (subject, interpreter_id, native_id).",
+    ),
+    py::method_no_args(c"interpreter_ids", diagnosis::interpreter_ids, c"The interpreters that look_into() reaches."),
+    py::method_fast(
+        c"look_into",
+        diagnosis::look_into,
+        c"look_into($module, interpreter_id, source, timeout)\n--\n\n\
+Run source text in another interpreter, and give the bytes that it calls result.\n\n\
+It runs between two bytecodes of the threads there. Gives None if their GIL is not to be had within timeout seconds, if\n\
+the interpreter has ended, or if the text failed.",
+    ),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
     py::method_fast(
         c"expose",

@@ -11,7 +11,7 @@ use pyo3::ffi;
 use crate::errors;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, raise};
-use crate::wait::{self, Willing};
+use crate::wait::{self, Subject, Willing};
 
 type Object = HandleObject<SharedSemaphore>;
 
@@ -23,6 +23,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
         (false, Willing::Until(deadline)) => {
             let result = wait::wait(
                 state,
+                Subject::of(semaphore),
                 deadline,
                 |patience| semaphore.acquire(state.region.bell(), patience),
                 |error| *error == WaitError::Interrupted,

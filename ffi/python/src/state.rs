@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
+use std::collections::BTreeMap;
 
 use multigil::layout::PeerId;
 use multigil::object::Region;
@@ -94,6 +95,14 @@ unsafe impl Send for State {}
 // SAFETY: as above.
 unsafe impl Sync for State {}
 
+/// CPython's ids of the interpreters that take part, by their numbers.
+static INTERPRETERS: Mutex<BTreeMap<u16, i64>> = Mutex::new(BTreeMap::new());
+
+/// CPython's id of the interpreter that takes part by that name; -1 if it has ended.
+pub(crate) fn interpreter_id(peer: PeerId) -> i64 {
+    INTERPRETERS.lock().get(&peer.get()).copied().unwrap_or(-1)
+}
+
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new() -> Result<State> {
@@ -104,6 +113,7 @@ impl State {
         let Some(me) = region.register() else {
             return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
         };
+        INTERPRETERS.lock().insert(me.get(), ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()));
         Ok(State { region, me, objects: Objects::new(), known: Mutex::default(), idle_pickler: Mutex::new(None) })
     }
 
@@ -246,6 +256,7 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
+        INTERPRETERS.lock().remove(&self.me.get());
         self.region.leave(self.me);
     }
 }

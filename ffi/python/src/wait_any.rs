@@ -26,7 +26,7 @@ use crate::handle::{self, owner};
 use crate::interpreter;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
-use crate::wait;
+use crate::wait::{self, Subject};
 
 /// `wait_any(*objects, timeout=None)`.
 pub(crate) unsafe extern "C" fn wait_any(
@@ -67,6 +67,7 @@ unsafe fn first_ready(
     let things: Vec<&dyn Watchable> = things.iter().map(|thing| &**thing).collect();
     let result = wait::wait(
         state,
+        Subject::Several,
         deadline,
         |patience| event::wait_any(&things, bell, patience),
         |error| *error == WaitError::Interrupted,
