@@ -127,20 +127,26 @@ impl Event {
         result
     }
 
-    /// Waits until `ready`, and gives the right to act on it: by then somebody else may have been quicker.
-    ///
-    /// For what cannot be done inside of [`Event::wait_until`], because it takes a lock or the GIL.
+    /// As [`Event::wait_until`], for what may need more than a wait has, such as a lock that is held or the GIL: when
+    /// `attempt` says so, the caller gets a [`Turn`]. `ready` says whether it is worth an attempt.
     ///
     /// # Errors
     /// [`WaitError`].
-    pub fn wait_for<'a, R: Fn() -> bool>(
+    pub fn wait_for<'a, T, R: Fn() -> bool>(
         &'a self,
         bell: &'a Bell,
         patience: &Patience<'_>,
+        mut attempt: impl FnMut() -> Attempt<T>,
         ready: R,
-    ) -> Result<Turn<'a, R>, WaitError> {
-        self.wait_until(bell, patience, || ready().then_some(()), || false)?;
-        Ok(Turn { event: self, bell, ready })
+    ) -> Result<Result<T, Turn<'a, R>>, WaitError> {
+        let attempt = || match attempt() {
+            Attempt::Done(value) => Some(Some(value)),
+            Attempt::NotYet => None,
+            Attempt::Leave => Some(None),
+        };
+        let result = self.wait_until(bell, patience, attempt, || false)?;
+        let turn = Turn { event: self, bell, ready }; // dropped at once if it was done
+        Ok(result.ok_or(turn))
     }
 
     /// Comes before each look at the condition: the wake that was under way has arrived.
@@ -169,6 +175,17 @@ impl Event {
     pub fn waiting(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed) & !WAKING
     }
+}
+
+/// What became of an attempt inside a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt<T> {
+    /// It was successful, or waiting does not change anything.
+    Done(T),
+    /// It will be worth another one when the event has happened.
+    NotYet,
+    /// It is to be made outside of the wait.
+    Leave,
 }
 
 /// The right to act on a wake. When it is dropped and there is something left, be it because there was more or because

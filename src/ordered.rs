@@ -12,8 +12,8 @@
 //! or `get` come before its first change. So when one fails nothing has happened, and what waits for the lock meanwhile
 //! waits as for any other lock.
 //!
-//! Who waits for a message or a place does not act inside the wait, as with [`Queue`](crate::queue::Queue), but gets a
-//! [`Turn`], since comparing takes what a wait gives away: in Python, the GIL.
+//! Who waits acts inside the wait as far as keys decide. Comparing values takes what a wait gives away (in Python, the
+//! GIL), so then the wait ends: with the lock held, or with the right to the next attempt ([`Turn`]).
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering::Less;
@@ -23,9 +23,9 @@ use core::mem::ManuallyDrop;
 
 use crossbeam_utils::CachePadded;
 
-use crate::control::Control;
-use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Patience, Turn, Watchable};
+use crate::control::{AnyQueue, Control};
+use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitError};
+use crate::event::{Attempt, Event, Patience, Turn, Watchable};
 use crate::key::Key;
 use crate::layout::{Entry, Meta, ObjectHeader, ObjectKind, PeerId};
 use crate::lock::{Owner, RLock};
@@ -136,100 +136,55 @@ impl<O: Order> OrderedQueue<O> {
         Ok(Some(self.locked(region, me)))
     }
 
-    /// Takes the lock, which `me` does not hold, waiting for it.
+    /// Takes the lock, which `me` does not hold, waiting for it, and does what keys decide.
     ///
     /// # Errors
-    /// [`WaitError`].
-    pub fn lock<'a>(
+    /// [`WaitError`]; nothing was done then.
+    pub fn wait_for_lock<'a, P: Operation<O>>(
         &'a self,
+        operation: &mut P,
         region: &'a Region,
         me: Owner,
         patience: &Patience<'_>,
-    ) -> Result<Locked<'a, O>, WaitError> {
+    ) -> Result<Outcome<P::Error, Locked<'a, O>>, WaitError> {
         self.guarded.lock.restore(me, 1, patience)?;
-        Ok(self.locked(region, me))
+        let mut locked = self.locked(region, me);
+        Ok(match locked.try_perform(operation) {
+            Some(result) => Outcome::Performed(result),
+            None => Outcome::Undecided(locked),
+        })
+    }
+
+    /// Waits until the operation is worth another attempt, and does what keys decide.
+    ///
+    /// # Errors
+    /// [`WaitError`]; nothing was done then.
+    pub fn wait_for_change<'a, P: Operation<O>>(
+        &'a self,
+        operation: &mut P,
+        region: &'a Region,
+        me: Owner,
+        patience: &Patience<'_>,
+    ) -> Result<Outcome<P::Error, Turn<'a, impl Fn() -> bool + use<'a, O, P>>>, WaitError> {
+        let attempt = || {
+            if !P::is_worth_it(self) {
+                return Attempt::NotYet;
+            }
+            // Without waiting for the lock, which somebody may hold for long who compares values.
+            let Ok(Some(mut locked)) = self.try_lock(region, me) else { return Attempt::Leave };
+            match locked.try_perform(operation) {
+                Some(Err(error)) if error == P::NOT_YET => Attempt::NotYet,
+                Some(result) => Attempt::Done(result),
+                None => Attempt::Leave,
+            }
+        };
+        let worth_it = || P::is_worth_it(self);
+        let result = P::event(self).wait_for(region.bell(), patience, attempt, worth_it)?;
+        Ok(result.map_or_else(Outcome::Undecided, Outcome::Performed))
     }
 
     fn locked<'a>(&'a self, region: &'a Region, me: Owner) -> Locked<'a, O> {
         Locked { queue: self, region, me, has_put: false, has_got: false }
-    }
-
-    /// Waits until there is a message, or the queue is shut down.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn wait_for_message<'a>(
-        &'a self,
-        region: &'a Region,
-        patience: &Patience<'_>,
-    ) -> Result<Turn<'a, impl Fn() -> bool>, WaitError> {
-        self.control.not_empty.wait_for(region.bell(), patience, || self.is_ready())
-    }
-
-    /// Waits until there is a place, or the queue is shut down.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn wait_for_place<'a>(
-        &'a self,
-        region: &'a Region,
-        patience: &Patience<'_>,
-    ) -> Result<Turn<'a, impl Fn() -> bool>, WaitError> {
-        self.control.not_full.wait_for(region.bell(), patience, || !self.is_full() || self.is_shut_down())
-    }
-
-    /// Whether it was shut down.
-    pub fn is_shut_down(&self) -> bool {
-        self.control.is_shut_down()
-    }
-
-    /// Reports a task done that somebody got.
-    ///
-    /// # Errors
-    /// [`TooManyDone`].
-    pub fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
-        self.control.task_done(|| self.put(), region.bell())
-    }
-
-    /// Waits until every message that was put has been reported done.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
-        self.control.join(|| self.put(), region.bell(), patience)
-    }
-
-    /// Messages that were put and not reported done.
-    pub fn unfinished(&self) -> u64 {
-        self.control.unfinished(|| self.put())
-    }
-
-    /// How many messages there are.
-    #[inline]
-    pub fn len(&self) -> u64 {
-        self.guarded.count.load(Ordering::Acquire)
-    }
-
-    /// Whether there is no message.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Whether there is no place.
-    #[inline]
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.control.limit()
-    }
-
-    /// The most messages that the queue holds; 0 or less for any number.
-    pub fn maxsize(&self) -> i64 {
-        self.control.maxsize()
-    }
-
-    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
-    pub fn set_maxsize(&self, maxsize: i64, region: &Region) {
-        self.control.set_maxsize(maxsize, region.bell());
     }
 
     /// Gives all messages and the table back, each message to `each` before. The caller is the only one who knows the
@@ -245,10 +200,6 @@ impl<O: Order> OrderedQueue<O> {
                 region.heap().give_back(me, block);
             }
         }
-    }
-
-    fn put(&self) -> u64 {
-        self.guarded.put.load(Ordering::Acquire)
     }
 
     // What follows is for whoever holds the lock.
@@ -310,6 +261,99 @@ pub struct Contender<'a, 'r> {
     pub message: &'a Message<'r>,
 }
 
+/// What is done with a queue whose lock is held.
+pub trait Operation<O: Order> {
+    /// Why it was not done.
+    type Error: PartialEq;
+    /// The error that waiting helps against.
+    const NOT_YET: Self::Error;
+
+    /// Does it. `less` says of two messages, which their keys do not order, whether the first is less.
+    ///
+    /// # Errors
+    /// [`OrderedError`]; nothing was done then.
+    fn perform<C>(
+        &mut self,
+        locked: &mut Locked<'_, O>,
+        less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+    ) -> Result<(), OrderedError<Self::Error, C>>;
+
+    /// What happens when it may be done.
+    fn event(queue: &OrderedQueue<O>) -> &Event;
+
+    /// Whether the queue seems to be one that does not say [`Operation::NOT_YET`].
+    fn is_worth_it(queue: &OrderedQueue<O>) -> bool;
+}
+
+/// Puts a message, which then belongs to the queue.
+#[derive(Debug)]
+pub struct Put<'m, 'r> {
+    /// The message.
+    pub message: &'m mut Message<'r>,
+    /// Its key.
+    pub key: Key,
+}
+
+impl<O: Order> Operation<O> for Put<'_, '_> {
+    type Error = PutError;
+    const NOT_YET: PutError = PutError::Full;
+
+    #[inline]
+    fn perform<C>(
+        &mut self,
+        locked: &mut Locked<'_, O>,
+        less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+    ) -> Result<(), OrderedError<PutError, C>> {
+        locked.put(self.message, &self.key, less)
+    }
+
+    fn event(queue: &OrderedQueue<O>) -> &Event {
+        &queue.control.not_full
+    }
+
+    fn is_worth_it(queue: &OrderedQueue<O>) -> bool {
+        !queue.is_full() || queue.is_shut_down()
+    }
+}
+
+/// Takes the message that is next, if the message to become it is prepared for its size ([`Message::prepare`]).
+#[derive(Debug)]
+pub struct Get<'m, 'r> {
+    /// What becomes the message. It is empty if that fails.
+    pub message: &'m mut Message<'r>,
+}
+
+impl<O: Order> Operation<O> for Get<'_, '_> {
+    type Error = GetError;
+    const NOT_YET: GetError = GetError::Empty;
+
+    #[inline]
+    fn perform<C>(
+        &mut self,
+        locked: &mut Locked<'_, O>,
+        less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+    ) -> Result<(), OrderedError<GetError, C>> {
+        locked.get(self.message, less)
+    }
+
+    fn event(queue: &OrderedQueue<O>) -> &Event {
+        &queue.control.not_empty
+    }
+
+    fn is_worth_it(queue: &OrderedQueue<O>) -> bool {
+        queue.has_something()
+    }
+}
+
+/// What became of an operation inside a wait.
+#[derive(Debug)]
+pub enum Outcome<E, T> {
+    /// It was done, or waiting does not help.
+    Performed(Result<(), E>),
+    /// Nothing was done: it may need what the wait gave away. Here is what it goes on with outside.
+    Undecided(T),
+}
+
 /// A queue whose lock the caller holds. When it is dropped the lock is given back, and whoever waits is woken.
 #[derive(Debug)]
 pub struct Locked<'a, O: Order> {
@@ -321,13 +365,18 @@ pub struct Locked<'a, O: Order> {
 }
 
 impl<O: Order> Locked<'_, O> {
-    /// Puts a message, which then belongs to the queue. `less` says of two messages, which their keys do not order,
-    /// whether the first is less.
-    ///
-    /// # Errors
-    /// [`OrderedError`]; the message still belongs to the caller then.
+    /// Does what keys decide; None if they do not.
     #[inline]
-    pub fn put<C>(
+    fn try_perform<P: Operation<O>>(&mut self, operation: &mut P) -> Option<Result<(), P::Error>> {
+        match operation.perform(self, |_, _| Err(())) {
+            Ok(()) => Some(Ok(())),
+            Err(OrderedError::Refused(error)) => Some(Err(error)),
+            Err(OrderedError::Incomparable(())) => None,
+        }
+    }
+
+    #[inline]
+    fn put<C>(
         &mut self,
         message: &mut Message<'_>,
         key: &Key,
@@ -381,13 +430,8 @@ impl<O: Order> Locked<'_, O> {
         Ok(())
     }
 
-    /// Takes the message that is next into `message`, if that is prepared for its size ([`Message::prepare`]). `less` as
-    /// in [`Locked::put`].
-    ///
-    /// # Errors
-    /// [`OrderedError`]; the message is empty then.
     #[inline]
-    pub fn get<C>(
+    fn get<C>(
         &mut self,
         message: &mut Message<'_>,
         less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
@@ -521,10 +565,27 @@ fn way_down(entry: u64) -> impl Iterator<Item = u64> {
     (0..number.ilog2()).rev().map(move |digits| (number >> digits) - 1)
 }
 
+impl<O: Order> AnyQueue for OrderedQueue<O> {
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    #[inline]
+    fn len(&self) -> u64 {
+        self.guarded.count.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    fn put_in_all(&self) -> u64 {
+        self.guarded.put.load(Ordering::Acquire)
+    }
+}
+
 /// Ready when a `get` would not wait.
 impl<O: Order> Watchable for OrderedQueue<O> {
     fn is_ready(&self) -> bool {
-        !self.is_empty() || self.is_shut_down()
+        self.has_something()
     }
 
     fn watch(&self) {

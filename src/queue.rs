@@ -7,8 +7,8 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::control::Control;
-use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
+use crate::control::{AnyQueue, Control};
+use crate::error::{GetError, OutOfMemory, PutError, WaitError};
 use crate::event::{Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
@@ -332,57 +332,6 @@ impl Queue {
         self.control.wake_all(immediate, region.bell());
     }
 
-    /// Whether it was shut down.
-    pub fn is_shut_down(&self) -> bool {
-        self.control.is_shut_down()
-    }
-
-    /// Reports a task done that somebody got.
-    ///
-    /// # Errors
-    /// [`TooManyDone`].
-    pub fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
-        self.control.task_done(|| self.chain.pushed(), region.bell())
-    }
-
-    /// Waits until every message that was put has been reported done.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
-        self.control.join(|| self.chain.pushed(), region.bell(), patience)
-    }
-
-    /// Messages that were put and not reported done.
-    pub fn unfinished(&self) -> u64 {
-        self.control.unfinished(|| self.chain.pushed())
-    }
-
-    /// How many messages there are.
-    pub fn len(&self) -> u64 {
-        self.chain.len()
-    }
-
-    /// Whether there is no message.
-    pub fn is_empty(&self) -> bool {
-        self.chain.is_empty()
-    }
-
-    /// Whether there is no place.
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.limit()
-    }
-
-    /// The most messages that the queue holds; 0 or less for any number.
-    pub fn maxsize(&self) -> i64 {
-        self.control.maxsize()
-    }
-
-    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
-    pub fn set_maxsize(&self, maxsize: i64, region: &Region) {
-        self.control.set_maxsize(maxsize, region.bell());
-    }
-
     pub(crate) fn destroy(&self, heap: &Heap, me: PeerId) {
         self.chain.destroy(heap, me);
     }
@@ -393,10 +342,27 @@ impl Queue {
     }
 }
 
+impl AnyQueue for Queue {
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        &self.control
+    }
+
+    #[inline]
+    fn len(&self) -> u64 {
+        self.chain.len()
+    }
+
+    #[inline]
+    fn put_in_all(&self) -> u64 {
+        self.chain.pushed()
+    }
+}
+
 /// Ready when a `get` would not wait.
 impl Watchable for Queue {
     fn is_ready(&self) -> bool {
-        !self.is_empty() || self.is_shut_down()
+        self.has_something()
     }
 
     fn watch(&self) {

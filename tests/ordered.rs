@@ -6,13 +6,14 @@ use core::cmp::Ordering;
 use core::convert::Infallible;
 use std::sync::mpsc::channel;
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, InUse, OrderedError, PutError};
 use multigil::event::{Parker, Patience};
 use multigil::key::{Encoder, KEY_BYTES, Key, Sequence};
 use multigil::layout::PeerId;
 use multigil::lock::Owner;
 use multigil::object::{Handle, Message, Region};
-use multigil::ordered::{Contender, Lifo, Order, OrderedQueue, Priority};
+use multigil::ordered::{Contender, Get, Lifo, Operation, Order, OrderedQueue, Outcome, Priority, Put};
 use multigil::queue::LARGE_BYTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -239,7 +240,7 @@ fn try_put(
     let mut message = Message::new(queue.region(), queue.owner());
     message.set_bytes(1, bytes).unwrap();
     let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
-    locked.put(&mut message, &key_of(bytes), judge(&mut patience))
+    Put { message: &mut message, key: key_of(bytes) }.perform(&mut locked, judge(&mut patience))
 }
 
 fn try_get(
@@ -249,7 +250,7 @@ fn try_get(
     let mut message = Message::new(queue.region(), queue.owner());
     loop {
         let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
-        match locked.get(&mut message, judge(&mut patience)) {
+        match (Get { message: &mut message }).perform(&mut locked, judge(&mut patience)) {
             Err(OrderedError::Refused(GetError::Large(bytes))) => {
                 assert!(bytes > LARGE_BYTES);
                 message.prepare(bytes);
@@ -464,7 +465,7 @@ fn put_inside<O: Order>(outer: &Handle<'_, OrderedQueue<O>>, inner: &Handle<'_, 
     message.allocate(1, length, &[inner.id()]).unwrap();
     message.write(0, &payload(1, length));
     let mut locked = outer.try_lock(region, owner(outer)).unwrap().unwrap();
-    locked.put(&mut message, &Key::default(), |_, _| Ok::<_, Infallible>(false)).unwrap();
+    Put { message: &mut message, key: Key::default() }.perform(&mut locked, |_, _| Ok::<_, Infallible>(false)).unwrap();
 }
 
 fn queue_in_message<O: Order>() {
@@ -557,13 +558,15 @@ fn put_and_get<O: Order>(maxsize: i64) {
                     } else {
                         encoder.integer(value as i64 % 100)
                     }
-                    put(queue, region, &mut message, &encoder.finish(), as_thread(thread + 1));
+                    let put = Put { message: &mut message, key: encoder.finish() };
+                    perform(queue, region, put, as_thread(thread + 1)).unwrap();
                 }
             });
             scope.spawn(move || {
                 let mut message = Message::new(region, me);
                 for _ in 0..EACH {
-                    get(queue, region, &mut message, as_thread(thread + 101));
+                    let get = Get { message: &mut message };
+                    perform(queue, region, get, as_thread(thread + 101)).unwrap();
                     got.send(message.first_word()).unwrap();
                     queue.task_done(region).unwrap();
                 }
@@ -583,38 +586,32 @@ fn less(one: Contender<'_, '_>, other: Contender<'_, '_>) -> Result<bool, Infall
     Ok(one.message.first_word() % 100 < other.message.first_word() % 100)
 }
 
-fn put(queue: &OrderedQueue<impl Order>, region: &Region, message: &mut Message<'_>, key: &Key, me: Owner) {
+/// As a binding does it.
+fn perform<O: Order, P: Operation<O>>(
+    queue: &OrderedQueue<O>,
+    region: &Region,
+    mut operation: P,
+    me: Owner,
+) -> Result<(), P::Error> {
     let parker = Parker::default();
     let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
     let mut turn = None;
     loop {
-        let locked = queue.try_lock(region, me).unwrap();
-        let mut locked = locked.unwrap_or_else(|| queue.lock(region, me, &patience).unwrap());
-        match locked.put(message, key, less) {
-            Ok(()) => return,
-            Err(OrderedError::Refused(PutError::Full)) => {}
-            Err(error) => panic!("{error:?}"),
+        let result = match queue.try_lock(region, me).unwrap() {
+            Some(mut locked) => operation.perform(&mut locked, less),
+            None => match queue.wait_for_lock(&mut operation, region, me, &patience).unwrap() {
+                Outcome::Performed(result) => result.map_err(OrderedError::Refused),
+                Outcome::Undecided(mut locked) => operation.perform(&mut locked, less),
+            },
+        };
+        match result {
+            Ok(()) => return Ok(()),
+            Err(OrderedError::Refused(error)) if error != P::NOT_YET => return Err(error),
+            Err(_) => drop(turn.take()),
         }
-        drop(locked);
-        drop(turn.take());
-        turn = Some(queue.wait_for_place(region, &patience).unwrap());
-    }
-}
-
-fn get(queue: &OrderedQueue<impl Order>, region: &Region, message: &mut Message<'_>, me: Owner) {
-    let parker = Parker::default();
-    let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
-    let mut turn = None;
-    loop {
-        let locked = queue.try_lock(region, me).unwrap();
-        let mut locked = locked.unwrap_or_else(|| queue.lock(region, me, &patience).unwrap());
-        match locked.get(message, less) {
-            Ok(()) => return,
-            Err(OrderedError::Refused(GetError::Empty)) => {}
-            Err(error) => panic!("{error:?}"),
+        match queue.wait_for_change(&mut operation, region, me, &patience).unwrap() {
+            Outcome::Performed(result) => return result,
+            Outcome::Undecided(next) => turn = Some(next),
         }
-        drop(locked);
-        drop(turn.take());
-        turn = Some(queue.wait_for_message(region, &patience).unwrap());
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, PutError, WaitError};
 use multigil::event::{Parker, Patience};
 use multigil::layout::PeerId;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::WaitError;
-use multigil::event::{Bell, Event, Patience};
+use multigil::event::{Attempt, Bell, Event, Patience};
 use multigil::model::{AtomicU64, Part};
 
 use crate::{check, twin};
@@ -157,8 +157,9 @@ fn turn_passed_on() {
         let tokens = tokens.clone();
         thread::spawn(move || {
             let ready = || tokens.count.load(Ordering::Relaxed) > 0;
+            let attempt = || if ready() { Attempt::<()>::Leave } else { Attempt::NotYet };
             loop {
-                let _turn = tokens.event.wait_for(&tokens.bell, &Patience::endless(), ready).unwrap();
+                let _turn = tokens.event.wait_for(&tokens.bell, &Patience::endless(), attempt, ready).unwrap();
                 if fails || tokens.try_take().is_some() {
                     break;
                 }
