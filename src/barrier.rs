@@ -15,6 +15,8 @@
 //! seat. So nobody has to wait until the last waiter of a generation has woken, as with a count alone.
 #![forbid(unsafe_code)]
 
+use core::time::Duration;
+
 use crate::error::{BarrierError, OutOfMemory, WaitError};
 use crate::event::{Bell, Event, Patience};
 use crate::lock::Owner;
@@ -35,6 +37,8 @@ const COUNT: u64 = (1 << 24) - 1;
 pub struct Barrier {
     word: AtomicU64,
     parties: AtomicU32,
+    /// How long a wait lasts for which nothing else is said, in nanoseconds, plus one; 0 for ever.
+    time_limit: AtomicU64,
     /// Notified when ACTING ends.
     acted: Event,
     waiters: Waiters,
@@ -58,6 +62,17 @@ impl Barrier {
         self.parties.store(parties, Ordering::Relaxed); // Relaxed: the id that others get publishes it
     }
 
+    /// Sets how long a wait lasts for which nothing else is said, before anybody else knows of it; None for ever.
+    pub fn set_time_limit(&self, limit: Option<Duration>) {
+        let nanoseconds = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).saturating_add(1);
+        self.time_limit.store(limit.map_or(0, nanoseconds), Ordering::Relaxed); // Relaxed: as in `initialize`
+    }
+
+    /// How long a wait lasts for which nothing else is said.
+    pub fn time_limit(&self) -> Option<Duration> {
+        self.time_limit.load(Ordering::Relaxed).checked_sub(1).map(Duration::from_nanos)
+    }
+
     /// How many participants it takes.
     pub fn parties(&self) -> u32 {
         self.parties.load(Ordering::Relaxed)
@@ -77,6 +92,42 @@ impl Barrier {
         self.word.load(Ordering::Relaxed) & BROKEN != 0
     }
 
+    /// Arrives; None while the last one of the generation before still acts.
+    ///
+    /// # Errors
+    /// [`BarrierError::Broken`] and [`BarrierError::OutOfMemory`]; the caller has not arrived then.
+    pub fn try_arrive<'a>(
+        &'a self,
+        benches: &'a impl Benches,
+        owner: Owner,
+    ) -> Result<Option<Arrival<'a>>, BarrierError> {
+        loop {
+            let seen = self.word.load(Ordering::Relaxed);
+            if seen & BROKEN != 0 {
+                return Err(BarrierError::Broken);
+            }
+            if seen & ACTING != 0 {
+                return Ok(None);
+            }
+            if arrived(seen) + 1 >= self.parties() {
+                let acting = seen | ACTING | u64::from(owner.peer.get()) << PEER_SHIFT;
+                // SYNC POINT: Acquire sees what all who arrived had done before.
+                let acquire = essential!(LastArrived: Ordering::Acquire);
+                if self.word.compare_exchange(seen, acting, acquire, Ordering::Relaxed).is_ok() {
+                    return Ok(Some(Arrival::Last(Last { barrier: self, acting })));
+                }
+                continue;
+            }
+            // First the seat, for the last one must find everybody who has arrived in one.
+            let sitting = self.waiters.sit(benches, owner, generation(seen))?;
+            // SYNC POINT: Release publishes what came before to the last one; each arrival goes on with that of the others.
+            let release = essential!(Arrived: Ordering::AcqRel);
+            if self.word.compare_exchange(seen, seen + ARRIVED_ONE, release, Ordering::Relaxed).is_ok() {
+                return Ok(Some(Arrival::Waiting(arrived(seen), sitting)));
+            }
+        }
+    }
+
     /// Arrives. Waits only while the last one of the generation before still acts.
     ///
     /// # Errors
@@ -89,31 +140,11 @@ impl Barrier {
         patience: &Patience<'_>,
     ) -> Result<Arrival<'a>, BarrierError> {
         loop {
-            let seen = self.word.load(Ordering::Relaxed);
-            if seen & BROKEN != 0 {
-                return Err(BarrierError::Broken);
+            if let Some(arrival) = self.try_arrive(benches, owner)? {
+                return Ok(arrival);
             }
-            if seen & ACTING != 0 {
-                let acted = || (self.word.load(Ordering::Relaxed) & ACTING == 0).then_some(());
-                self.acted.wait_until(bell, patience, acted, || false).map_err(BarrierError::from)?;
-                continue;
-            }
-            if arrived(seen) + 1 >= self.parties() {
-                let acting = seen | ACTING | u64::from(owner.peer.get()) << PEER_SHIFT;
-                // SYNC POINT: Acquire sees what all who arrived had done before.
-                let acquire = essential!(LastArrived: Ordering::Acquire);
-                if self.word.compare_exchange(seen, acting, acquire, Ordering::Relaxed).is_ok() {
-                    return Ok(Arrival::Last(Last { barrier: self, acting }));
-                }
-                continue;
-            }
-            // First the seat, for the last one must find everybody who has arrived in one.
-            let sitting = self.waiters.sit(benches, owner, generation(seen))?;
-            // SYNC POINT: Release publishes what came before to the last one; each arrival goes on with that of the others.
-            let release = essential!(Arrived: Ordering::AcqRel);
-            if self.word.compare_exchange(seen, seen + ARRIVED_ONE, release, Ordering::Relaxed).is_ok() {
-                return Ok(Arrival::Waiting(arrived(seen), sitting));
-            }
+            let acted = || (self.word.load(Ordering::Relaxed) & ACTING == 0).then_some(());
+            self.acted.wait_until(bell, patience, acted, || false)?;
         }
     }
 
@@ -129,16 +160,33 @@ impl Barrier {
         self.dismiss(seen, benches, bell);
     }
 
-    /// Breaks it if that generation still waits: one of those who had arrived has left.
+    /// Breaks it unless that generation has ended: one of those who had arrived has left.
     pub fn abandon(&self, ticket: u32, benches: &impl Benches, bell: &Bell) {
+        self.break_generation(ticket, BROKEN, benches, bell);
+    }
+
+    /// Breaks it if that generation still waits for others to arrive: the time of one of those who had is up.
+    ///
+    /// False if it does not: all have arrived, or somebody else has broken it, so that the wait ends with a call. It
+    /// is not in vain then just because the last one takes time to act.
+    pub fn time_out(&self, ticket: u32, benches: &impl Benches, bell: &Bell) -> bool {
+        self.break_generation(ticket, BROKEN | ACTING, benches, bell)
+    }
+
+    /// Breaks it if it is that generation still, with none of those flags; false if it is not.
+    fn break_generation(&self, ticket: u32, unless: u64, benches: &impl Benches, bell: &Bell) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
-        while generation(seen) == ticket && seen & BROKEN == 0 {
+        while generation(seen) == ticket && seen & unless == 0 {
             let broken = generation_bits(seen) | BROKEN;
             match self.word.compare_exchange(seen, broken, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return self.dismiss(seen, benches, bell),
+                Ok(_) => {
+                    self.dismiss(seen, benches, bell);
+                    return true;
+                }
                 Err(now) => seen = now,
             }
         }
+        false
     }
 
     /// Changes the word and gives what it was.

@@ -41,9 +41,16 @@ pub enum GetError {
     /// The next message has so many bytes, more than the caller is prepared for; it stays where it is.
     #[error("the next message has {0} bytes")]
     Large(u64),
+    /// Somebody is just looking at the next message, and the caller does not wait; see
+    /// [`Queue::settle`](crate::queue::Queue::settle).
+    #[error("the next message is being looked at")]
+    Peeked,
     /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
     #[error("wait was interrupted")]
     Interrupted,
+    /// There is no memory for a copy of the message.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// Why a wait ended without what it waited for.

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! The two fences are the store-buffering pattern: either the notifier sees the sleeper, or the sleeper sees
-//! the condition. `tests/loom.rs` shows that without either of them a wake can be lost.
+//! the condition. `tests/loom` shows that without either of them a wake can be lost.
 //!
 //! WAKING keeps a producer that runs ahead from making a system call a message while the consumer that it
 //! woke is still on its way to a processor. Whoever wakes clears it *before* looking again, and passes the
@@ -22,6 +22,7 @@
 //! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It counts as a
 //! sleeper of each event, and as a watcher too, so that whoever wakes a sleeper there also rings the bell.
 
+use core::ops::Deref;
 #[cfg(not(loom))]
 use core::time::Duration;
 #[cfg(not(loom))]
@@ -73,16 +74,16 @@ impl Event {
     /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
     pub fn notify_all(&self, bell: &Bell) {
         fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
-        // Acquire: whoever is counted as a watcher is so in `watchers`, too.
-        if self.sleepers.load(Ordering::Acquire) & !WAKING != 0 {
+        if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
             self.sequence.fetch_add(1, Ordering::Release);
             self.sequence.wake(i32::MAX);
             self.ring(bell);
         }
     }
 
-    /// Rings the bell if somebody watches. The caller has read `sleepers` with Acquire.
+    /// Rings the bell if somebody watches.
     fn ring(&self, bell: &Bell) {
+        // Relaxed: the notifier's fence orders it, as it does `sleepers`.
         if self.watchers.load(Ordering::Relaxed) != 0 {
             bell.ring();
         }
@@ -111,7 +112,6 @@ impl Event {
             // Acquire: before the look at WAKING. Otherwise the wake that sets it may be one that we have seen already.
             let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
             self.look();
-            essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
             if let Some(value) = attempt() {
                 break Ok(value);
             }
@@ -127,26 +127,26 @@ impl Event {
         result
     }
 
-    /// Counts the caller as somebody who sleeps on the bell.
-    pub fn watch(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        self.sleepers.fetch_add(1, Ordering::Release); // Release: `watchers` comes first, for `ring`
-    }
-
-    /// Before a look at the condition: the wake that was under way has arrived.
+    /// Comes before each look at the condition: the wake that was under way has arrived.
     pub fn look(&self) {
         if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
             self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
         }
+        essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` and `watchers` before the condition
     }
 
-    /// The end of [`Event::watch`]. If the condition holds (`more`), a sleeper is woken in the watcher's place.
-    pub fn unwatch(&self, bell: &Bell, more: bool) {
-        self.sleepers.fetch_sub(1, Ordering::Relaxed);
+    /// Counts the caller as somebody who sleeps on the bell.
+    pub fn watch(&self) {
+        self.watchers.fetch_add(1, Ordering::Relaxed); // Relaxed, both: the fence in `look` orders them
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The end of [`Event::watch`].
+    ///
+    /// There is no wake to pass on: a watcher sleeps on the bell, so it takes none from those who sleep here.
+    pub fn unwatch(&self) {
+        self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed, both: too large a count only costs a wake
         self.watchers.fetch_sub(1, Ordering::Relaxed);
-        if essential!(WatcherPassesOn: more) {
-            self.notify_one(bell);
-        }
     }
 
     /// How many threads wait here.
@@ -167,7 +167,8 @@ impl Bell {
     /// Wakes everybody who sleeps on it.
     #[cold]
     pub fn ring(&self) {
-        self.rings.fetch_add(1, Ordering::Release); // Release: who sees the ring sees what it is about
+        // SYNC POINT: Release publishes WAKING to the Acquire in `wait_any`.
+        self.rings.fetch_add(1, essential!(BellRung: Ordering::Release));
         self.rings.wake(i32::MAX);
     }
 }
@@ -180,11 +181,30 @@ pub trait Watchable {
     /// Lets the bell ring from now on when it may have become ready.
     fn watch(&self);
 
-    /// Called before each look, after `watch`: the next change shall ring again.
-    fn look(&self);
+    /// Whether it is ready, after `watch`. If it is not, the bell rings when it may have become ready.
+    fn look(&self) -> bool;
 
-    /// The end of `watch`. A wake that was meant for somebody else is passed on.
-    fn unwatch(&self, bell: &Bell);
+    /// The end of `watch`.
+    fn unwatch(&self);
+}
+
+/// What leads to such a thing.
+impl<P: Deref<Target: Watchable>> Watchable for P {
+    fn is_ready(&self) -> bool {
+        (**self).is_ready()
+    }
+
+    fn watch(&self) {
+        (**self).watch();
+    }
+
+    fn look(&self) -> bool {
+        (**self).look()
+    }
+
+    fn unwatch(&self) {
+        (**self).unwatch();
+    }
 }
 
 /// Waits until one of the things is ready, and gives its place. Nothing is taken from any of them.
@@ -199,11 +219,9 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
     things.iter().for_each(|thing| thing.watch());
     let mut ended = Ok(());
     let result = loop {
-        // Acquire: before the looks, as in `wait_until`.
-        let seen = bell.rings.load(Ordering::Acquire);
-        things.iter().for_each(|thing| thing.look());
-        essential!(WatchFence: fence(Ordering::SeqCst)); // SYNC POINT: being a watcher before the conditions
-        if let Some(place) = ready() {
+        // Acquire: before the looks. Otherwise the wake that they miss may be one that we have seen already.
+        let seen = bell.rings.load(essential!(BellSeen: Ordering::Acquire));
+        if let Some(place) = things.iter().position(|thing| thing.look()) {
             break Ok(place);
         }
         if let Err(error) = ended {
@@ -211,7 +229,7 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
         }
         ended = patience.sleep(&bell.rings, seen);
     };
-    things.iter().for_each(|thing| thing.unwatch(bell));
+    things.iter().for_each(|thing| thing.unwatch());
     result
 }
 

@@ -69,6 +69,11 @@ impl Flag {
         self.changed.wait_until(bell, patience, attempt, || false)
     }
 
+    /// The flag as a wait sees it that begins now: ready when it is set, or was, even if it was cleared at once.
+    pub fn from_now(&self) -> FlagFromNow<'_> {
+        FlagFromNow { flag: self, seen: self.now() }
+    }
+
     fn was_set_since(&self, seen: Seen) -> bool {
         // Acquire as in `is_set`. Only 2^31 sets between two looks would be overlooked.
         (self.word.load(Ordering::Acquire) ^ seen.0) & !SET != 0
@@ -89,11 +94,37 @@ impl Watchable for Flag {
         self.changed.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.changed.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.changed.unwatch(bell, false); // `set` wakes everybody
+    fn unwatch(&self) {
+        self.changed.unwatch();
+    }
+}
+
+/// See [`Flag::from_now`].
+#[derive(Debug)]
+pub struct FlagFromNow<'a> {
+    flag: &'a Flag,
+    seen: Seen,
+}
+
+impl Watchable for FlagFromNow<'_> {
+    fn is_ready(&self) -> bool {
+        self.flag.is_set() || self.flag.was_set_since(self.seen)
+    }
+
+    fn watch(&self) {
+        self.flag.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.flag.look() || self.is_ready()
+    }
+
+    fn unwatch(&self) {
+        self.flag.unwatch();
     }
 }

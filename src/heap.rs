@@ -314,6 +314,23 @@ impl Heap {
         (size >= size_of::<T>() && memory.cast::<T>().is_aligned()).then(|| memory.cast())
     }
 
+    /// The objects that exist, as it was a moment ago.
+    pub(crate) fn objects(&self) -> Vec<ObjectId> {
+        let mut found = Vec::new();
+        for number in 0..MAX_SLABS as u32 {
+            let Some(slab) = self.slab(number << PLACE_BITS) else { break };
+            let places = if slab.family == Family::Data { slab.count } else { 0 };
+            for place in 0..places {
+                let seen = slab.descriptor(place).map_or(FREE, |descriptor| descriptor.load(Ordering::Relaxed));
+                if seen & STATE == OBJECT && seen & REFERENCES != 0 {
+                    let index = number << PLACE_BITS | place as u32;
+                    found.push(ObjectId { index, generation: (seen >> GENERATION_SHIFT) as u32 });
+                }
+            }
+        }
+        found
+    }
+
     /// The kind of an object that the caller holds a reference to.
     pub(crate) fn object_kind(&self, id: ObjectId) -> Option<ObjectKind> {
         let (memory, _) = self.memory(id.index)?;

@@ -17,14 +17,15 @@
 //!           │ word   │ meta   │ payload: up to 112 bytes, or the index of a block │
 //!           └────────┴────────┴───────────────────────────────────────────────────┘
 //!
-//!  word      63                                          16 15        4  3    2      1   0
-//!           ┌──────────────────────────────────────────────┬───────────┬───┬────────┬───────┐
-//!           │ turn: how often the slot came round, + base  │   peer    │ 0 │ CLOSED │ state │
-//!           └──────────────────────────────────────────────┴───────────┴───┴────────┴───────┘
+//!  word      63                                          16 15        4    3      2   0
+//!           ┌──────────────────────────────────────────────┬───────────┬────────┬───────┐
+//!           │ turn: how often the slot came round, + base  │   peer    │ CLOSED │ state │
+//!           └──────────────────────────────────────────────┴───────────┴────────┴───────┘
 //!  state     FREE 0      peer = 0        may be claimed by the producer of this turn
 //!            WRITING 1   peer = owner    a producer writes
 //!            READY 2     peer = 0        published; may be claimed by the consumer of this turn
 //!            READING 3   peer = owner    a consumer reads; then FREE of the next turn
+//!            PEEKING 4   peer = owner    somebody looks at the oldest message; then READY again
 //!
 //!  meta      63      56 55            40 39                                             0
 //!           ┌──────────┬────────────────┬────────────────────────────────────────────────┐
@@ -146,6 +147,12 @@ pub struct ObjectId {
     pub index: u32,
     /// How often the block had been taken when the object was made.
     pub generation: u32,
+}
+
+#[cfg(not(loom))]
+impl ObjectId {
+    /// Leads to no object.
+    pub(crate) const NOTHING: ObjectId = ObjectId { index: u32::MAX, generation: 0 };
 }
 
 /// Declares the kinds of objects: a word of four letters, and what several of them are called.

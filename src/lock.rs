@@ -121,7 +121,8 @@ impl Lock {
     #[cold]
     fn wake(&self, bell: &Bell) {
         self.word.wake(1);
-        fence(Ordering::Acquire); // whoever set CONTENDED as a watcher had been counted before
+        // SYNC POINT: whoever set CONTENDED as a watcher had been counted before.
+        essential!(WatchersSeen: fence(Ordering::Acquire));
         if self.watchers.load(Ordering::Relaxed) != 0 {
             bell.ring();
         }
@@ -177,20 +178,26 @@ impl RLock {
     /// [`TooManyAcquires`].
     #[inline]
     pub fn try_acquire(&self, me: Owner) -> Result<bool, TooManyAcquires> {
-        Ok(self.take_again(me)? || self.try_restore(me, 1))
+        if self.take_again(me)? {
+            return Ok(true);
+        }
+        let taken = self.lock.try_acquire(me);
+        if taken {
+            self.count.store(1, Ordering::Relaxed);
+        }
+        Ok(taken)
     }
 
-    /// Takes the lock `count` times if it is free.
-    #[inline]
+    /// Has `me` hold the lock as if taken `count` times, if it is free or `me` holds it.
     pub fn try_restore(&self, me: Owner, count: u32) -> bool {
-        let taken = self.lock.try_acquire(me);
+        let taken = self.is_owned(me) || self.lock.try_acquire(me);
         if taken {
             self.count.store(count, Ordering::Relaxed);
         }
         taken
     }
 
-    /// Takes the lock `count` times, which `me` does not hold, waiting for it.
+    /// Has `me`, who does not hold the lock, hold it as if taken `count` times, waiting for it.
     ///
     /// # Errors
     /// [`WaitError`]; the lock was not taken then.
@@ -231,7 +238,9 @@ impl RLock {
 
     fn give_back(&self, bell: &Bell) {
         self.count.store(0, Ordering::Relaxed);
-        self.lock.thread.store(0, Ordering::Relaxed);
+        // Before the lock is free: otherwise this thread would still find its own name when the next owner, a thread of
+        // the same peer, has taken the lock and not written its name yet.
+        essential!(NameCleared: self.lock.thread.store(0, Ordering::Relaxed));
         let _ = self.lock.release(bell); // it is held: its owner is here
     }
 
@@ -244,6 +253,11 @@ impl RLock {
     pub fn lock(&self) -> &Lock {
         &self.lock
     }
+
+    /// The lock as `me` waits for it: ready when it is free, or `me` holds it.
+    pub fn for_owner(&self, me: Owner) -> RLockForOwner<'_> {
+        RLockForOwner { lock: self, me }
+    }
 }
 
 impl Watchable for Lock {
@@ -255,20 +269,47 @@ impl Watchable for Lock {
         self.watchers.fetch_add(1, Ordering::Relaxed); // Relaxed: `look` publishes it
     }
 
-    /// Makes the next release take notice.
-    fn look(&self) {
+    /// Looks and sets CONTENDED in one step: the release of whoever is seen to hold the lock rings.
+    fn look(&self) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
-        while seen & (LOCKED | CONTENDED) == LOCKED {
-            // Release: `watchers` comes before the flag, for `wake`.
-            match self.word.compare_exchange(seen, seen | CONTENDED, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return,
+        while seen & LOCKED != 0 {
+            // SYNC POINT: Release publishes `watchers` to the fence in `wake`. So it is written even if the flag is
+            // there already: the release that takes that one back may not know of us.
+            let release = essential!(LockWatched: Ordering::Release);
+            match self.word.compare_exchange(seen, seen | CONTENDED, release, Ordering::Relaxed) {
+                Ok(_) => return false,
                 Err(now) => seen = now,
             }
         }
+        true
     }
 
-    /// A release wakes a sleeper beside ringing the bell, so there is nothing to pass on.
-    fn unwatch(&self, _bell: &Bell) {
-        self.watchers.fetch_sub(1, Ordering::Relaxed);
+    fn unwatch(&self) {
+        self.watchers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+    }
+}
+
+/// See [`RLock::for_owner`].
+#[derive(Debug)]
+pub struct RLockForOwner<'a> {
+    lock: &'a RLock,
+    me: Owner,
+}
+
+impl Watchable for RLockForOwner<'_> {
+    fn is_ready(&self) -> bool {
+        self.lock.lock.is_ready() || self.lock.is_owned(self.me)
+    }
+
+    fn watch(&self) {
+        self.lock.lock.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.lock.lock.look() || self.lock.is_owned(self.me)
+    }
+
+    fn unwatch(&self) {
+        self.lock.lock.unwatch();
     }
 }

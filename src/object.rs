@@ -21,7 +21,7 @@ use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
 use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
-use crate::lock::{Lock, RLock};
+use crate::lock::{Lock, Owner, RLock};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
@@ -241,6 +241,19 @@ impl Region {
         &self.heap
     }
 
+    /// The locks that somebody holds, reentrant ones included, and who holds them.
+    pub fn held_locks(&self, me: PeerId) -> Vec<(ObjectKind, ObjectId, Owner)> {
+        let held = |id: ObjectId| {
+            // Only for the look: the object may be gone by now, or become another one.
+            if let Ok(lock) = self.attach::<SharedLock>(id, me) {
+                return Lock::owner(&lock).map(|owner| (ObjectKind::Lock, id, owner));
+            }
+            let lock = self.attach::<SharedRLock>(id, me).ok()?;
+            lock.lock().owner().map(|owner| (ObjectKind::RLock, id, owner))
+        };
+        self.heap.objects().into_iter().filter_map(held).collect()
+    }
+
     /// What those sleep on who wait for several things at once.
     #[inline(always)]
     pub fn bell(&self) -> &Bell {
@@ -428,6 +441,34 @@ impl<'r> Message<'r> {
         self.most
     }
 
+    /// The longest message that [`Message::copy`] may copy to it as it is.
+    pub(crate) fn room(&self) -> u64 {
+        self.meta().length.max(INLINE_BYTES as u64)
+    }
+
+    /// Makes it a copy of a message that is a queue's and stays there as long as this takes: with a reference of its own
+    /// for each of that one's. There is room for it.
+    pub(crate) fn copy(&mut self, cell: &Cell) {
+        let meta = Meta::unpack(cell.meta);
+        let memory = |index: u64| self.region.heap.memory(index as u32).filter(|(_, size)| *size as u64 >= meta.length);
+        if meta.is_inline() {
+            self.empty();
+            self.cell = *cell;
+        } else if let (Some((from, _)), Some((to, _))) = (memory(cell.payload[0]), memory(self.cell.payload[0])) {
+            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's.
+            unsafe { from.copy_to_nonoverlapping(to, meta.length as usize) };
+            self.cell.meta = cell.meta;
+        }
+        let first = self.length();
+        for (place, id) in self.pins().enumerate() {
+            let is_alive = |kind| self.region.pin(id, kind).is_ok();
+            if !self.region.heap.object_kind(id).is_some_and(is_alive) {
+                // Too many references, which no program has, or memory that somebody wrote over: it names nothing.
+                self.write(first + place * size_of::<ObjectId>(), bytemuck::bytes_of(&ObjectId::NOTHING));
+            }
+        }
+    }
+
     /// Makes it a message of one word.
     #[inline(always)]
     pub fn set_word(&mut self, kind: u8, word: u64) {
@@ -566,19 +607,18 @@ impl<'r> Message<'r> {
         (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)
     }
 
+    /// The ids of the objects that it keeps alive. The message stays as it is until the last one was taken.
+    fn pins(&self) -> impl Iterator<Item = ObjectId> + use<> {
+        let (memory, first) = (self.as_ptr(), self.length());
+        let count = if memory.is_null() { 0 } else { usize::from(self.meta().pins) };
+        // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
+        (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
+    }
+
     /// Gives the references of the message to `each`; the message has none afterwards.
-    fn release_pins(&mut self, mut each: impl FnMut(ObjectId)) {
-        let first = self.length();
-        let memory = self.as_ptr();
-        let meta = self.meta();
-        for pin in 0..usize::from(meta.pins) {
-            if memory.is_null() {
-                break;
-            }
-            // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
-            each(unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() });
-        }
-        self.cell.meta = Meta { pins: 0, ..meta }.pack();
+    fn release_pins(&mut self, each: impl FnMut(ObjectId)) {
+        self.pins().for_each(each);
+        self.cell.meta = Meta { pins: 0, ..self.meta() }.pack();
     }
 
     /// Gives back all that it owns.

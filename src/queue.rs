@@ -10,11 +10,11 @@ use std::time::Instant;
 use crossbeam_utils::CachePadded;
 
 use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Bell, Event, Patience, Watchable};
+use crate::event::{Event, Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
-use crate::ring::{Chain, FIRST_RING_SLOTS, PopError, PushError};
+use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, PopError, PushError};
 use crate::sync::{AtomicU64, Ordering, fence_after_read_modify_write, spin_loop};
 
 /// It was shut down: the chain is sealed, or will be in a moment.
@@ -25,9 +25,9 @@ const IMMEDIATE: u32 = 2;
 /// Messages of more bytes are only given to those who are prepared for them.
 pub const LARGE_BYTES: u64 = 1 << 20;
 
-/// How long a `get` that may not wait gives a producer that is just writing: it is done in nanoseconds, unless the
-/// kernel took its processor away.
-const WRITER_TIME: Duration = Duration::from_millis(2);
+/// How long a `get` that may not wait gives a producer that is just writing, or somebody who looks: they are done in
+/// nanoseconds, unless the kernel took their processor away.
+const OWNER_TIME: Duration = Duration::from_millis(2);
 
 /// A queue's state, as it lies in a region.
 #[repr(C)]
@@ -80,7 +80,47 @@ impl Queue {
             result => return result,
         }
         let Some(patience) = patience else { return Err(PutError::Full) };
-        let attempt = || match self.try_put(message, region, me) {
+        self.wait_for_place(region, patience, || self.try_put(message, region, me))
+    }
+
+    /// Appends messages in their order. `put` counts those that were put; the call goes on there when it is repeated.
+    /// Consumers are told when all are put, or no more have a place.
+    ///
+    /// # Errors
+    /// [`PutError`]; the messages from `put` on still belong to the caller then.
+    pub fn put_many(
+        &self,
+        messages: &mut [Message<'_>],
+        put: &mut usize,
+        region: &Region,
+        me: PeerId,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<(), PutError> {
+        let mut put_rest = || {
+            let before = *put;
+            let rest = messages.iter_mut().skip(before);
+            let result = rest.map(|message| self.push(message, region, me).inspect(|()| *put += 1)).collect();
+            if *put != before {
+                self.announce(region, me);
+            }
+            result
+        };
+        match put_rest() {
+            Err(PutError::Full) => {}
+            result => return result,
+        }
+        let Some(patience) = patience else { return Err(PutError::Full) };
+        self.wait_for_place(region, patience, put_rest)
+    }
+
+    /// Calls `attempt` until it doesn't find the queue full.
+    fn wait_for_place(
+        &self,
+        region: &Region,
+        patience: &Patience<'_>,
+        mut attempt: impl FnMut() -> Result<(), PutError>,
+    ) -> Result<(), PutError> {
+        let attempt = || match attempt() {
             Err(PutError::Full) => None,
             result => Some(result),
         };
@@ -93,6 +133,14 @@ impl Queue {
 
     #[inline(always)]
     fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
+        self.push(message, region, me)?;
+        self.announce(region, me);
+        Ok(())
+    }
+
+    /// Puts a message, and tells nobody.
+    #[inline(always)]
+    fn push(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
         let block = message.block();
         let hand_over = || {
             if let Some(block) = block {
@@ -106,11 +154,16 @@ impl Queue {
             Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
         }
         message.disown();
+        Ok(())
+    }
+
+    /// Tells consumers of messages that were put, or put back.
+    #[inline(always)]
+    fn announce(&self, region: &Region, me: PeerId) {
         self.control.not_empty.notify_one(region.bell()); // and its fence orders the commit before the flags
         if self.flags() & IMMEDIATE != 0 {
-            self.drain(region, me); // shut down while we put: nobody will get it
+            self.drain(region, me); // shut down meanwhile: nobody will get them
         }
-        Ok(())
     }
 
     /// Takes the oldest message into `message`. Without `patience` it is not waited for one.
@@ -128,20 +181,93 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
-        let error = match self.try_get(region, me, message) {
+        self.get_untold(message, region, me, patience)?;
+        self.control.not_full.notify_one(region.bell());
+        Ok(())
+    }
+
+    /// Several gets of one thread, of which producers are told once.
+    pub fn batch<'q>(&'q self, region: &'q Region, me: PeerId) -> Batch<'q> {
+        Batch { queue: self, region, me, untold: false }
+    }
+
+    /// A get that tells no producer of the free place.
+    #[inline(always)]
+    fn get_untold(
+        &self,
+        message: &mut Message<'_>,
+        region: &Region,
+        me: PeerId,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<(), GetError> {
+        self.obtain(region, patience, || {
+            if self.flags() & IMMEDIATE != 0 {
+                return Err(TryGetError::Final(GetError::ShutDown));
+            }
+            Ok(self.take(region, me, message)?)
+        })
+    }
+
+    /// Makes `message` a copy of the oldest one, which stays where it is. The rest is as for [`Queue::get`].
+    ///
+    /// # Errors
+    /// [`GetError`]; the message is empty then.
+    pub fn peek(
+        &self,
+        message: &mut Message<'_>,
+        region: &Region,
+        me: PeerId,
+        patience: Option<&Patience<'_>>,
+    ) -> Result<(), GetError> {
+        self.obtain(region, patience, || {
+            message.empty();
+            if self.flags() & IMMEDIATE != 0 {
+                return Err(TryGetError::Final(GetError::ShutDown));
+            }
+            let result = self.copy_oldest(region, me, message);
+            if result.is_err() {
+                message.empty();
+            }
+            result
+        })?;
+        self.announce(region, me); // those who found us looking may sleep
+        Ok(())
+    }
+
+    /// Copies the oldest message, once there is room for it.
+    fn copy_oldest(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
+        let mut cell = Cell::default();
+        loop {
+            let room = message.room();
+            match self.chain.peek(region.heap(), me, room, &mut cell, |cell| message.copy(cell)) {
+                Ok(()) => return Ok(()),
+                // The room is taken before the slot is, so that nobody waits for it.
+                Err(PopError::Large(bytes)) if bytes <= message.prepared_for() => {
+                    message.allocate(0, bytes as usize, &[]).map_err(|error| TryGetError::Final(error.into()))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Calls `attempt` until it gives a message, or says that waiting would not change anything.
+    #[inline(always)]
+    fn obtain(
+        &self,
+        region: &Region,
+        patience: Option<&Patience<'_>>,
+        mut attempt: impl FnMut() -> Result<(), TryGetError>,
+    ) -> Result<(), GetError> {
+        let error = match attempt() {
             Err(TryGetError::Final(error)) => return Err(error),
             Err(error) => error,
             Ok(()) => return Ok(()),
         };
         let Some(patience) = patience else {
-            return if error == TryGetError::Busy {
-                self.get_from_busy(region, me, message)
-            } else {
-                Err(GetError::Empty)
-            };
+            return if error == TryGetError::Empty { Err(GetError::Empty) } else { obtain_from_busy(attempt) };
         };
-        let attempt = || match self.try_get(region, me, message) {
-            Err(TryGetError::Empty | TryGetError::Busy) => None,
+        let attempt = || match attempt() {
+            Err(TryGetError::Empty | TryGetError::Busy | TryGetError::Peeked) => None,
             Err(TryGetError::Final(error)) => Some(Err(error)),
             Ok(()) => Some(Ok(())),
         };
@@ -152,39 +278,13 @@ impl Queue {
         }
     }
 
-    /// A `get` that may not wait, for a message that is being written: others behind it may be complete.
-    #[cold]
-    fn get_from_busy(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), GetError> {
-        let deadline = Instant::now() + WRITER_TIME;
-        loop {
-            for _ in 0..64 {
-                spin_loop();
-            }
-            match self.try_get(region, me, message) {
-                Ok(()) => return Ok(()),
-                Err(TryGetError::Final(error)) => return Err(error),
-                Err(TryGetError::Empty) => return Err(GetError::Empty),
-                Err(TryGetError::Busy) if Instant::now() >= deadline => return Err(GetError::Empty),
-                Err(TryGetError::Busy) => std::thread::yield_now(),
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn try_get(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), TryGetError> {
-        if self.flags() & IMMEDIATE != 0 {
-            return Err(TryGetError::Final(GetError::ShutDown));
-        }
-        match self.take(region, me, message) {
-            Ok(()) => {
-                self.control.not_full.notify_one(region.bell());
-                Ok(())
-            }
-            Err(PopError::Ended) => Err(TryGetError::Final(GetError::ShutDown)),
-            Err(PopError::Empty) => Err(TryGetError::Empty),
-            Err(PopError::Busy) => Err(TryGetError::Busy),
-            Err(PopError::Large(bytes)) => Err(TryGetError::Final(GetError::Large(bytes))),
-        }
+    /// Waits while the oldest message is just being written or looked at.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn settle(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
+        let settled = || (!self.chain.is_busy(region.heap())).then_some(());
+        self.control.not_empty.wait_until(region.bell(), patience, settled, || !self.is_empty())
     }
 
     /// Takes the oldest message into `message` if that is prepared for it, whatever the queue's state, and tells nobody.
@@ -204,7 +304,33 @@ impl Queue {
         result
     }
 
-    /// Throws every message away, as done.
+    /// Throws all messages away, as done, that are there at the beginning.
+    ///
+    /// # Errors
+    /// [`WaitError`]: it is waited for those who are just writing or looking. The call may be repeated.
+    pub fn clear(&self, region: &Region, me: PeerId, patience: &Patience<'_>) -> Result<(), WaitError> {
+        let end = self.chain.pushed();
+        let mut message = Message::new(region, me);
+        message.prepare(u64::MAX);
+        let mut throw_away = || {
+            while self.chain.popped() < end {
+                match self.take(region, me, &mut message) {
+                    Ok(()) => drop(self.task_done(region)), // more may have been reported done than were got
+                    Err(PopError::Busy | PopError::Peeked) => return None,
+                    Err(PopError::Empty | PopError::Ended | PopError::Large(_)) => break,
+                }
+            }
+            Some(())
+        };
+        let result = match throw_away() {
+            Some(()) => Ok(()),
+            None => self.control.not_empty.wait_until(region.bell(), patience, throw_away, || !self.is_empty()),
+        };
+        self.control.not_full.notify_all(region.bell());
+        result
+    }
+
+    /// Throws every message away, as done. Whoever is just writing or looking at one sees to it afterwards.
     fn drain(&self, region: &Region, me: PeerId) {
         let mut message = Message::new(region, me);
         message.prepare(u64::MAX);
@@ -328,12 +454,71 @@ impl Watchable for Queue {
         self.control.not_empty.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.control.not_empty.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.control.not_empty.unwatch(bell, !self.is_empty());
+    fn unwatch(&self) {
+        self.control.not_empty.unwatch();
+    }
+}
+
+/// Several gets of one thread. Producers are told of all the free places at once, when it is dropped at the latest.
+#[derive(Debug)]
+pub struct Batch<'q> {
+    queue: &'q Queue,
+    region: &'q Region,
+    me: PeerId,
+    /// Places are free that nobody was told of.
+    untold: bool,
+}
+
+impl Batch<'_> {
+    /// As [`Queue::get`].
+    ///
+    /// # Errors
+    /// [`GetError`].
+    #[inline]
+    pub fn get(&mut self, message: &mut Message<'_>, patience: Option<&Patience<'_>>) -> Result<(), GetError> {
+        self.queue.get_untold(message, self.region, self.me, patience)?;
+        self.untold = true;
+        Ok(())
+    }
+
+    /// Tells producers of the places that are free so far.
+    pub fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) {
+            self.queue.control.not_full.notify_one(self.region.bell());
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+/// A get that may not wait, for a message that somebody has just in hand: others behind it may be complete.
+#[cold]
+fn obtain_from_busy(mut attempt: impl FnMut() -> Result<(), TryGetError>) -> Result<(), GetError> {
+    let deadline = Instant::now() + OWNER_TIME;
+    loop {
+        for _ in 0..64 {
+            spin_loop();
+        }
+        let error = match attempt() {
+            Ok(()) => return Ok(()),
+            Err(TryGetError::Final(error)) => return Err(error),
+            Err(TryGetError::Empty) => return Err(GetError::Empty),
+            Err(TryGetError::Busy) => GetError::Empty,
+            Err(TryGetError::Peeked) => GetError::Peeked, // it is not empty, and nobody may go past
+        };
+        if Instant::now() >= deadline {
+            return Err(error);
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -343,8 +528,23 @@ enum TryGetError {
     Empty,
     /// A producer is just writing: worth a moment even to those who may not wait.
     Busy,
+    /// Somebody is just looking at the message: worth a wait to all.
+    Peeked,
     /// Waiting would not change it.
     Final(GetError),
+}
+
+impl From<PopError> for TryGetError {
+    #[inline(always)]
+    fn from(error: PopError) -> TryGetError {
+        match error {
+            PopError::Empty => TryGetError::Empty,
+            PopError::Busy => TryGetError::Busy,
+            PopError::Peeked => TryGetError::Peeked,
+            PopError::Ended => TryGetError::Final(GetError::ShutDown),
+            PopError::Large(bytes) => TryGetError::Final(GetError::Large(bytes)),
+        }
+    }
 }
 
 const _: () = {

@@ -8,6 +8,9 @@
 //! position first and marks the slot afterwards: faster by a few nanoseconds, but a producer that dies in between
 //! leaves a hole without a name.)
 //!
+//! Who only looks at the oldest message claims its slot too, as PEEKING, and hands it back READY. `head` stays where it
+//! is meanwhile, and consumers wait: to go past would be to take a later message first.
+//!
 //! # The chain
 //! A queue without a bound must not stop at a full ring. The producer that finds the slot of its position still
 //! taken from the turn before *closes* this one at exactly that position, by a flag in that slot's word, and
@@ -48,13 +51,14 @@ use crate::error::OutOfMemory;
 use crate::layout::{INLINE_WORDS, Meta, PeerId, RingHeader, Slot};
 use crate::sync::{AtomicU64, Ordering, essential};
 
-const STATE: u64 = 3;
+const STATE: u64 = 7;
 const FREE: u64 = 0;
 const WRITING: u64 = 1;
 const READY: u64 = 2;
 const READING: u64 = 3;
+const PEEKING: u64 = 4;
 /// The ring ends at the position that this slot's next turn would have.
-const CLOSED: u64 = 4;
+const CLOSED: u64 = 8;
 const PEER_SHIFT: u32 = 4;
 const TURN_SHIFT: u32 = 16;
 
@@ -109,6 +113,17 @@ pub struct Ring<'a> {
     pub header: &'a RingHeader,
     /// Its slots; their number is a power of two.
     pub slots: &'a [Slot],
+}
+
+impl Slot {
+    /// Copies the payload of the message that the cell's meta tells of. The slot is ours.
+    #[inline(always)]
+    fn read_payload(&self, cell: &mut Cell) {
+        let words = Meta::unpack(cell.meta).slot_words();
+        for (to, from) in cell.payload[..words].iter_mut().zip(&self.payload) {
+            *to = from.read();
+        }
+    }
 }
 
 impl<'a> Ring<'a> {
@@ -184,6 +199,8 @@ pub enum PopError {
     Empty,
     /// The next message is just being written.
     Busy,
+    /// Somebody just looks at the oldest message, which stays where it is.
+    Peeked,
     /// There is no message, and there will be none: the chain is sealed.
     Ended,
     /// The oldest message has so many bytes, more than were asked for.
@@ -248,6 +265,15 @@ impl Look<'_> {
             Compare::Greater => false,
         }
     }
+}
+
+/// The slot of the oldest cell, which is ours.
+struct Claimed<'r> {
+    position: u64,
+    slot: &'r Slot,
+    turn: u64,
+    /// What its word holds now, but for CLOSED, which may be set at any time.
+    mine: u64,
 }
 
 /// Looks at the slot of the position that `hint` holds.
@@ -353,46 +379,89 @@ impl Chain {
         me: PeerId,
         most: u64,
         cell: &mut Cell,
-        on_claim: impl Fn(&Cell),
+        on_claim: impl FnOnce(&Cell),
     ) -> Result<(), PopError> {
+        let Claimed { position, slot, turn, mine } = self.claim_oldest(rings, me, most, READING, cell)?;
+        advance(&self.front.head, position);
+        slot.read_payload(cell);
+        on_claim(cell);
+        // The slot goes to the producer of the next turn. An addition, as in `push`.
+        // SYNC POINT: Release, so that the next producer's bytes come after our reading.
+        let free = word(FREE, turn + 1, 0);
+        slot.word.fetch_add(free.wrapping_sub(mine), essential!(HandBack: Ordering::Release));
+        Ok(())
+    }
+
+    /// Copies the oldest cell and leaves it, unless its message has more than `most` bytes. What is in `cell` is
+    /// arbitrary if it fails.
+    ///
+    /// `on_claim` runs while the slot names the caller: what the cell names stays as long.
+    ///
+    /// # Errors
+    /// [`PopError`].
+    pub fn peek(
+        &self,
+        rings: &impl Rings,
+        me: PeerId,
+        most: u64,
+        cell: &mut Cell,
+        on_claim: impl FnOnce(&Cell),
+    ) -> Result<(), PopError> {
+        let Claimed { slot, turn, mine, .. } = self.claim_oldest(rings, me, most, PEEKING, cell)?;
+        slot.read_payload(cell);
+        on_claim(cell);
+        // As it was before. An addition, as in `push`.
+        // SYNC POINT: Release; our reading comes before that of the consumer, whom the next producer waits for.
+        let ready = word(READY, turn, 0);
+        slot.word.fetch_add(ready.wrapping_sub(mine), essential!(PutBack: Ordering::Release));
+        Ok(())
+    }
+
+    /// Claims the slot of the oldest cell for `state`, and reads the cell's meta.
+    #[inline(always)]
+    fn claim_oldest<'r>(
+        &self,
+        rings: &'r impl Rings,
+        me: PeerId,
+        most: u64,
+        state: u64,
+        cell: &mut Cell,
+    ) -> Result<Claimed<'r>, PopError> {
         loop {
             let look = look(rings, &self.front.head_ring, &self.front.head);
             let Look { position, slot, turn, seen, .. } = look;
-            let state = seen & STATE;
             match (seen >> TURN_SHIFT).cmp(&turn) {
-                Compare::Equal if state == READY => {
-                    // Read before the slot is ours: the claim fails if it was somebody else's in between.
+                Compare::Equal if seen & STATE == READY => {
+                    // Read before the slot is ours: the claim fails if it was another message's in between.
                     cell.meta = slot.meta.load(Ordering::Relaxed);
-                    let meta = Meta::unpack(cell.meta);
-                    if meta.length > most {
-                        return Err(PopError::Large(meta.length));
+                    let length = Meta::unpack(cell.meta).length;
+                    if length > most {
+                        return Err(PopError::Large(length));
                     }
-                    let mine = word(READING, turn, me.get()) | seen & CLOSED;
+                    let mine = word(state, turn, me.get());
                     // The claim. Relaxed: meta and payload were seen by `look`.
-                    if slot.word.compare_exchange(seen, mine, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-                        continue;
+                    let claimed = mine | seen & CLOSED;
+                    if slot.word.compare_exchange(seen, claimed, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                        return Ok(Claimed { position, slot, turn, mine });
                     }
-                    advance(&self.front.head, position);
-                    for (to, from) in cell.payload[..meta.slot_words()].iter_mut().zip(&slot.payload) {
-                        *to = from.read();
-                    }
-                    on_claim(cell);
-                    // The slot goes to the producer of the next turn. An addition, as in `push`.
-                    // SYNC POINT: Release, so that the next producer's bytes come after our reading.
-                    let free = word(FREE, turn + 1, 0);
-                    slot.word.fetch_add(free.wrapping_sub(mine & !CLOSED), essential!(HandBack: Ordering::Release));
-                    return Ok(());
                 }
-                Compare::Equal if state == WRITING => return Err(PopError::Busy),
+                Compare::Equal if seen & STATE == WRITING => return Err(PopError::Busy),
+                Compare::Equal if essential!(PeekedStays: seen & STATE == PEEKING) => return Err(PopError::Peeked),
                 // Closed and drained: on to the next ring, if a producer has linked it yet.
                 _ if look.is_end() => self.leave(rings, me, &look)?,
-                Compare::Equal if state == FREE => return Err(PopError::Empty),
+                Compare::Equal if seen & STATE == FREE => return Err(PopError::Empty),
                 // Nobody wrote this turn yet: the slot is still being read in the turn before.
                 Compare::Less => return Err(PopError::Empty),
-                // Somebody claimed the position and did not push `head` yet.
+                // Somebody took the position and did not push `head` yet.
                 Compare::Equal | Compare::Greater => advance(&self.front.head, position),
             }
         }
+    }
+
+    /// Whether the oldest message is just being written, or looked at: whoever does that is done soon.
+    pub fn is_busy(&self, rings: &impl Rings) -> bool {
+        let Look { turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
+        seen >> TURN_SHIFT == turn && matches!(seen & STATE, WRITING | PEEKING)
     }
 
     /// How many messages there are: written, or being written.
@@ -430,6 +499,11 @@ impl Chain {
             }
             name = next;
         }
+    }
+
+    /// How many messages were ever popped.
+    pub fn popped(&self) -> u64 {
+        self.front.head.load(Ordering::Acquire)
     }
 
     /// Whether there may be `limit` messages before `position`.

@@ -88,11 +88,12 @@ impl Watchable for Semaphore {
         self.more.watch();
     }
 
-    fn look(&self) {
+    fn look(&self) -> bool {
         self.more.look();
+        self.is_ready()
     }
 
-    fn unwatch(&self, bell: &Bell) {
-        self.more.unwatch(bell, self.is_ready());
+    fn unwatch(&self) {
+        self.more.unwatch();
     }
 }

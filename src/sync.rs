@@ -33,7 +33,7 @@ pub(crate) type AtomicPtr<T> = core::sync::atomic::AtomicPtr<T>;
 
 /// A part of the protocol by its name: `essential!(Commit: Ordering::Release)` is `Ordering::Release`.
 ///
-/// Models can take each part out (see [`model`]): `tests/loom.rs` has a model that fails without it.
+/// Models can take each part out (see [`model`]): `tests/loom` has a model that fails without it.
 #[cfg(not(loom))]
 macro_rules! essential {
     ($part:ident: $code:expr) => {
@@ -223,7 +223,7 @@ impl FutexWord {
     }
 }
 
-/// What the models of `tests/loom.rs` need: atomics, and the protocol with one part taken out.
+/// What the models of `tests/loom` need: atomics, and the protocol with one part taken out.
 #[cfg(loom)]
 pub mod model {
     use core::cell::Cell;
@@ -323,6 +323,8 @@ pub mod model {
         Claim,
         Commit,
         HandBack,
+        PutBack,
+        PeekedStays,
         Link,
         MoveOn,
         Leave,
@@ -333,13 +335,16 @@ pub mod model {
         WaitFence,
         Seen,
         PassOn,
-        WatchFence,
-        WatcherPassesOn,
+        BellRung,
+        BellSeen,
         // lock
         Acquired,
         Released,
         TakeContended,
         FlagOnLeaving,
+        LockWatched,
+        WatchersSeen,
+        NameCleared,
         // flag
         FlagSeen,
         SetSince,

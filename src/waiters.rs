@@ -218,6 +218,11 @@ pub struct Sitting<'a> {
 }
 
 impl Sitting<'_> {
+    /// The ticket that the seat was taken with.
+    pub fn ticket(&self) -> u32 {
+        ticket(self.word)
+    }
+
     /// Waits for the call.
     ///
     /// # Errors

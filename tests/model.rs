@@ -5,7 +5,10 @@ mod support;
 
 use std::collections::VecDeque;
 
+use std::time::Duration;
+
 use multigil::error::{GetError, PutError, TooManyDone};
+use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectKind, PeerId};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::{LARGE_BYTES, Queue};
@@ -35,21 +38,53 @@ fn try_put(queue: &Handle<'_, Queue>, bytes: &[u8]) -> Result<(), PutError> {
     queue.put(&mut message, region, me, None)
 }
 
-/// Gets a message of any size, and asks again for one that it was not prepared for.
-fn try_get(queue: &Handle<'_, Queue>) -> Result<Vec<u8>, GetError> {
-    let (region, me) = (queue.region(), queue.owner());
-    let mut message = Message::new(region, me);
-    let mut result = queue.get(&mut message, region, me, None);
+fn bytes(message: &Message<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; message.length()];
+    message.read(0, &mut bytes);
+    bytes
+}
+
+/// Makes `ask` give a message of any size: it is called again for one that the message was not prepared for.
+fn ask(
+    queue: &Handle<'_, Queue>,
+    mut ask: impl FnMut(&mut Message<'_>) -> Result<(), GetError>,
+) -> Result<Vec<u8>, GetError> {
+    let mut message = Message::new(queue.region(), queue.owner());
+    let mut result = ask(&mut message);
     if let Err(GetError::Large(bytes)) = result {
         assert!(bytes > LARGE_BYTES);
         message.prepare(bytes);
-        result = queue.get(&mut message, region, me, None);
+        result = ask(&mut message);
     }
-    result.map(|()| {
-        let mut bytes = vec![0; message.length()];
-        message.read(0, &mut bytes);
-        bytes
-    })
+    result.map(|()| bytes(&message))
+}
+
+fn try_get(queue: &Handle<'_, Queue>) -> Result<Vec<u8>, GetError> {
+    ask(queue, |message| queue.get(message, queue.region(), queue.owner(), None))
+}
+
+fn try_peek(queue: &Handle<'_, Queue>) -> Result<Vec<u8>, GetError> {
+    ask(queue, |message| queue.peek(message, queue.region(), queue.owner(), None))
+}
+
+/// Puts messages of these bytes in one call; how many were put, and why no more.
+fn try_put_many(queue: &Handle<'_, Queue>, all: &[Vec<u8>]) -> (usize, Result<(), PutError>) {
+    let (region, me) = (queue.region(), queue.owner());
+    let message = |bytes: &Vec<u8>| {
+        let mut message = Message::new(region, me);
+        message.set_bytes(1, bytes).unwrap();
+        message
+    };
+    let mut messages: Vec<_> = all.iter().map(message).collect();
+    let mut put = 0;
+    let result = queue.put_many(&mut messages, &mut put, region, me, None);
+    (put, result)
+}
+
+/// Gets up to so many messages, of which producers are told once.
+fn try_get_many(queue: &Handle<'_, Queue>, count: usize) -> Vec<Result<Vec<u8>, GetError>> {
+    let mut batch = queue.batch(queue.region(), queue.owner());
+    (0..count).map(|_| ask(queue, |message| batch.get(message, None))).collect()
 }
 
 /// Sizes around every border: of a word, of a slot, of a block, of a large message.
@@ -70,6 +105,8 @@ enum Step {
     PutMany(usize),
     Get,
     GetMany(usize),
+    Peek,
+    Clear,
     Done,
     SetMaxsize(i64),
     ShutDown { immediate: bool },
@@ -81,6 +118,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..200_usize).prop_map(Step::PutMany),
         30 => Just(Step::Get),
         6 => (0..300_usize).prop_map(Step::GetMany),
+        10 => Just(Step::Peek),
+        2 => Just(Step::Clear),
         20 => Just(Step::Done),
         4 => (-1..40_i64).prop_map(Step::SetMaxsize),
         1 => any::<bool>().prop_map(|immediate| Step::ShutDown { immediate }),
@@ -121,6 +160,16 @@ impl Model {
         self.messages.pop_front().ok_or(if self.shut_down { GetError::ShutDown } else { GetError::Empty })
     }
 
+    fn peek(&self) -> Result<Vec<u8>, GetError> {
+        self.messages.front().cloned().ok_or(if self.shut_down { GetError::ShutDown } else { GetError::Empty })
+    }
+
+    /// Each message counts as done, as far as anything is still to be done.
+    fn clear(&mut self) {
+        self.unfinished -= self.messages.len().min(self.unfinished);
+        self.messages.clear();
+    }
+
     fn done(&mut self) -> Result<(), TooManyDone> {
         self.unfinished = self.unfinished.checked_sub(1).ok_or(TooManyDone)?;
         Ok(())
@@ -130,9 +179,7 @@ impl Model {
         self.shut_down = true;
         self.immediate |= immediate;
         if immediate {
-            // Each counts as done, as far as anything is still to be done.
-            self.unfinished -= self.messages.len().min(self.unfinished);
-            self.messages.clear();
+            self.clear();
         }
     }
 }
@@ -156,17 +203,25 @@ proptest! {
                     prop_assert_eq!(try_put(&queue, &bytes), model.put(bytes));
                 }
                 Step::PutMany(count) => {
-                    for _ in 0..count {
-                        seed += 1;
-                        let bytes = payload(seed, 8);
-                        prop_assert_eq!(try_put(&queue, &bytes), model.put(bytes));
+                    let all: Vec<_> = (0..count as u64).map(|place| payload(seed + place, 8)).collect();
+                    seed += count as u64;
+                    let (put, result) = try_put_many(&queue, &all);
+                    for bytes in &all[..put] {
+                        prop_assert_eq!(model.put(bytes.clone()), Ok(()));
                     }
+                    prop_assert_eq!(result, all.get(put).map_or(Ok(()), |bytes| model.put(bytes.clone())));
                 }
                 Step::Get => prop_assert_eq!(try_get(&queue), model.get()),
                 Step::GetMany(count) => {
-                    for _ in 0..count {
-                        prop_assert_eq!(try_get(&queue), model.get());
+                    for result in try_get_many(&queue, count) {
+                        prop_assert_eq!(result, model.get());
                     }
+                }
+                Step::Peek => prop_assert_eq!(try_peek(&queue), model.peek()),
+                Step::Clear => {
+                    let parker = Parker::default();
+                    queue.clear(&region, me, &Patience::new(None, Duration::ZERO, &parker)).unwrap();
+                    model.clear();
                 }
                 Step::Done => prop_assert_eq!(queue.task_done(&region), model.done()),
                 Step::SetMaxsize(maxsize) => {
@@ -203,9 +258,7 @@ proptest! {
                 kept.push((bytes, message));
             } else {
                 let (bytes, message) = kept.swap_remove(which.index(kept.len()));
-                let mut found = vec![0; message.length()];
-                message.read(0, &mut found);
-                prop_assert_eq!(found, bytes);
+                prop_assert_eq!(self::bytes(&message), bytes);
             }
             let blocks = kept.iter().filter(|(bytes, _)| bytes.len() > 112).count() as u64;
             prop_assert_eq!(region.statistics().memory.blocks, blocks);
@@ -242,15 +295,42 @@ fn queue_in_message_lives_on() {
 
         let mut message = Message::new(&region, me);
         outer.get(&mut message, &region, me, None).unwrap();
-        let mut bytes = vec![0; message.length()];
-        message.read(0, &mut bytes);
-        assert_eq!(bytes, payload(1, length));
+        assert_eq!(bytes(&message), payload(1, length));
         let inner = region.attach::<Queue>(id, me).unwrap();
         drop(message);
         assert_eq!(try_get(&inner).unwrap(), b"inside");
         drop(inner);
         assert!(region.attach::<Queue>(id, me).is_err(), "the id leads to nothing any more");
         drop(outer);
+        assert_empty(&region);
+    }
+}
+
+/// Who has looked at a message holds what is in it, whatever becomes of the message.
+#[test]
+fn peeked_message_is_a_copy() {
+    let _limit = limit(60);
+    let (region, me) = region();
+    for length in [0, 100, 104, 105, 4096, LARGE_BYTES as usize] {
+        let outer = region.create_queue(me, 0).unwrap();
+        let inner = region.create_queue(me, 0).unwrap();
+        let id = inner.id();
+        put_inside(&outer, &inner, length);
+        drop(inner);
+
+        let mut copies: Vec<_> = (0..3).map(|_| Message::new(&region, me)).collect();
+        for copy in &mut copies {
+            copy.prepare(u64::MAX);
+            outer.peek(copy, &region, me, None).unwrap();
+        }
+        assert_eq!((outer.len(), outer.unfinished()), (1, 1));
+        drop(outer);
+        assert_eq!(region.statistics().count(ObjectKind::Queue), 1, "the copies keep it alive");
+        while let Some(copy) = copies.pop() {
+            assert_eq!((copy.kind(), bytes(&copy)), (1, payload(1, length)));
+            assert!(region.attach::<Queue>(id, me).is_ok());
+        }
+        assert!(region.attach::<Queue>(id, me).is_err());
         assert_empty(&region);
     }
 }

@@ -1,5 +1,5 @@
 //! The engine under load, on real threads: every message exactly once and in order, every wake arrives, and in the end
-//! nothing is held. What `tests/loom.rs` proves for two or three steps is tried here for millions.
+//! nothing is held. What `tests/loom` proves for two or three steps is tried here for millions.
 #![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
 
 mod support;
@@ -234,6 +234,199 @@ fn shutting_down_loses_nothing() {
                 assert_eq!(put, [got_of(0), got_of(1)], "what was put is got");
             }
             assert_eq!(queue.unfinished(), got_of(0) + got_of(1), "what was thrown away counts as done");
+        });
+        assert_eq!(queue.len(), 0);
+    }
+    assert_eq!(region.statistics().memory.blocks, 0);
+}
+
+/// Puts messages in batches of various lengths until the queue is shut down or `count` are in; how many are.
+fn produce_batches(queue: &Handle<'_, Queue>, producer: u64, count: u64, waiting: Waiting, parker: &Parker) -> u64 {
+    let (region, me) = (queue.region(), queue.owner());
+    let mut dice = Dice(producer);
+    let mut done = 0;
+    while done < count {
+        let length = (1 + dice.below(50)).min(count - done);
+        let mut messages: Vec<_> = (0..length).map(|_| Message::new(region, me)).collect();
+        for (message, number) in messages.iter_mut().zip(done..) {
+            write(message, producer, number, dice.size());
+        }
+        let mut put = 0;
+        loop {
+            match queue.put_many(&mut messages, &mut put, region, me, Some(&waiting.patience(&mut dice, parker))) {
+                Ok(()) => break,
+                Err(PutError::Full) => assert!(waiting.moments),
+                Err(PutError::Interrupted) => {
+                    parker.take_interrupt();
+                }
+                Err(PutError::ShutDown) => return done + put as u64,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(put as u64, length);
+        done += length;
+    }
+    done
+}
+
+/// Looks until the queue is shut down and empty; how often there was something. What is seen gets no older.
+fn peek(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Parker) -> u64 {
+    let (region, me) = (queue.region(), queue.owner());
+    let mut last = vec![0; producers as usize];
+    let mut dice = Dice(7);
+    let mut message = Message::new(region, me);
+    message.prepare(u64::MAX);
+    let mut count = 0;
+    loop {
+        let patience = waiting.patience(&mut dice, parker);
+        match queue.peek(&mut message, region, me, (dice.below(2) == 0).then_some(&patience)) {
+            Ok(()) => {
+                let (producer, number) = read(&message);
+                let last = &mut last[producer as usize];
+                assert!(*last <= number, "{number} of {producer} comes too late");
+                *last = number;
+                count += 1;
+            }
+            Err(GetError::Empty) => thread::yield_now(),
+            Err(GetError::Peeked) => drop(queue.settle(region, &patience)),
+            Err(GetError::Interrupted) => {
+                parker.take_interrupt();
+            }
+            Err(GetError::ShutDown) => return count,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// As `consume`, in batches; what there was, by producer.
+fn consume_batches(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Parker) -> Vec<Vec<u64>> {
+    let (region, me) = (queue.region(), queue.owner());
+    let mut got = vec![Vec::new(); producers as usize];
+    let mut dice = Dice(98);
+    let mut message = Message::new(region, me);
+    message.prepare(u64::MAX);
+    loop {
+        let mut batch = queue.batch(region, me);
+        let patience = waiting.patience(&mut dice, parker);
+        let mut waits = Some(&patience);
+        for _ in 0..1 + dice.below(50) {
+            match batch.get(&mut message, waits.take()) {
+                Ok(()) => {
+                    let (producer, number) = read(&message);
+                    let before = &mut got[producer as usize];
+                    assert!(before.last().is_none_or(|last| *last < number), "{number} of {producer} comes too late");
+                    before.push(number);
+                }
+                Err(GetError::Empty | GetError::Peeked) => break,
+                Err(GetError::Interrupted) => {
+                    parker.take_interrupt();
+                    break;
+                }
+                Err(GetError::ShutDown) => return got,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// Batches and single messages at once, and some who only look: each message exactly once, in its producer's order.
+#[test]
+fn batches_and_peekers() {
+    const COUNT: u64 = 2_000;
+    let _limit = limit(120);
+    let (region, me) = region();
+    for (maxsize, moments, raining) in
+        [(0, false, false), (1, false, false), (20, false, false), (0, true, true), (20, false, true), (1, true, true)]
+    {
+        let waiting = Waiting { spin: if maxsize == 20 { SPIN } else { NO_SPIN }, moments };
+        let queue = region.create_queue(me, maxsize).unwrap();
+        let parkers: [Parker; 6] = Default::default();
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (queue, [one, two, three, four, five, six]) = (&queue, &parkers);
+            if raining {
+                scope.spawn(|| rain(&parkers, &end));
+            }
+            let producing = [
+                scope.spawn(move || produce(queue, 0, COUNT, waiting, one)),
+                scope.spawn(move || produce_batches(queue, 1, COUNT, waiting, two)),
+            ];
+            let consuming = [
+                scope.spawn(move || consume(queue, 2, waiting, three)),
+                scope.spawn(move || consume_batches(queue, 2, waiting, four)),
+            ];
+            let peeking = [five, six].map(|parker| scope.spawn(move || peek(queue, 2, waiting, parker)));
+            assert_eq!(producing.map(|producer| producer.join().unwrap()), [COUNT; 2]);
+            queue.shut_down(false, &region, me);
+            let mut got = consuming.map(|consumer| consumer.join().unwrap()).concat();
+            let mut other = got.split_off(2);
+            for (numbers, more) in got.iter_mut().zip(&mut other) {
+                numbers.append(more);
+                numbers.sort_unstable();
+                assert!(numbers.iter().copied().eq(0..COUNT), "each exactly once");
+            }
+            assert!(peeking.map(|peeker| peeker.join().unwrap()).iter().sum::<u64>() > 0);
+            end.store(true, Ordering::Relaxed);
+        });
+    }
+    assert_eq!(region.statistics().memory.blocks, 0);
+}
+
+/// Those who look never make a queue seem empty that is not, even to those who don't wait.
+#[test]
+fn peeked_queue_is_not_empty() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let waiting = Waiting { spin: NO_SPIN, moments: false };
+    let queue = region.create_queue(me, 0).unwrap();
+    let parkers: [Parker; 3] = Default::default();
+    thread::scope(|scope| {
+        let [one, two, three] = &parkers;
+        assert_eq!(produce(&queue, 0, 5_000, waiting, one), 5_000);
+        for parker in [two, three] {
+            let queue = &queue;
+            scope.spawn(move || peek(queue, 1, waiting, parker));
+        }
+        let mut message = Message::new(&region, me);
+        message.prepare(u64::MAX);
+        for expected in 0..5_000 {
+            while let Err(error) = queue.get(&mut message, &region, me, None) {
+                assert_eq!(error, GetError::Peeked);
+                queue.settle(&region, &Patience::new(None, NO_SPIN, one)).unwrap();
+            }
+            assert_eq!(read(&message), (0, expected));
+        }
+        queue.shut_down(false, &region, me);
+    });
+}
+
+/// A queue that is cleared again and again, and shut down at last: what is not got is thrown away, as done.
+#[test]
+fn clearing_loses_nothing_else() {
+    let _limit = limit(120);
+    let (region, me) = region();
+    let waiting = Waiting { spin: SPIN, moments: false };
+    let mut dice = Dice(2);
+    for round in 0..200 {
+        let queue = region.create_queue(me, if round % 2 == 0 { 0 } else { 10 }).unwrap();
+        let parkers: [Parker; 6] = Default::default();
+        let pauses: Vec<_> = (0..20).map(|_| dice.below(2_000)).collect();
+        thread::scope(|scope| {
+            let (queue, [one, two, three, four, five, six]) = (&queue, &parkers);
+            scope.spawn(move || produce(queue, 0, u64::MAX, waiting, one));
+            scope.spawn(move || produce_batches(queue, 1, u64::MAX, waiting, two));
+            scope.spawn(move || peek(queue, 2, waiting, five));
+            let consuming = [
+                scope.spawn(move || consume(queue, 2, waiting, three)),
+                scope.spawn(move || consume_batches(queue, 2, waiting, four)),
+            ];
+            for pause in pauses {
+                (0..pause).for_each(|_| spin_loop());
+                queue.clear(&region, me, &Patience::new(None, NO_SPIN, six)).unwrap();
+            }
+            queue.shut_down(round % 3 == 0, &region, me);
+            let got = consuming.map(|consumer| consumer.join().unwrap()).concat();
+            assert_eq!(queue.unfinished(), got.iter().map(|got| got.len() as u64).sum::<u64>());
         });
         assert_eq!(queue.len(), 0);
     }

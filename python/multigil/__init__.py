@@ -14,6 +14,7 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Barrier,
     BoundedSemaphore,
     Empty,
     Event,
@@ -21,17 +22,20 @@ from multigil._core import (
     MultigilError,
     Queue,
     RegionCorrupt,
+    RLock,
     Semaphore,
     SimpleQueue,
     StaleHandle,
     __version__,  # noqa: F401
+    wait_any,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import ExceptHookArgs
 
-    from multigil._core import Full, ShutDown
+    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
+    from multigil._diagnosis import Diagnosis, diagnose
     from multigil._hooks import __excepthook__ as __excepthook__
     from multigil._hooks import (
         excepthook,
@@ -66,16 +70,29 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "multigil._core": ("Full", "ShutDown"),
-        "multigil._hooks": (
-            *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
-            *("setprofile_all_threads", "settrace", "settrace_all_threads"),
-        ),
-        "multigil._iterators": ("concurrent_tee", "serialize_iterator", "synchronized_iterator"),
-        "multigil._local": ("local",),
-        "multigil._timer": ("Timer",),
-        "multigil._transfer": ("RemoteTraceback",),
-        "multigil._worker": ("InterpreterDied", "stack_size"),
+        "BrokenBarrierError": "multigil._core",
+        "Diagnosis": "multigil._diagnosis",
+        "ExceptHookArgs": "multigil._hooks",
+        "Full": "multigil._core",
+        "InterpreterDied": "multigil._worker",
+        "Owner": "multigil._core",
+        "RemoteTraceback": "multigil._transfer",
+        "ShutDown": "multigil._core",
+        "Timer": "multigil._timer",
+        "__excepthook__": "multigil._hooks",
+        "concurrent_tee": "multigil._iterators",
+        "diagnose": "multigil._diagnosis",
+        "excepthook": "multigil._hooks",
+        "getprofile": "multigil._hooks",
+        "gettrace": "multigil._hooks",
+        "local": "multigil._local",
+        "serialize_iterator": "multigil._iterators",
+        "setprofile": "multigil._hooks",
+        "setprofile_all_threads": "multigil._hooks",
+        "settrace": "multigil._hooks",
+        "settrace_all_threads": "multigil._hooks",
+        "stack_size": "multigil._worker",
+        "synchronized_iterator": "multigil._iterators",
     }
 
     def __getattr__(name: str) -> object:
@@ -83,8 +100,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        homes = (home for home, names in _HOMES.items() if name in names)
-        value = globals()[name] = getattr(import_module(next(homes, "multigil.interpreter")), name)
+        home = _HOMES.get(name, "multigil.interpreter")
+        value = globals()[name] = getattr(import_module(home), name)
         return value
 
     def __dir__() -> list[str]:
@@ -96,7 +113,10 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Barrier",
     "BoundedSemaphore",
+    "BrokenBarrierError",
+    "Diagnosis",
     "Empty",
     "Event",
     "ExceptHookArgs",
@@ -105,7 +125,9 @@ __all__ = [
     "InterpreterDied",
     "Lock",
     "MultigilError",
+    "Owner",
     "Queue",
+    "RLock",
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",
@@ -119,6 +141,7 @@ __all__ = [
     "concurrent_tee",
     "current_interpreter",
     "current_thread",
+    "diagnose",
     "enumerate",
     "excepthook",
     "get_ident",
@@ -135,4 +158,5 @@ __all__ = [
     "settrace_all_threads",
     "stack_size",
     "synchronized_iterator",
+    "wait_any",
 ]

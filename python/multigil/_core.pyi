@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from types import GenericAlias, TracebackType
 from typing import Any, Final, Self, final
 
+from _typeshed import structseq
 from typing_extensions import deprecated, disjoint_base
 
 __version__: Final[str]
@@ -25,6 +26,9 @@ class Full(Exception):
 
 class ShutDown(Exception):
     """`queue.ShutDown` itself, which the standard library has since 3.13."""
+
+class BrokenBarrierError(RuntimeError):
+    """`threading.BrokenBarrierError` itself."""
 
 class InterpreterTerminated(BaseException):
     """Raised inside an interpreter that `terminate()` stops, wherever it runs or waits."""
@@ -80,6 +84,43 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that acquired the lock and holds it; None if the lock is free."""
+
+@disjoint_base
+class RLock:
+    """A lock that its owner may take again, shared by threads and interpreters; `threading.RLock` in every method."""
+
+    def __new__(cls) -> Self: ...
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    @property
+    def owner(self) -> Owner | None:
+        """The thread that holds the lock; None if the lock is free."""
+    # What `threading.Condition` and other libraries use of a lock of `threading`.
+    def _is_owned(self) -> bool: ...
+    def _recursion_count(self) -> int: ...
+    def _release_save(self) -> tuple[int, int]: ...
+    def _acquire_restore(self, state: tuple[int, int], /) -> None: ...
+
+@final
+class Owner(structseq[int], tuple[int, int]):
+    """Who holds a lock: the thread that acquired it."""
+
+    __match_args__: Final = ("interpreter_id", "native_id")
+
+    @property
+    def interpreter_id(self) -> int:
+        """`Interpreter.id` of its interpreter; -1 if that has ended."""
+    @property
+    def native_id(self) -> int:
+        """`threading.get_native_id()` in its thread."""
 
 @disjoint_base
 class Event:
@@ -110,6 +151,23 @@ class BoundedSemaphore(Semaphore):
     """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
 
     _initial_value: Final[int]
+
+@disjoint_base
+class Barrier:
+    """Where so many threads and interpreters wait for each other; `threading.Barrier` in every method."""
+
+    def __init__(
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> None: ...
+    @property
+    def parties(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def broken(self) -> bool: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def reset(self) -> None: ...
+    def abort(self) -> None: ...
 
 @final
 class Subinterpreter:
@@ -167,6 +225,18 @@ def blocks() -> tuple[memoryview, ...]:
 def statistics() -> dict[str, int]:
     """Bytes and objects of the region: reserved, in use, resident and free, blocks, queues, locks."""
 
+def waits() -> list[tuple[int, int, float, tuple[str, int, int]]]: ...
+def held_locks() -> list[tuple[tuple[str, int, int], int, int]]: ...
+def interpreter_ids() -> list[int]: ...
+def look_into(interpreter_id: int, source: str, timeout: float | None) -> bytes | None: ...
+def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
+    """Wait for the first of several things (seconds), and give that object; None if none was ready in time.
+
+    Nothing is taken from any. A queue is ready when it has an item or is shut down, a lock when it could be acquired,
+    an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
+    descriptor (an int, or an object with a method `fileno`) when a read would not wait.
+    """
+
 def current_interpreter_id() -> int: ...
 def new_number() -> int:
     """1, 2, 3 ...: a number that no interpreter of this process had yet."""
@@ -181,7 +251,5 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
 
-def attach(
-    kind: int, region: int, index: int, generation: int, /
-) -> Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore:
-    """What a pickled queue or lock is unpickled by."""
+def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+    """Give the shared object that an id names: what a pickled one is unpickled by."""

@@ -32,6 +32,10 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
     locktype = staticmethod(multigil.Lock)
 
 
+class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.RLock)
+
+
 class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
     queue = OUR_QUEUE
     type2test: Any = multigil.Queue

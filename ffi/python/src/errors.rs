@@ -1,6 +1,6 @@
 //! The one place where the engine's errors become exceptions.
 
-use multigil::error::{AttachError, GetError, OutOfMemory, PutError};
+use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, PutError};
 use pyo3::ffi;
 
 use crate::py::{Raised, Result, raise};
@@ -34,10 +34,22 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
 #[cold]
 pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
     match error {
-        GetError::Empty | GetError::Large(_) | GetError::Interrupted => {
+        GetError::Empty | GetError::Large(_) | GetError::Peeked | GetError::Interrupted => {
             bare(state.object(&state.objects.empty)?.as_ptr())
         }
+        GetError::OutOfMemory(error) => out_of_memory(error),
         GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
+    }
+}
+
+/// Raises why somebody did not pass a barrier. Interruptions are [`crate::wait`]'s business and never get here.
+#[cold]
+pub(crate) unsafe fn barrier<T>(state: &State, error: BarrierError) -> Result<T> {
+    match error {
+        BarrierError::Broken | BarrierError::TimedOut | BarrierError::Interrupted => {
+            bare(state.broken_barrier_error()?.as_ptr())
+        }
+        BarrierError::OutOfMemory(error) => out_of_memory(error),
     }
 }
 

@@ -4,14 +4,16 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
+use multigil::event::Watchable;
 use multigil::flag::Flag;
+use multigil::lock::Owner;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
 use crate::errors;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, check};
-use crate::wait;
+use crate::wait::{self, Subject};
 
 type Object = HandleObject<SharedFlag>;
 
@@ -51,6 +53,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
     }
     let result = wait::wait(
         state,
+        Subject::of(flag),
         deadline,
         |patience| flag.wait(seen, state.region.bell(), patience),
         |error| *error == WaitError::Interrupted,
@@ -68,6 +71,11 @@ unsafe extern "C" fn event_wait(
         let [timeout] = Arguments::new(values, count, names).parse("wait", [c"timeout"], 0)?;
         wait(object, timeout)
     })
+}
+
+/// What `wait_any` waits for.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
+    Box::new(Object::of(object).1.from_now())
 }
 
 /// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.

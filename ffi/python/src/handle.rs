@@ -10,14 +10,18 @@ use core::ptr::null_mut;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::object::{Handle, Region, SharedFlag, SharedLock, SharedSemaphore, SharedState};
+use multigil::lock::Owner;
+use multigil::object::{
+    Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedRLock, SharedSemaphore, SharedState,
+};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, State};
+use crate::{errors, event, rlock};
 
 /// An object that is a handle. All our shared types have this layout.
 #[repr(C)]
@@ -45,6 +49,15 @@ impl<T: SharedState> HandleObject<T> {
     pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
         let companion = (*object.cast::<HandleObject<T>>()).companion;
         (!companion.is_null()).then(|| Owned::from_borrowed(companion))
+    }
+
+    /// Changes what travels with the object.
+    pub(crate) unsafe fn set_companion(object: *mut ffi::PyObject, companion: Option<Owned>) {
+        let new = companion.map_or(null_mut(), Owned::into_raw);
+        let old = core::ptr::replace(&raw mut (*object.cast::<HandleObject<T>>()).companion, new);
+        if !old.is_null() {
+            ffi::Py_DECREF(old);
+        }
     }
 }
 
@@ -114,11 +127,7 @@ unsafe extern "C" fn traverse<T: SharedState>(
 
 /// `tp_clear` of the shared types.
 unsafe extern "C" fn clear<T: SharedState>(object: *mut ffi::PyObject) -> c_int {
-    let this = object.cast::<HandleObject<T>>();
-    let companion = core::ptr::replace(&raw mut (*this).companion, null_mut());
-    if !companion.is_null() {
-        ffi::Py_DECREF(companion);
-    }
+    HandleObject::<T>::set_companion(object, None);
     0
 }
 
@@ -185,21 +194,52 @@ struct SharedType {
     number: i64,
     class: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
     find: unsafe fn(&'static State, ObjectId, &SharedType, Attachment) -> Result<Owned>,
+    /// What `wait_any` waits for; None if it does not wait for such objects.
+    watch: Option<Watch>,
 }
 
+/// Gives what is ready when the owner's wait for an object would end. It is not used after the object's end.
+pub(crate) type Watch = unsafe fn(*mut ffi::PyObject, Owner) -> Box<dyn Watchable>;
+
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T> }
+    SharedType { number, class, find: find::<T>, watch: None }
+}
+
+impl SharedType {
+    const fn watched_as(self, watch: Watch) -> SharedType {
+        SharedType { watch: Some(watch), ..self }
+    }
+}
+
+/// A [`Watch`] of objects that are ready for all alike.
+unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
+    Box::new(HandleObject::<T>::of(object).1)
 }
 
 /// All of them. A type stands before those that it is derived from.
 static TYPES: &[SharedType] = &[
-    shared_type::<Queue>(1, |objects| &objects.queue_type),
-    shared_type::<Queue>(2, |objects| &objects.simple_queue_type),
-    shared_type::<SharedLock>(3, |objects| &objects.lock_type),
-    shared_type::<SharedFlag>(6, |objects| &objects.event_type),
-    shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type),
-    shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type),
+    shared_type::<Queue>(1, |objects| &objects.queue_type).watched_as(itself::<Queue>),
+    shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
+    shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
+    shared_type::<SharedRLock>(4, |objects| &objects.rlock_type).watched_as(rlock::watch),
+    shared_type::<SharedFlag>(6, |objects| &objects.event_type).watched_as(event::watch),
+    shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
+    shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
+    shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
 ];
+
+/// The shared type of an object, if it has one.
+unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static SharedType> {
+    TYPES.iter().find(|known| {
+        let base = (known.class)(&state.objects).get();
+        !base.is_null() && ffi::PyObject_TypeCheck(object, base.cast()) != 0
+    })
+}
+
+/// How `wait_any` waits for an object, if it is a shared one that can be waited for.
+pub(crate) unsafe fn watch_of(state: &State, object: *mut ffi::PyObject) -> Option<Watch> {
+    type_of(state, object)?.watch
+}
 
 /// What a pickle has beside the id; either may be null.
 #[derive(Clone, Copy)]
@@ -214,40 +254,36 @@ pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard(|| {
-        let (state, handle) = HandleObject::<T>::of(object);
-        let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
-        let class_of = |kind: &SharedType| (kind.class)(&state.objects).get();
-        let is_base = |kind: &&SharedType| {
-            let base = class_of(kind);
-            !base.is_null() && ffi::PyType_IsSubtype(class.cast(), base.cast()) != 0
-        };
-        let Some(kind) = TYPES.iter().find(is_base) else {
-            return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
-        };
-        let id = handle.id();
-        Pins::add(state.region, id, T::KIND);
-        let attach = state.object(&state.objects.attach)?;
-        let (attach, region) = (attach.as_ptr(), state.region.number());
-        let class = if class_of(kind) == class { ffi::Py_None() } else { class };
-        Owned::from_raw(match HandleObject::<T>::companion(object) {
-            Some(companion) => ffi::Py_BuildValue(
-                c"O(LKIIOO)".as_ptr(),
-                attach,
-                kind.number,
-                region,
-                id.index,
-                id.generation,
-                class,
-                companion.as_ptr(),
-            ),
-            None if class == ffi::Py_None() => {
-                ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
-            }
-            None => {
-                ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class)
-            }
-        })
+    py::guard(|| reduced::<T>(object, HandleObject::<T>::companion(object)))
+}
+
+/// What `__reduce__` gives.
+pub(crate) unsafe fn reduced<T: SharedState>(object: *mut ffi::PyObject, companion: Option<Owned>) -> Result<Owned> {
+    let (state, handle) = HandleObject::<T>::of(object);
+    let class = ffi::Py_TYPE(object).cast::<ffi::PyObject>();
+    let Some(kind) = type_of(state, object) else {
+        return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
+    };
+    let id = handle.id();
+    Pins::add(state.region, id, T::KIND);
+    let attach = state.object(&state.objects.attach)?;
+    let (attach, region) = (attach.as_ptr(), state.region.number());
+    let class = if (kind.class)(&state.objects).get() == class { ffi::Py_None() } else { class };
+    Owned::from_raw(match companion {
+        Some(companion) => ffi::Py_BuildValue(
+            c"O(LKIIOO)".as_ptr(),
+            attach,
+            kind.number,
+            region,
+            id.index,
+            id.generation,
+            class,
+            companion.as_ptr(),
+        ),
+        None if class == ffi::Py_None() => {
+            ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
+        }
+        None => ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class),
     })
 }
 
@@ -317,12 +353,12 @@ unsafe fn find<T: SharedState>(
 
 /// What a lock's owner is called by: the interpreter and the kernel's id of the thread.
 #[inline(always)]
-pub(crate) fn owner(state: &State) -> multigil::lock::Owner {
+pub(crate) fn owner(state: &State) -> Owner {
     thread_local! {
         // SAFETY: asking for the calling thread's id has no preconditions.
         static THREAD: u32 = unsafe { libc::gettid() } as u32;
     }
-    multigil::lock::Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
+    Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
 }
 
 /// `<module.Name at 0x…: status>`, as `threading` writes it.

@@ -20,7 +20,8 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::Event;
+use multigil::event::{Event, Watchable};
+use multigil::layout::ObjectId;
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ use crate::errors;
 use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
-use crate::wait::{self, Request, Seat};
+use crate::wait::{self, Request, Seat, Subject};
 
 /// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
 const STACK_BYTES: usize = 16 << 20;
@@ -148,15 +149,7 @@ impl Shared {
         let gate = self.gate.lock();
         let Some(target) = &gate.0 else { return false };
         // SAFETY: the gate is held, so the interpreter stays; this thread is attached to it from here to the end.
-        unsafe {
-            let thread = ffi::PyThreadState_New(target.interpreter);
-            ffi::PyEval_AcquireThread(thread);
-            let done = self.seat.ask(request, Some(target.ident));
-            ffi::PyErr_Clear(); // of the class that it may have had no more
-            ffi::PyThreadState_Clear(thread);
-            ffi::PyThreadState_DeleteCurrent();
-            done
-        }
+        unsafe { visit(target.interpreter, || self.seat.ask(request, Some(target.ident))) }
     }
 
     /// Ends the interpreter although its thread is asleep in a call that is not ours; false if it is awake, or not
@@ -187,6 +180,41 @@ impl Shared {
         self.end(Some("its thread was asleep in a call outside of Python, and stays there".to_owned()));
         true
     }
+}
+
+/// Ready when it has ended.
+impl Watchable for Shared {
+    fn is_ready(&self) -> bool {
+        self.has_ended()
+    }
+
+    fn watch(&self) {
+        self.ended.watch();
+    }
+
+    fn look(&self) -> bool {
+        self.ended.look();
+        self.has_ended()
+    }
+
+    fn unwatch(&self) {
+        self.ended.unwatch();
+    }
+}
+
+/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
+pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+    let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
+    let Ok(method) = class.attribute(c"_awaited") else {
+        ffi::PyErr_Clear();
+        return Ok(None);
+    };
+    let subinterpreter = method.call(&[object])?;
+    let expected = state.object(&state.objects.subinterpreter_type)?;
+    if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+    }
+    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
 }
 
 impl Target {
@@ -241,16 +269,19 @@ unsafe fn create() -> core::result::Result<*mut ffi::PyThreadState, String> {
 
 /// Runs source text in a namespace of its own. What escapes from it is the error.
 unsafe fn run_text(text: &CStr) -> core::result::Result<(), String> {
-    let run = || {
-        let namespace = Owned::from_raw(ffi::PyDict_New())?;
-        check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
-        let (namespace, start) = (namespace.as_ptr(), ffi::Py_file_input);
-        Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, namespace, namespace, null_mut()))
-    };
-    match run() {
+    match run_in_namespace(text) {
         Ok(_) => Ok(()),
         Err(Raised) => Err(describe_error()),
     }
+}
+
+/// The namespace in which the source text ran.
+unsafe fn run_in_namespace(text: &CStr) -> Result<Owned> {
+    let namespace = Owned::from_raw(ffi::PyDict_New())?;
+    check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
+    let (globals, start) = (namespace.as_ptr(), ffi::Py_file_input);
+    Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, globals, globals, null_mut()))?;
+    Ok(namespace)
 }
 
 /// Takes the exception that is set and puts it into words.
@@ -405,8 +436,11 @@ unsafe extern "C" fn join(
         let (state, shared) = parts(object);
         let ended = || shared.has_ended().then_some(());
         if ended().is_none() {
+            let native_id = shared.facts.lock().native_id;
+            let subject = native_id.map_or(Subject::Nothing, |native_id| Subject::Thread(native_id as u32));
             let result = wait::wait(
                 state,
+                subject,
                 deadline,
                 |patience| shared.ended.wait_until(state.region.bell(), patience, ended, || true),
                 |error| *error == WaitError::Interrupted,
@@ -458,7 +492,8 @@ unsafe extern "C" fn terminate(
 unsafe fn ask(object: *mut ffi::PyObject, request: Request, deadline: Option<Instant>) -> Result<()> {
     let (state, shared) = parts(object);
     if !wait::detached(|| shared.seat.ask(request, None)) {
-        elsewhere(state, deadline, shared, move |shared| shared.ask_attached(request))?;
+        let shared = Arc::clone(shared);
+        elsewhere(state, deadline, move || shared.ask_attached(request))?;
     }
     Ok(())
 }
@@ -473,23 +508,23 @@ unsafe extern "C" fn abandon(
         let [timeout] = Arguments::new(values, count, names).parse("abandon", [c"timeout"], 0)?;
         let deadline = wait::join_timeout(timeout)?;
         let (state, shared) = parts(object);
-        elsewhere(state, deadline, shared, Shared::abandon)
+        let shared = Arc::clone(shared);
+        Ok(elsewhere(state, deadline, move || shared.abandon())?.unwrap_or(false))
     })
 }
 
-/// Does something that waits for the interpreter's GIL, which a long call into C may keep: on a thread of its own, for
-/// which this one waits as long as it likes.
-unsafe fn elsewhere(
+/// Does something that waits for an interpreter's GIL, which a long call into C may keep: on a thread of its own, for
+/// which this one waits as long as it likes. None if that was too short.
+unsafe fn elsewhere<T: Send + 'static>(
     state: &State,
     deadline: Option<Instant>,
-    shared: &Arc<Shared>,
-    job: impl FnOnce(&Shared) -> bool + Send + 'static,
-) -> Result<bool> {
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>> {
     let region = state.region;
     let outcome = Arc::new((Mutex::new(None), Event::default()));
-    let (theirs, shared) = (Arc::clone(&outcome), Arc::clone(shared));
+    let theirs = Arc::clone(&outcome);
     let run = move || {
-        let done = job(&shared);
+        let done = job();
         *theirs.0.lock() = Some(done);
         theirs.1.notify_all(region.bell()); // unlocking was the read-modify-write that it asks for
     };
@@ -498,11 +533,78 @@ unsafe fn elsewhere(
     }
     let result = wait::wait(
         state,
+        Subject::Nothing,
         deadline,
-        |patience| outcome.1.wait_until(region.bell(), patience, || *outcome.0.lock(), || true),
+        |patience| outcome.1.wait_until(region.bell(), patience, || outcome.0.lock().take(), || true),
         |error| *error == WaitError::Interrupted,
     )?;
-    Ok(result.unwrap_or(false))
+    Ok(result.ok())
+}
+
+/// Those that have not ended.
+fn running() -> Vec<Arc<Shared>> {
+    ALL.lock().alive.iter().filter_map(Weak::upgrade).filter(|shared| !shared.has_ended()).collect()
+}
+
+/// The ids of the interpreters that [`look_into`] reaches.
+pub(crate) fn ids() -> Vec<i64> {
+    let made = running().into_iter().filter_map(|shared| shared.facts.lock().id);
+    core::iter::once(MAIN_ID).chain(made).collect()
+}
+
+/// The main interpreter's id.
+const MAIN_ID: i64 = 0;
+
+/// The thread of the interpreter at whose end, or sooner, that queue is shut down.
+pub(crate) fn thread_behind(queue: ObjectId) -> Option<u32> {
+    let shared = running().into_iter().find(|shared| shared.queues.iter().any(|handle| handle.id() == queue))?;
+    let native_id = shared.facts.lock().native_id;
+    native_id.map(|native_id| native_id as u32)
+}
+
+/// Runs source text in an interpreter, between two bytecodes of its threads, and gives the bytes that it calls `result`.
+/// None if the interpreter is not there, does not give its GIL away in time, or the text failed.
+pub(crate) unsafe fn look_into(
+    state: &State,
+    id: i64,
+    text: CString,
+    deadline: Option<Instant>,
+) -> Result<Option<Vec<u8>>> {
+    let shared = running().into_iter().find(|shared| shared.facts.lock().id == Some(id));
+    let look = move || match shared {
+        Some(shared) => {
+            let gate = shared.gate.lock();
+            // SAFETY: the gate is held, so the interpreter stays; this thread is attached to nothing.
+            gate.0.as_ref().and_then(|target| unsafe { visit(target.interpreter, || result_of(&text)) })
+        }
+        // SAFETY: the main interpreter stays until the program ends; this thread is attached to nothing.
+        None if id == MAIN_ID && !wait::is_finalizing() => unsafe {
+            visit(ffi::PyInterpreterState_Main(), || result_of(&text))
+        },
+        None => None,
+    };
+    Ok(elsewhere(state, deadline, look)?.flatten())
+}
+
+/// Attaches the calling thread, which is attached to nothing, to an interpreter, as soon as that gives its GIL away.
+unsafe fn visit<T>(interpreter: *mut ffi::PyInterpreterState, body: impl FnOnce() -> T) -> T {
+    let thread = ffi::PyThreadState_New(interpreter);
+    ffi::PyEval_AcquireThread(thread);
+    let result = body();
+    ffi::PyErr_Clear();
+    ffi::PyThreadState_Clear(thread);
+    ffi::PyThreadState_DeleteCurrent();
+    result
+}
+
+unsafe fn result_of(text: &CStr) -> Option<Vec<u8>> {
+    let namespace = run_in_namespace(text).ok()?;
+    let result = ffi::PyDict_GetItemString(namespace.as_ptr(), c"result".as_ptr()); // borrowed
+    let (mut start, mut length) = (null_mut(), 0);
+    if result.is_null() || ffi::PyBytes_AsStringAndSize(result, &raw mut start, &raw mut length) != 0 {
+        return None;
+    }
+    Some(core::slice::from_raw_parts(start.cast::<u8>(), length as usize).to_vec())
 }
 
 unsafe extern "C" fn is_alive(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -517,9 +619,8 @@ pub(crate) unsafe extern "C" fn subinterpreters(
     py::guard(|| {
         let state = crate::state_of_module(module);
         let class = state.object(&state.objects.subinterpreter_type)?;
-        let all: Vec<_> = ALL.lock().alive.iter().filter_map(Weak::upgrade).filter(|one| !one.has_ended()).collect();
         let list = Owned::from_raw(ffi::PyList_New(0))?;
-        for shared in all {
+        for shared in running() {
             let object = wrap(state, class.as_ptr().cast(), shared)?;
             check(ffi::PyList_Append(list.as_ptr(), object.as_ptr()))?;
         }
@@ -597,6 +698,7 @@ unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -
             Some(native_id) => native_id,
             None => wait::wait(
                 state,
+                Subject::Nothing,
                 None,
                 |patience| shared.begun.wait_until(state.region.bell(), patience, known, || true),
                 |error| *error == WaitError::Interrupted,

@@ -19,11 +19,14 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`event`], [`semaphore`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod barrier;
 mod codec;
+mod diagnosis;
 mod errors;
 mod event;
 mod handle;
@@ -31,9 +34,11 @@ mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod rlock;
 mod semaphore;
 mod state;
 mod wait;
+mod wait_any;
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
@@ -46,7 +51,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 9] = [
+static mut METHODS: [ffi::PyMethodDef; 14] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -54,6 +59,25 @@ static mut METHODS: [ffi::PyMethodDef; 9] = [
         c"The memory of this process's region, block by block, read-only, without a copy.",
     ),
     py::method_no_args(c"statistics", statistics, c"What the region holds, as a dict of bytes and counts."),
+    py::method_no_args(
+        c"waits",
+        diagnosis::waits,
+        c"The threads that wait, as (native_id, interpreter_id, seconds, subject); a subject is (class, index, generation).",
+    ),
+    py::method_no_args(
+        c"held_locks",
+        diagnosis::held_locks,
+        c"The locks that somebody holds, as (subject, interpreter_id, native_id).",
+    ),
+    py::method_no_args(c"interpreter_ids", diagnosis::interpreter_ids, c"The interpreters that look_into() reaches."),
+    py::method_fast(
+        c"look_into",
+        diagnosis::look_into,
+        c"look_into($module, interpreter_id, source, timeout)\n--\n\n\
+Run source text in another interpreter, and give the bytes that it calls result.\n\n\
+It runs between two bytecodes of the threads there. Gives None if their GIL is not to be had within timeout seconds, if\n\
+the interpreter has ended, or if the text failed.",
+    ),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
     py::method_no_args(
         c"subinterpreters",
@@ -72,6 +96,16 @@ static mut METHODS: [ffi::PyMethodDef; 9] = [
 Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
 They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
 late for the call strikes nothing. With None as number, only terminate() strikes.",
+    ),
+    py::method_fast(
+        c"wait_any",
+        wait_any::wait_any,
+        c"wait_any($module, /, *objects, timeout=None)\n--\n\n\
+Wait for the first of several things, and give that object; nothing is taken from any.\n\n\
+A queue is ready when it has an item or is shut down, a lock when it could be acquired, an event when it is set, a\n\
+semaphore when its value is positive, an Interpreter when it has ended, a file descriptor (an int, or an object with a\n\
+method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
+after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
@@ -164,6 +198,9 @@ unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi
         }
         if is(c"ShutDown") {
             return state_of_module(module).shut_down();
+        }
+        if is(c"BrokenBarrierError") {
+            return state_of_module(module).broken_barrier_error();
         }
         let text = c"module 'multigil._core' has no attribute '%U'";
         ffi::PyErr_Format(ffi::PyExc_AttributeError, text.as_ptr(), name);

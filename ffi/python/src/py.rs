@@ -255,6 +255,19 @@ pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
     if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
 }
 
+/// Any integer; one that is beyond 64 bits is as far away as can be.
+pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
+    let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
+    let mut overflow = 0;
+    let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
+    match overflow {
+        0 if value == -1 && !ffi::PyErr_Occurred().is_null() => Err(Raised),
+        0 => Ok(value.into()),
+        ..0 => Ok(i128::MIN),
+        1.. => Ok(i128::MAX),
+    }
+}
+
 /// `tp_traverse` of objects that hold nothing but their type.
 pub(crate) unsafe extern "C" fn traverse_type(
     object: *mut ffi::PyObject,
@@ -273,6 +286,10 @@ unsafe impl<T> Sync for Shared<T> {}
 
 /// The end of a table of methods.
 pub(crate) const METHODS_END: ffi::PyMethodDef = ffi::PyMethodDef::zeroed();
+
+/// The end of a table of attributes.
+pub(crate) const ATTRIBUTES_END: ffi::PyGetSetDef =
+    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() };
 
 /// A function that takes positional and keyword arguments.
 pub(crate) type FastFunction = unsafe extern "C" fn(
@@ -302,6 +319,20 @@ pub(crate) const fn method_no_args(
         ml_name: name.as_ptr(),
         ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
         ml_flags: ffi::METH_NOARGS,
+        ml_doc: doc.as_ptr(),
+    }
+}
+
+/// Describes a function whose arguments come as a tuple.
+pub(crate) const fn method_tuple(
+    name: &'static CStr,
+    function: ffi::PyCFunction,
+    doc: &'static CStr,
+) -> ffi::PyMethodDef {
+    ffi::PyMethodDef {
+        ml_name: name.as_ptr(),
+        ml_meth: ffi::PyMethodDefPointer { PyCFunction: function },
+        ml_flags: ffi::METH_VARARGS,
         ml_doc: doc.as_ptr(),
     }
 }

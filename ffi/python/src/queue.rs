@@ -5,14 +5,14 @@ use core::ptr::null_mut;
 use std::time::Instant;
 
 use multigil::error::{GetError, PutError, WaitError};
-use multigil::object::Message;
+use multigil::object::{Handle, Message};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
-use crate::wait::{self, Willing};
+use crate::wait::{self, Subject, Willing};
 use crate::{codec, errors};
 
 type Object = HandleObject<Queue>;
@@ -31,10 +31,16 @@ unsafe fn put(object: *mut ffi::PyObject, item: *mut ffi::PyObject, willing: Wil
 
 /// The message is ready; only a place is missing.
 #[cold]
-unsafe fn put_waiting(state: &State, queue: &Queue, message: &mut Message<'_>, willing: Willing) -> Result<()> {
+unsafe fn put_waiting(
+    state: &State,
+    queue: &Handle<'static, Queue>,
+    message: &mut Message<'_>,
+    willing: Willing,
+) -> Result<()> {
     let Willing::Until(deadline) = willing else { return errors::put(state, PutError::Full) };
     let result = wait::wait(
         state,
+        Subject::of(queue),
         deadline,
         |patience| queue.put(message, state.region, state.me, Some(patience)),
         |error| *error == PutError::Interrupted,
@@ -54,7 +60,7 @@ unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
 
 unsafe fn receive(
     state: &State,
-    queue: &Queue,
+    queue: &Handle<'static, Queue>,
     message: &mut Message<'_>,
     willing: Willing,
 ) -> Result<core::result::Result<(), GetError>> {
@@ -76,12 +82,13 @@ unsafe fn receive(
 #[cold]
 unsafe fn wait_for_item(
     state: &State,
-    queue: &Queue,
+    queue: &Handle<'static, Queue>,
     message: &mut Message<'_>,
     deadline: Option<Instant>,
 ) -> Result<core::result::Result<(), GetError>> {
     wait::wait(
         state,
+        Subject::of(queue),
         deadline,
         |patience| queue.get(message, state.region, state.me, Some(patience)),
         |error| *error == GetError::Interrupted,
@@ -202,6 +209,7 @@ unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> 
             // Without a deadline there is no other error than the one that `wait` deals with.
             let _ = wait::wait(
                 state,
+                Subject::of(queue),
                 None,
                 |patience| queue.join(state.region, patience),
                 |error| *error == WaitError::Interrupted,
@@ -395,7 +403,7 @@ static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
         doc: c"Whether shutdown() was called.".as_ptr(),
         closure: null_mut(),
     },
-    ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
+    py::ATTRIBUTES_END,
 ];
 
 /// Makes the type `Queue`.

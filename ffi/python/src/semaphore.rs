@@ -10,8 +10,8 @@ use pyo3::ffi;
 
 use crate::errors;
 use crate::handle::{self, HandleObject};
-use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::wait::{self, Willing};
+use crate::py::{self, Arguments, Owned, Result, raise};
+use crate::wait::{self, Subject, Willing};
 
 type Object = HandleObject<SharedSemaphore>;
 
@@ -23,6 +23,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
         (false, Willing::Until(deadline)) => {
             let result = wait::wait(
                 state,
+                Subject::of(semaphore),
                 deadline,
                 |patience| semaphore.acquire(state.region.bell(), patience),
                 |error| *error == WaitError::Interrupted,
@@ -61,7 +62,7 @@ unsafe extern "C" fn semaphore_release(
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let [n] = Arguments::new(values, count, names).parse("release", [c"n"], 0)?;
-        let n = if n.is_null() { 1 } else { integer(n)? };
+        let n = if n.is_null() { 1 } else { py::integer(n)? };
         if n < 1 {
             return raise(ffi::PyExc_ValueError, "n must be one or more");
         }
@@ -98,19 +99,6 @@ unsafe extern "C" fn get_initial_value(object: *mut ffi::PyObject, _: *mut c_voi
     })
 }
 
-/// Any integer; one that is beyond 64 bits is as far away as can be.
-unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
-    let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
-    let mut overflow = 0;
-    let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
-    match overflow {
-        0 if value == -1 && !ffi::PyErr_Occurred().is_null() => Err(Raised),
-        0 => Ok(value.into()),
-        ..0 => Ok(i128::MIN),
-        1.. => Ok(i128::MAX),
-    }
-}
-
 /// Whether objects of a class are bounded.
 unsafe fn is_bounded(class: *mut ffi::PyTypeObject) -> Result<bool> {
     let state = crate::state_of_type(class)?;
@@ -145,7 +133,7 @@ unsafe extern "C" fn initialize(
         let name = if bounded { "BoundedSemaphore" } else { "Semaphore" };
         let value = py::with_arguments(arguments, keywords, |arguments| {
             let [value] = arguments.parse(name, [c"value"], 0)?;
-            if value.is_null() { Ok(1) } else { integer(value) }
+            if value.is_null() { Ok(1) } else { py::integer(value) }
         })?;
         if value < 0 {
             return raise(ffi::PyExc_ValueError, "semaphore initial value must be >= 0");

@@ -3,6 +3,7 @@
 use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
+use std::collections::BTreeMap;
 
 use multigil::layout::PeerId;
 use multigil::object::Region;
@@ -12,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{event, interpreter, lock, queue, semaphore};
+use crate::{barrier, event, interpreter, lock, queue, rlock, semaphore};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -43,11 +44,17 @@ objects! {
     /// The type of the name.
     lock_type,
     /// The type of the name.
+    rlock_type,
+    /// The type of the name.
+    owner_type,
+    /// The type of the name.
     event_type,
     /// The type of the name.
     semaphore_type,
     /// The type of the name.
     bounded_semaphore_type,
+    /// The type of the name.
+    barrier_type,
     /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
@@ -58,6 +65,8 @@ objects! {
     full,
     /// `queue.ShutDown`, once it was needed.
     shut_down,
+    /// `threading.BrokenBarrierError`, once it was needed.
+    broken_barrier_error,
     /// The exception of the name.
     stale_handle,
     /// The exception of the name.
@@ -90,6 +99,14 @@ unsafe impl Send for State {}
 // SAFETY: as above.
 unsafe impl Sync for State {}
 
+/// CPython's ids of the interpreters that take part, by their numbers.
+static INTERPRETERS: Mutex<BTreeMap<u16, i64>> = Mutex::new(BTreeMap::new());
+
+/// CPython's id of the interpreter that takes part by that name; -1 if it has ended.
+pub(crate) fn interpreter_id(peer: PeerId) -> i64 {
+    INTERPRETERS.lock().get(&peer.get()).copied().unwrap_or(-1)
+}
+
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new() -> Result<State> {
@@ -100,6 +117,7 @@ impl State {
         let Some(me) = region.register() else {
             return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
         };
+        INTERPRETERS.lock().insert(me.get(), ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()));
         Ok(State { region, me, objects: Objects::new(), known: Mutex::default(), idle_pickler: Mutex::new(None) })
     }
 
@@ -155,11 +173,14 @@ impl State {
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
         let bounded_semaphore = semaphore::make_bounded_type(module, &semaphore)?;
         add(c"Semaphore", &objects.semaphore_type, semaphore)?;
         add(c"BoundedSemaphore", &objects.bounded_semaphore_type, bounded_semaphore)?;
+        add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
@@ -178,17 +199,23 @@ impl State {
 
     /// `queue.Full`.
     pub(crate) unsafe fn full(&self) -> Result<Owned> {
-        self.of_queue_module(&self.objects.full, c"Full")
+        self.imported(&self.objects.full, c"queue", c"Full")
     }
 
     /// `queue.ShutDown`.
     pub(crate) unsafe fn shut_down(&self) -> Result<Owned> {
-        self.of_queue_module(&self.objects.shut_down, c"ShutDown")
+        self.imported(&self.objects.shut_down, c"queue", c"ShutDown")
     }
 
-    unsafe fn of_queue_module(&self, slot: &Cell<*mut ffi::PyObject>, name: &CStr) -> Result<Owned> {
+    /// `threading.BrokenBarrierError`.
+    pub(crate) unsafe fn broken_barrier_error(&self) -> Result<Owned> {
+        self.imported(&self.objects.broken_barrier_error, c"threading", c"BrokenBarrierError")
+    }
+
+    /// What is imported when it is asked for the first time.
+    unsafe fn imported(&self, slot: &Cell<*mut ffi::PyObject>, module: &CStr, name: &CStr) -> Result<Owned> {
         if slot.get().is_null() {
-            slot.set(import(c"queue")?.attribute(name)?.into_raw());
+            slot.set(import(module)?.attribute(name)?.into_raw());
         }
         self.object(slot)
     }
@@ -235,6 +262,7 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
+        INTERPRETERS.lock().remove(&self.me.get());
         self.region.leave(self.me);
     }
 }

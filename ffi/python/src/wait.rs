@@ -6,13 +6,18 @@ use core::ffi::c_long;
 use core::mem;
 use core::ptr::null_mut;
 use core::time::Duration;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use multigil::error::WaitError;
 use multigil::event::{Parker, Patience};
+use multigil::layout::{ObjectId, ObjectKind};
+use multigil::lock::Owner;
+use multigil::object::{Handle, SharedState};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
+use crate::handle::owner;
 use crate::py::{Owned, Raised, Result, raise};
 use crate::state::State;
 
@@ -75,12 +80,40 @@ struct SeatState {
     interrupted: u64,
     /// InterpreterTerminated was asked for, once and for all: Python may drop it, as it does in a `__del__`.
     terminated: bool,
-    /// The thread is in one of our waits.
-    waiting: bool,
+    /// What the thread waits for, if it is in one of our waits.
+    waiting: Option<Waiting>,
     /// What the wait shall raise.
     request: Option<Request>,
     /// An asynchronous exception was set since the thread is exposed; it may have been raised or not.
     struck: bool,
+}
+
+/// What a wait is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// One of the engine's objects.
+    Object(ObjectKind, ObjectId),
+    /// The end of an interpreter, by the kernel's id of its thread.
+    Thread(u32),
+    /// Several things at once.
+    Several,
+    /// Something of our own that comes soon.
+    Nothing,
+}
+
+impl Subject {
+    /// An object.
+    pub(crate) fn of<T: SharedState>(handle: &Handle<'static, T>) -> Subject {
+        Subject::Object(T::KIND, handle.id())
+    }
+}
+
+/// A wait that is going on, for diagnosis.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) subject: Subject,
+    pub(crate) owner: Owner,
+    pub(crate) since: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +137,7 @@ impl Seat {
             return true;
         };
         let request = if inner.terminated { Request::Terminate } else { request };
-        if inner.waiting {
+        if inner.waiting.is_some() {
             inner.request = Some(request);
             self.parker.interrupt();
             return true;
@@ -154,13 +187,33 @@ thread_local! {
     static SEAT: OnceCell<Arc<Seat>> = const { OnceCell::new() };
 }
 
+/// The seats of all threads.
+static SEATS: Mutex<Vec<Weak<Seat>>> = Mutex::new(Vec::new());
+
 /// Gives the calling thread, which is new, a seat that others know.
 pub(crate) fn sit_down(seat: Arc<Seat>) {
+    let mut seats = SEATS.lock();
+    if seats.len() == seats.capacity() {
+        seats.retain(|seat| seat.strong_count() != 0); // now and then, so that it costs each new thread nothing
+    }
+    seats.push(Arc::downgrade(&seat));
+    drop(seats);
     SEAT.with(|mine| drop(mine.set(seat)));
 }
 
 fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {
-    SEAT.with(|mine| body(mine.get_or_init(Arc::default)))
+    SEAT.with(|mine| {
+        if mine.get().is_none() {
+            sit_down(Arc::default());
+        }
+        body(mine.get_or_init(Arc::default))
+    })
+}
+
+/// The waits that are going on in all threads.
+pub(crate) fn waits() -> Vec<Waiting> {
+    let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
+    seats.iter().filter_map(|seat| seat.inner.lock().waiting).collect()
 }
 
 /// Calls `body`, which belongs to the task `number`: what is asked of the thread strikes in there and nowhere else.
@@ -192,17 +245,19 @@ pub(crate) const NO_TASK: u64 = u64::MAX;
 /// `interrupted` tells its errors of that kind.
 pub(crate) unsafe fn wait<T, E>(
     state: &State,
+    subject: Subject,
     deadline: Option<Instant>,
     mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
     interrupted: impl Fn(&E) -> bool,
 ) -> Result<core::result::Result<T, E>> {
     with_seat(|seat| {
         let patience = Patience::new(deadline, SPIN, &seat.parker);
+        let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
         loop {
-            seat.inner.lock().waiting = true;
+            seat.inner.lock().waiting = Some(waiting);
             let result = detached(|| operation(&patience));
             let mut inner = seat.inner.lock();
-            inner.waiting = false;
+            inner.waiting = None;
             let request = inner.request.take();
             let ended_early = matches!(&result, Err(error) if interrupted(error));
             if let Some(request) = request {
@@ -223,6 +278,27 @@ pub(crate) unsafe fn wait<T, E>(
                 return Err(Raised);
             }
         }
+    })
+}
+
+/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what ends
+/// the wait is raised when it has.
+pub(crate) unsafe fn insist(
+    state: &State,
+    subject: Subject,
+    mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<(), WaitError>,
+) -> Result<()> {
+    let mut raised: Option<Owned> = None;
+    while wait(state, subject, None, &mut operation, |error| *error == WaitError::Interrupted).is_err() {
+        let error = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+        if let Some(earlier) = raised.take() {
+            ffi::PyException_SetContext(error.as_ptr(), earlier.into_raw());
+        }
+        raised = Some(error);
+    }
+    raised.map_or(Ok(()), |error| {
+        ffi::PyErr_SetRaisedException(error.into_raw());
+        Err(Raised)
     })
 }
 
@@ -326,10 +402,15 @@ pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *m
     }
 }
 
-/// When a `join(timeout)` that counts from now ends; None waits for ever.
-pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+/// How long a timeout is that may be None, for ever; one that is negative is none at all.
+pub(crate) unsafe fn time_limit(timeout: *mut ffi::PyObject) -> Result<Option<Duration>> {
     if timeout.is_null() || timeout == ffi::Py_None() {
         return Ok(None);
     }
-    Ok(Some(Instant::now() + Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+    Ok(Some(Duration::from_secs_f64(seconds(timeout)?.max(0.0))))
+}
+
+/// When a `join(timeout)` that counts from now ends; None waits for ever.
+pub(crate) unsafe fn join_timeout(timeout: *mut ffi::PyObject) -> Result<Option<Instant>> {
+    Ok(time_limit(timeout)?.map(|limit| Instant::now() + limit))
 }

@@ -1,51 +1,15 @@
-//! The protocol of ring, chain, event and lock as theorems, each checked in every interleaving and with every value
-//! that the memory model lets a load return, up to three preemptions (two where three would take minutes).
-//!
-//! A theorem has *twins*: the same model without one part of the protocol (`multigil::model`), which must fail. So
-//! the model can see what that part is for, and the part is there for a reason.
-//!
-//! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --test loom
-//! ```
-//! `LOOM_MAX_PREEMPTIONS` lowers the bound. Loom does not explore loads that are delayed past later stores; the
-//! payload's cells make up for it, since they fail on any two accesses that are not ordered.
-#![cfg(loom)]
-#![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
+//! Ring and chain.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use multigil::error::{OutOfMemory, WaitError};
-use multigil::event::{Bell, Event, Patience};
+use multigil::error::OutOfMemory;
 use multigil::layout::{Meta, PeerId, RingHeader, Slot};
-use multigil::lock::{Lock, Owner};
-use multigil::model::{AtomicU64, Part, without};
+use multigil::model::{AtomicU64, Part};
 use multigil::ring::{Cell, Chain, PopError, PushError, Ring, RingRef, Rings};
 
-/// Checks a model in all its interleavings with at most so many preemptions.
-fn check(preemptions: usize, model: fn()) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(builder.preemption_bound.map_or(preemptions, |bound| bound.min(preemptions)));
-    let runs = Arc::new(AtomicUsize::new(0));
-    let counter = runs.clone();
-    builder.check(move || {
-        counter.fetch_add(1, Relaxed);
-        model();
-    });
-    println!("{} interleavings", runs.load(Relaxed));
-    assert!(runs.load(Relaxed) > 1, "one interleaving shows nothing");
-}
-
-/// Checks a model without a part of the protocol; it is expected to fail.
-fn twin(preemptions: usize, part: Part, model: fn()) {
-    without(part, || check(preemptions, model));
-}
-
-fn me() -> PeerId {
-    PeerId::new(1).unwrap()
-}
+use crate::{check, me, twin};
 
 const NO_LIMIT: u64 = u64::MAX;
 
@@ -146,6 +110,11 @@ impl Line {
     fn get(&self) -> Result<u64, PopError> {
         let mut cell = Cell::default();
         self.chain.pop(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
+    }
+
+    fn peek(&self) -> Result<u64, PopError> {
+        let mut cell = Cell::default();
+        self.chain.peek(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
     }
 
     /// All that is left.
@@ -265,6 +234,177 @@ fn slow_consumer_delays_nobody() {
         line.chain.pop(&line.memory, me(), NO_LIMIT, &mut first, on_claim).unwrap();
         assert_eq!((first.payload[0], line.drain()), (1, vec![]));
     });
+}
+
+// ---------------------------------------------------------------------------------------------- peek
+
+/// Who looks at the oldest message sees one that is there, and everybody else still gets all of them in their order.
+fn peek_get() {
+    let line = Arc::new(Line::with(&[2], &[1, 2]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let mut got = Vec::from_iter(line.get());
+    got.extend(line.get());
+    let seen = peeker.join().unwrap();
+    assert!(matches!(seen, Ok(1 | 2) | Err(PopError::Empty)));
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2], "what was put is got");
+}
+
+#[test]
+fn peek_get_holds() {
+    check(3, peek_get);
+}
+
+#[test]
+#[should_panic(expected = "what was put is got")]
+fn peek_get_fails_without_peeked_stays() {
+    twin(3, Part::PeekedStays, peek_get);
+}
+
+/// The next message that goes into the slot does not meet the one who has looked at the last.
+fn peek_get_put() {
+    let line = Arc::new(Line::with(&[1, 1], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let mut got = Vec::from_iter(line.get());
+    line.put(2);
+    let seen = peeker.join().unwrap();
+    assert!(matches!(seen, Ok(1 | 2) | Err(PopError::Empty | PopError::Busy)));
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2]);
+}
+
+#[test]
+fn peek_get_put_holds() {
+    check(3, peek_get_put);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn peek_get_put_fails_without_put_back() {
+    twin(3, Part::PutBack, peek_get_put);
+}
+
+/// Two who look at once see the same, unless one is told that the other is looking.
+fn peek_peek() {
+    let line = Arc::new(Line::with(&[1], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    let seen = [line.peek(), peeker.join().unwrap()];
+    assert!(seen.contains(&Ok(1)) && seen.iter().all(|seen| matches!(seen, Ok(1) | Err(PopError::Peeked))));
+    assert_eq!(line.drain(), [1]);
+}
+
+#[test]
+fn peek_peek_holds() {
+    check(3, peek_peek);
+}
+
+/// A message that is looked at has its place: the limit holds, and a full ring is closed and left behind it.
+fn peek_full() {
+    let line = Arc::new(Line::with(&[1, 2], &[1]));
+    let other = line.clone();
+    let peeker = thread::spawn(move || other.peek());
+    assert_eq!(line.try_put(2, 1), Err(PushError::Full));
+    line.put(2);
+    assert_eq!(peeker.join().unwrap(), Ok(1));
+    assert_eq!(line.drain(), [1, 2]);
+    assert_eq!(line.memory.taken(), 1);
+}
+
+#[test]
+fn peek_full_holds() {
+    check(3, peek_full);
+}
+
+/// A message that is looked at is waited for, by those who take and by those who look.
+#[test]
+fn peeked_slot_holds_the_order() {
+    loom::model(|| {
+        let line = Line::with(&[2], &[1]);
+        let on_claim = |_: &Cell| {
+            line.put(2);
+            assert!(line.chain.is_busy(&line.memory));
+            assert_eq!((line.get(), line.peek()), (Err(PopError::Peeked), Err(PopError::Peeked)));
+            assert_eq!((line.chain.len(), line.chain.popped()), (2, 0));
+        };
+        line.chain.peek(&line.memory, me(), NO_LIMIT, &mut Cell::default(), on_claim).unwrap();
+        assert!(!line.chain.is_busy(&line.memory));
+        assert_eq!(line.drain(), [1, 2]);
+    });
+}
+
+/// A line, and an event for those who wait for its messages.
+struct Post {
+    line: Line,
+    bell: Bell,
+    event: Event,
+}
+
+impl Post {
+    fn with(messages: &[u64]) -> Arc<Post> {
+        Arc::new(Post { line: Line::with(&[2], messages), bell: Bell::default(), event: Event::default() })
+    }
+
+    fn wait(&self, attempt: impl Fn(&Line) -> Result<u64, PopError>) -> u64 {
+        let attempt = || attempt(&self.line).ok();
+        let result = self.event.wait_until(&self.bell, &Patience::endless(), attempt, || !self.line.chain.is_empty());
+        result.unwrap()
+    }
+
+    fn peek(&self) -> u64 {
+        let seen = self.wait(Line::peek);
+        self.event.notify_one(&self.bell);
+        seen
+    }
+}
+
+/// A consumer that falls asleep because somebody is looking is woken when that one is done.
+fn peek_wakes() {
+    let post = Post::with(&[1]);
+    let other = post.clone();
+    let consumer = thread::spawn(move || other.wait(Line::get));
+    let seen = post.line.peek();
+    post.event.notify_one(&post.bell);
+    assert_eq!(consumer.join().unwrap(), 1);
+    assert!(matches!(seen, Ok(1) | Err(PopError::Empty)));
+}
+
+#[test]
+fn peek_wakes_holds() {
+    check(3, peek_wakes);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn peek_wakes_fails_without_notify_fence() {
+    twin(3, Part::NotifyFence, peek_wakes);
+}
+
+/// The wake for a message may go to one who only looks: it is passed on to one who takes.
+fn peek_passes_on() {
+    let post = Post::with(&[]);
+    let [peeker, consumer] = [post.clone(), post.clone()];
+    let consumer = thread::spawn(move || consumer.wait(Line::get));
+    let peeker = thread::spawn(move || peeker.peek());
+    for message in [1, 2] {
+        post.line.put(message);
+        post.event.notify_one(&post.bell);
+    }
+    assert_eq!(consumer.join().unwrap(), 1);
+    assert!(matches!(peeker.join().unwrap(), 1 | 2));
+}
+
+#[test]
+fn peek_passes_on_holds() {
+    check(2, peek_passes_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn peek_passes_on_fails_without_pass_on() {
+    twin(2, Part::PassOn, peek_passes_on);
 }
 
 // ---------------------------------------------------------------------------------------------- limit
@@ -622,261 +762,4 @@ fn reused_before_producer_holds() {
 #[should_panic(expected = "exceeded maximum number of branches")] // it goes round in a ring that is another's now
 fn reused_before_producer_fails_without_producers_left() {
     twin(2, Part::ProducersLeft, reused_before_producer);
-}
-
-// ---------------------------------------------------------------------------------------------- event
-
-/// What is waited for: a number of tokens.
-#[derive(Default)]
-struct Tokens {
-    count: AtomicU64,
-    bell: Bell,
-    event: Event,
-}
-
-impl Tokens {
-    fn give(&self) {
-        self.count.fetch_add(1, Ordering::Release);
-        self.event.notify_one(&self.bell);
-    }
-
-    fn try_take(&self) -> Option<()> {
-        let mut seen = self.count.load(Ordering::Relaxed);
-        while seen > 0 {
-            match self.count.compare_exchange(seen, seen - 1, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(()),
-                Err(now) => seen = now,
-            }
-        }
-        None
-    }
-
-    fn take(&self, patience: Patience<'_>) -> Result<(), WaitError> {
-        self.event.wait_until(&self.bell, &patience, || self.try_take(), || self.count.load(Ordering::Relaxed) > 0)
-    }
-}
-
-/// A waiter in a thread of its own.
-fn waiter(tokens: &Arc<Tokens>) -> thread::JoinHandle<()> {
-    let tokens = tokens.clone();
-    thread::spawn(move || tokens.take(Patience::endless()).unwrap())
-}
-
-/// A waiter and a notifier: the wake is not lost, whoever comes first.
-fn wake() {
-    let tokens = Arc::new(Tokens::default());
-    let waiter = waiter(&tokens);
-    tokens.give();
-    waiter.join().unwrap();
-    assert_eq!(tokens.event.waiting(), 0);
-}
-
-#[test]
-fn wake_holds() {
-    check(3, wake);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn wake_fails_without_notify_fence() {
-    twin(3, Part::NotifyFence, wake);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn wake_fails_without_wait_fence() {
-    twin(3, Part::WaitFence, wake);
-}
-
-/// Two waiters and a notifier that runs ahead: its second wake is left to the first one who wakes.
-fn wake_passed_on() {
-    let tokens = Arc::new(Tokens::default());
-    let waiters = [waiter(&tokens), waiter(&tokens)];
-    tokens.give();
-    tokens.give();
-    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
-}
-
-#[test]
-fn wake_passed_on_holds() {
-    check(2, wake_passed_on);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn wake_passed_on_fails_without_pass_on() {
-    twin(2, Part::PassOn, wake_passed_on);
-}
-
-/// Two waiters and two notifiers.
-fn two_wakes() {
-    let tokens = Arc::new(Tokens::default());
-    let waiters = [waiter(&tokens), waiter(&tokens)];
-    let other = tokens.clone();
-    let notifier = thread::spawn(move || other.give());
-    tokens.give();
-    notifier.join().unwrap();
-    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
-}
-
-#[test]
-fn two_wakes_hold() {
-    check(1, two_wakes);
-}
-
-/// A thief takes what a waiter was woken for: the next wake still reaches the waiter.
-fn wake_after_theft() {
-    let tokens = Arc::new(Tokens::default());
-    let waiter = waiter(&tokens);
-    let other = tokens.clone();
-    let thief = thread::spawn(move || other.try_take());
-    tokens.give();
-    tokens.give();
-    waiter.join().unwrap();
-    let stolen = thief.join().unwrap();
-    assert_eq!(tokens.try_take().is_some(), stolen.is_none());
-}
-
-#[test]
-fn wake_after_theft_holds() {
-    check(3, wake_after_theft);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn wake_after_theft_fails_without_seen() {
-    twin(3, Part::Seen, wake_after_theft);
-}
-
-/// A waiter that gives up just when it is woken takes what it was woken for, or leaves it to the other.
-fn wake_of_one_who_gives_up() {
-    let tokens = Arc::new(Tokens::default());
-    let other = tokens.clone();
-    let impatient = thread::spawn(move || other.take(Patience::until_woken()));
-    let patient = waiter(&tokens);
-    tokens.give();
-    tokens.give();
-    patient.join().unwrap();
-    let taken = impatient.join().unwrap();
-    assert_eq!(tokens.try_take().is_some(), taken.is_err());
-}
-
-#[test]
-fn wake_of_one_who_gives_up_holds() {
-    check(2, wake_of_one_who_gives_up);
-}
-
-/// `notify_all` reaches everybody.
-fn wake_all() {
-    let tokens = Arc::new(Tokens::default());
-    let waiters = [waiter(&tokens), waiter(&tokens)];
-    tokens.count.fetch_add(2, Ordering::Release);
-    tokens.event.notify_all(&tokens.bell);
-    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
-}
-
-#[test]
-fn wake_all_holds() {
-    check(2, wake_all);
-}
-
-// ---------------------------------------------------------------------------------------------- lock
-
-/// A counter that is only right if one thread at a time adds to it and sees what the one before has written.
-#[derive(Default)]
-struct Guarded {
-    bell: Bell,
-    lock: Lock,
-    count: AtomicU64,
-}
-
-impl Guarded {
-    fn acquire(&self, patience: Patience<'_>) -> Result<(), WaitError> {
-        self.lock.acquire(Owner { peer: me(), thread: 1 }, &patience)
-    }
-
-    fn add(&self) {
-        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        self.lock.release(&self.bell).unwrap();
-    }
-
-    fn acquire_and_add(self: Arc<Self>) {
-        self.acquire(Patience::endless()).unwrap();
-        self.add();
-    }
-}
-
-/// One thread at a time, and each sees what the one before has written.
-fn exclusion() {
-    let guarded = Arc::new(Guarded::default());
-    let other = guarded.clone();
-    let adder = thread::spawn(move || other.acquire_and_add());
-    guarded.clone().acquire_and_add();
-    adder.join().unwrap();
-    assert_eq!(guarded.count.load(Ordering::Relaxed), 2, "both have added");
-    assert!(!guarded.lock.is_locked() && guarded.lock.release(&guarded.bell).is_err());
-}
-
-#[test]
-fn exclusion_holds() {
-    check(3, exclusion);
-}
-
-#[test]
-#[should_panic(expected = "both have added")]
-fn exclusion_fails_without_acquired() {
-    twin(3, Part::Acquired, exclusion);
-}
-
-#[test]
-#[should_panic(expected = "both have added")]
-fn exclusion_fails_without_released() {
-    twin(3, Part::Released, exclusion);
-}
-
-/// Three threads: each that waits is woken in the end.
-fn three_at_once() {
-    let guarded = Arc::new(Guarded::default());
-    let adders = [guarded.clone(), guarded.clone()].map(|other| thread::spawn(move || other.acquire_and_add()));
-    guarded.clone().acquire_and_add();
-    adders.into_iter().for_each(|adder| adder.join().unwrap());
-    assert_eq!(guarded.count.load(Ordering::Relaxed), 3, "all have added");
-}
-
-#[test]
-fn three_at_once_holds() {
-    check(3, three_at_once);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn three_at_once_fails_without_take_contended() {
-    twin(3, Part::TakeContended, three_at_once);
-}
-
-/// A waiter that gives up just when it is woken leaves word for the other waiter, even if a third thread has taken the
-/// lock in between.
-fn lock_given_up() {
-    let guarded = Arc::new(Guarded::default());
-    guarded.acquire(Patience::endless()).unwrap();
-    let other = guarded.clone();
-    let impatient = thread::spawn(move || other.acquire(Patience::until_woken()).map(|()| other.add()));
-    let other = guarded.clone();
-    let patient = thread::spawn(move || other.acquire_and_add());
-    guarded.add();
-    guarded.clone().acquire_and_add();
-    patient.join().unwrap();
-    let added = 3 + u64::from(impatient.join().unwrap().is_ok());
-    assert_eq!(guarded.count.load(Ordering::Relaxed), added);
-}
-
-#[test]
-fn lock_given_up_holds() {
-    check(3, lock_given_up);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn lock_given_up_fails_without_flag_on_leaving() {
-    twin(3, Part::FlagOnLeaving, lock_given_up);
 }

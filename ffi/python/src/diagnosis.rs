@@ -1,0 +1,119 @@
+//! What `diagnose()` asks the engine: which locks are held, which threads wait, and what an interpreter's threads do.
+
+use core::ffi::CStr;
+use core::ptr::null_mut;
+use std::ffi::CString;
+use std::time::Instant;
+
+use multigil::layout::ObjectKind;
+use multigil::lock::Owner;
+use pyo3::ffi;
+
+use crate::interpreter;
+use crate::py::{self, Arguments, Owned, Raised, Result};
+use crate::state::{self, State};
+use crate::wait::{self, Subject};
+
+/// A list of what `each` makes.
+unsafe fn list<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T) -> Result<Owned>) -> Result<Owned> {
+    let list = Owned::from_raw(ffi::PyList_New(0))?;
+    for item in items {
+        py::check(ffi::PyList_Append(list.as_ptr(), each(item)?.as_ptr()))?;
+    }
+    Ok(list)
+}
+
+/// What something is called, and its id: `(class, index, generation)`. What is no object has generation -1; an
+/// interpreter, whose end or answer is waited for, has its thread's native id.
+unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
+    let (name, index, generation) = match subject {
+        Subject::Object(ObjectKind::Queue, id) => match interpreter::thread_behind(id) {
+            Some(thread) if thread == asker.thread => (c"calls", 0, -1),
+            Some(thread) => (c"Interpreter", thread, -1),
+            None => (c"Queue", id.index, i64::from(id.generation)),
+        },
+        Subject::Object(kind, id) => (class_name(kind), id.index, i64::from(id.generation)),
+        Subject::Thread(thread) => (c"Interpreter", thread, -1),
+        Subject::Several => (c"several things", 0, -1),
+        Subject::Nothing => (c"multigil itself", 0, -1),
+    };
+    Owned::from_raw(ffi::Py_BuildValue(c"sIL".as_ptr(), name.as_ptr(), index, generation))
+}
+
+/// The class that `multigil` has of a kind.
+const fn class_name(kind: ObjectKind) -> &'static CStr {
+    match kind {
+        ObjectKind::Queue => c"Queue",
+        ObjectKind::Lock => c"Lock",
+        ObjectKind::RLock => c"RLock",
+        ObjectKind::Flag => c"Event",
+        ObjectKind::Semaphore => c"Semaphore",
+        ObjectKind::Condition => c"Condition",
+        ObjectKind::Barrier => c"Barrier",
+        ObjectKind::Bench => c"Bench",
+    }
+}
+
+/// `waits() -> [(native_id, interpreter_id, seconds, subject), …]`
+pub(crate) unsafe extern "C" fn waits(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let now = Instant::now();
+        list(wait::waits(), |waiting| {
+            let subject = describe(waiting.subject, waiting.owner)?;
+            let seconds = now.saturating_duration_since(waiting.since).as_secs_f64();
+            let interpreter = state::interpreter_id(waiting.owner.peer);
+            let format = c"ILdO";
+            Owned::from_raw(ffi::Py_BuildValue(
+                format.as_ptr(),
+                waiting.owner.thread,
+                interpreter,
+                seconds,
+                subject.as_ptr(),
+            ))
+        })
+    })
+}
+
+/// `held_locks() -> [(subject, interpreter_id, native_id), …]`
+pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_module(module);
+        list(state.region.held_locks(state.me), |(kind, id, owner)| {
+            let subject = describe(Subject::Object(kind, id), owner)?;
+            let interpreter = state::interpreter_id(owner.peer);
+            Owned::from_raw(ffi::Py_BuildValue(c"OLI".as_ptr(), subject.as_ptr(), interpreter, owner.thread))
+        })
+    })
+}
+
+/// `interpreter_ids() -> [int, …]`
+pub(crate) unsafe extern "C" fn interpreter_ids(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| list(interpreter::ids(), |id| Owned::from_raw(ffi::PyLong_FromLongLong(id))))
+}
+
+/// `look_into(interpreter_id, source, timeout) -> bytes | None`
+pub(crate) unsafe extern "C" fn look_into(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let parameters = [c"interpreter_id", c"source", c"timeout"];
+        let [id, source, timeout] = Arguments::new(values, count, names).parse("look_into", parameters, 3)?;
+        let id = ffi::PyLong_AsLongLong(id);
+        let source = ffi::PyUnicode_AsUTF8AndSize(source, null_mut());
+        if source.is_null() || !ffi::PyErr_Occurred().is_null() {
+            return Err(Raised);
+        }
+        let source = CString::from(CStr::from_ptr(source));
+        let deadline = wait::join_timeout(timeout)?;
+        let state: &State = crate::state_of_module(module);
+        match interpreter::look_into(state, id, source, deadline)? {
+            None => Ok(Owned::none()),
+            Some(bytes) => {
+                Owned::from_raw(ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t))
+            }
+        }
+    })
+}

@@ -1,0 +1,196 @@
+//! `wait_any`: waiting for the first of several things, whatever they are.
+//!
+//! A shared type says in `handle.rs` what is waited for; an interpreter is waited for until it has ended. The kernel
+//! can't wake a futex when a file descriptor is ready, so for these a thread of ours polls, and sets a flag for each:
+//!
+//! ```text
+//!   the caller   poll, without waiting → any ready? → start ── wait_any ──→ write to the eventfd → join
+//!   the thread                                         poll descriptors and eventfd → set flags → end
+//! ```
+
+use core::ffi::c_int;
+use std::fs::File;
+use std::io::{Error, Result as IoResult, Write};
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use multigil::error::WaitError;
+use multigil::event::{self, Bell, Watchable};
+use multigil::flag::Flag;
+use multigil::object::Region;
+use pyo3::ffi;
+
+use crate::handle::{self, owner};
+use crate::interpreter;
+use crate::py::{self, Arguments, Owned, Raised, Result, raise};
+use crate::state::State;
+use crate::wait::{self, Subject};
+
+/// `wait_any(*objects, timeout=None)`.
+pub(crate) unsafe extern "C" fn wait_any(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_module(module);
+        let objects = core::slice::from_raw_parts(values, count as usize);
+        let [timeout] = Arguments::new(values.add(objects.len()), 0, names).parse("wait_any", [c"timeout"], 0)?;
+        if objects.is_empty() {
+            return raise(ffi::PyExc_ValueError, "wait_any() needs something to wait for");
+        }
+        let first = first_ready(state, objects, wait::join_timeout(timeout)?)?;
+        Ok(first.map_or_else(|| Owned::none(), |place| Owned::from_borrowed(objects[place])))
+    })
+}
+
+unsafe fn first_ready(
+    state: &'static State,
+    objects: &[*mut ffi::PyObject],
+    deadline: Option<Instant>,
+) -> Result<Option<usize>> {
+    let bell = state.region.bell();
+    let mut descriptors = Descriptors::default();
+    let mut things = Vec::with_capacity(objects.len());
+    for object in objects {
+        things.push(thing(state, *object, &mut descriptors)?);
+    }
+    descriptors.check(bell).or_else(|error| raise_os_error(error))?;
+    let ready = things.iter().position(|thing| thing.is_ready());
+    if ready.is_some() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        return Ok(ready);
+    }
+    let _poller = descriptors.start(state.region)?;
+    let things: Vec<&dyn Watchable> = things.iter().map(|thing| &**thing).collect();
+    let result = wait::wait(
+        state,
+        Subject::Several,
+        deadline,
+        |patience| event::wait_any(&things, bell, patience),
+        |error| *error == WaitError::Interrupted,
+    )?;
+    Ok(result.ok())
+}
+
+/// What is waited for when an object is.
+unsafe fn thing(
+    state: &'static State,
+    object: *mut ffi::PyObject,
+    descriptors: &mut Descriptors,
+) -> Result<Box<dyn Watchable>> {
+    if let Some(watch) = handle::watch_of(state, object) {
+        return Ok(watch(object, owner(state)));
+    }
+    if let Some(ending) = interpreter::ending(state, object)? {
+        return Ok(Box::new(ending));
+    }
+    if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
+        let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
+        let class = Owned::from_raw(ffi::PyType_GetName(ffi::Py_TYPE(object)))?;
+        let format = c"wait_any() waits for %s, not for '%U'";
+        ffi::PyErr_Format(ffi::PyExc_TypeError, format.as_ptr(), format!("{kinds}\0").as_ptr(), class.as_ptr());
+        return Err(Raised);
+    }
+    match ffi::PyObject_AsFileDescriptor(object) {
+        ..0 => Err(Raised),
+        descriptor => Ok(Box::new(descriptors.add(descriptor))),
+    }
+}
+
+unsafe fn raise_os_error<T>(error: Error) -> Result<T> {
+    *libc::__errno_location() = error.raw_os_error().unwrap_or_default();
+    ffi::PyErr_SetFromErrno(ffi::PyExc_OSError);
+    Err(Raised)
+}
+
+/// File descriptors, each with a flag that is set when it is ready: a read would not wait, or fail.
+#[derive(Debug, Default)]
+struct Descriptors(Vec<(c_int, Arc<Flag>)>);
+
+impl Descriptors {
+    fn add(&mut self, descriptor: c_int) -> Arc<Flag> {
+        let flag = Arc::new(Flag::default());
+        self.0.push((descriptor, Arc::clone(&flag)));
+        flag
+    }
+
+    /// Sets the flags of those that are ready now. One that is not open is an error.
+    fn check(&self, bell: &Bell) -> IoResult<()> {
+        let events = self.poll(None)?;
+        if events.iter().any(|events| events & libc::POLLNVAL != 0) {
+            return Err(Error::from_raw_os_error(libc::EBADF));
+        }
+        self.set_flags(&events, bell);
+        Ok(())
+    }
+
+    fn set_flags(&self, events: &[i16], bell: &Bell) {
+        self.0.iter().zip(events).filter(|(_, events)| **events != 0).for_each(|((_, flag), _)| flag.set(bell));
+    }
+
+    /// What has happened to each; with `cancel`, as soon as something has, or that one is ready.
+    fn poll(&self, cancel: Option<&File>) -> IoResult<Vec<i16>> {
+        let cancel_descriptor = cancel.map(AsRawFd::as_raw_fd);
+        let descriptors = self.0.iter().map(|(descriptor, _)| *descriptor).chain(cancel_descriptor);
+        let mut polled: Vec<_> = descriptors.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 }).collect();
+        let timeout = if cancel.is_some() { -1 } else { 0 };
+        loop {
+            // SAFETY: the kernel writes to the entries of a live vector.
+            if unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) } >= 0 {
+                return Ok(polled.iter().map(|entry| entry.revents).collect());
+            }
+            let error = Error::last_os_error();
+            if error.raw_os_error() != Some(libc::EINTR) {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Sets the flags of those that become ready first, on a thread of its own; None if there are no descriptors.
+    unsafe fn start(self, region: &'static Region) -> Result<Option<Poller>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let (ours, theirs) = match eventfd().and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
+            Ok(both) => both,
+            Err(error) => return raise_os_error(error),
+        };
+        let run = move || match self.poll(Some(&theirs)) {
+            Ok(events) => self.set_flags(&events, region.bell()),
+            // The kernel is out of memory: a wait that ends for nothing is better than one that never ends.
+            Err(_) => self.0.iter().for_each(|(_, flag)| flag.set(region.bell())),
+        };
+        match std::thread::Builder::new().name("multigil-poll".to_owned()).spawn(run) {
+            Ok(thread) => Ok(Some(Poller { cancel: ours, thread: Some(thread) })),
+            Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
+        }
+    }
+}
+
+fn eventfd() -> IoResult<File> {
+    // SAFETY: the call has no preconditions.
+    match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) } {
+        ..0 => Err(Error::last_os_error()),
+        // SAFETY: it was just opened, and nobody else has it.
+        descriptor => Ok(unsafe { File::from_raw_fd(descriptor) }),
+    }
+}
+
+/// The thread that polls. It ends when this is dropped.
+#[derive(Debug)]
+struct Poller {
+    cancel: File,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        let _ = self.cancel.write_all(&1_u64.to_ne_bytes()); // an eventfd takes the first one
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it never panics, and never waits for a GIL
+        }
+    }
+}

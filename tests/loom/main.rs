@@ -1,0 +1,46 @@
+//! The engine's protocols as theorems, each checked in every interleaving and with every value that the memory model
+//! lets a load return, up to three preemptions (fewer where three would take minutes).
+//!
+//! A theorem has *twins*: the same model without one part of the protocol (`multigil::model`), which must fail. So
+//! the model can see what that part is for, and the part is there for a reason.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release --test loom
+//! ```
+//! `LOOM_MAX_PREEMPTIONS` lowers the bound. Loom does not explore loads that are delayed past later stores; words that
+//! only one thread at a time may touch make up for it, since they fail on any two accesses that are not ordered.
+#![cfg(loom)]
+#![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
+
+mod event;
+mod lock;
+mod ring;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use multigil::layout::PeerId;
+use multigil::model::{Part, without};
+
+/// Checks a model in all its interleavings with at most so many preemptions.
+fn check(preemptions: usize, model: fn()) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(builder.preemption_bound.map_or(preemptions, |bound| bound.min(preemptions)));
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counter = runs.clone();
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    println!("{} interleavings", runs.load(Relaxed));
+    assert!(runs.load(Relaxed) > 1, "one interleaving shows nothing");
+}
+
+/// Checks a model without a part of the protocol; it is expected to fail.
+fn twin(preemptions: usize, part: Part, model: fn()) {
+    without(part, || check(preemptions, model));
+}
+
+fn me() -> PeerId {
+    PeerId::new(1).unwrap()
+}
