@@ -70,29 +70,17 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "BrokenBarrierError": "multigil._core",
-        "Diagnosis": "multigil._diagnosis",
-        "ExceptHookArgs": "multigil._hooks",
-        "Full": "multigil._core",
-        "InterpreterDied": "multigil._worker",
-        "Owner": "multigil._core",
-        "RemoteTraceback": "multigil._transfer",
-        "ShutDown": "multigil._core",
-        "Timer": "multigil._timer",
-        "__excepthook__": "multigil._hooks",
-        "concurrent_tee": "multigil._iterators",
-        "diagnose": "multigil._diagnosis",
-        "excepthook": "multigil._hooks",
-        "getprofile": "multigil._hooks",
-        "gettrace": "multigil._hooks",
-        "local": "multigil._local",
-        "serialize_iterator": "multigil._iterators",
-        "setprofile": "multigil._hooks",
-        "setprofile_all_threads": "multigil._hooks",
-        "settrace": "multigil._hooks",
-        "settrace_all_threads": "multigil._hooks",
-        "stack_size": "multigil._worker",
-        "synchronized_iterator": "multigil._iterators",
+        "multigil._core": ("BrokenBarrierError", "Full", "Owner", "ShutDown"),
+        "multigil._diagnosis": ("Diagnosis", "diagnose"),
+        "multigil._hooks": (
+            *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
+            *("setprofile_all_threads", "settrace", "settrace_all_threads"),
+        ),
+        "multigil._iterators": ("concurrent_tee", "serialize_iterator", "synchronized_iterator"),
+        "multigil._local": ("local",),
+        "multigil._timer": ("Timer",),
+        "multigil._transfer": ("RemoteTraceback",),
+        "multigil._worker": ("InterpreterDied", "stack_size"),
     }
 
     def __getattr__(name: str) -> object:
@@ -100,8 +88,8 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        home = _HOMES.get(name, "multigil.interpreter")
-        value = globals()[name] = getattr(import_module(home), name)
+        homes = (home for home, names in _HOMES.items() if name in names)
+        value = globals()[name] = getattr(import_module(next(homes, "multigil.interpreter")), name)
         return value
 
     def __dir__() -> list[str]:

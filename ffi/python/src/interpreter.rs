@@ -559,7 +559,7 @@ unsafe fn elsewhere<T: Send + 'static>(
     Ok(result.ok())
 }
 
-/// Those that have not ended.
+/// The interpreters that were made here and have not ended, in the order of their numbers.
 fn running() -> Vec<Arc<Shared>> {
     ALL.lock().alive.iter().filter_map(Weak::upgrade).filter(|shared| !shared.has_ended()).collect()
 }
@@ -637,12 +637,7 @@ pub(crate) unsafe extern "C" fn subinterpreters(
     py::guard(|| {
         let state = crate::state_of_module(module);
         let class = state.object(&state.objects.subinterpreter_type)?;
-        let list = Owned::from_raw(ffi::PyList_New(0))?;
-        for shared in running() {
-            let object = wrap(state, class.as_ptr().cast(), shared)?;
-            check(ffi::PyList_Append(list.as_ptr(), object.as_ptr()))?;
-        }
-        Ok(list)
+        py::list(running(), |shared| wrap(state, class.as_ptr().cast(), shared))
     })
 }
 
