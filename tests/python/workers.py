@@ -153,7 +153,8 @@ def lists_of(function: Any) -> list[list[object]]:
     return [content for content in contents if isinstance(content, list)]
 
 
-def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
+def call_and_send_lists(function: Callable[[], object], begun: SimpleQueue[None]) -> list[list[object]]:
+    begun.put(None)
     function()
     return lists_of(function)
 
