@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from multigil import Lock, Queue, RLock, SimpleQueue
+    from multigil import Barrier, Event, Lock, Queue, RLock, Semaphore, SimpleQueue
 
 
 class Record:
@@ -108,7 +108,7 @@ def count_in_file(path: Path, lock: Lock | RLock, times: int) -> None:
             path.write_text(str(number + 1))
 
 
-def acquire_and_tell(lock: Lock, told: SimpleQueue[str], name: str) -> None:
+def acquire_and_tell(lock: Lock | Semaphore, told: SimpleQueue[str], name: str) -> None:
     lock.acquire()
     told.put(name)
 
@@ -145,6 +145,30 @@ def acquire_in_two_threads(lock: RLock) -> tuple[bool, bool]:
 def put_new(carrier: SimpleQueue[Any], name: str, *args: object) -> None:
     """Put a new object of a class; every handle here is gone when this returns."""
     carrier.put(getattr(multigil, name)(*args))
+
+
+def answer_events(there: Event, back: Event, times: int) -> int:
+    """Wait for the one and set the other, so often."""
+    for _ in range(times):
+        there.wait()
+        there.clear()
+        back.set()
+    return times
+
+
+def put_and_set(results: Queue[int], event: Event) -> None:
+    results.put(1)
+    event.set()
+
+
+def enter(semaphore: Semaphore, places: Semaphore, times: int) -> int:
+    """Enter so often; each time there must be a place."""
+    for _ in range(times):
+        with semaphore:
+            if not places.acquire(blocking=False):
+                raise AssertionError("there are too many inside")
+            places.release()
+    return times
 
 
 def lists_of(function: Any) -> list[list[object]]:
