@@ -349,6 +349,7 @@ pub mod model {
         PassOn,
         Watched,
         WatchersCounted,
+        TurnPassesOn,
         BellRung,
         BellSeen,
         // lock

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use multigil::barrier::{Arrival, Barrier};
+use multigil::control::AnyQueue;
 use multigil::error::{BarrierError, GetError, PutError, WaitError};
 use multigil::event::{Parker, Patience, Watchable, wait_any};
 use multigil::flag::Flag;

@@ -5,6 +5,7 @@
 
 use core::ffi::CStr;
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, PutError};
 use multigil::event::Patience;
 use multigil::object::Message;

@@ -35,6 +35,8 @@ unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
 const fn class_name(kind: ObjectKind) -> &'static CStr {
     match kind {
         ObjectKind::Queue => c"Queue",
+        ObjectKind::LifoQueue => c"LifoQueue",
+        ObjectKind::PriorityQueue => c"PriorityQueue",
         ObjectKind::Lock => c"Lock",
         ObjectKind::RLock => c"RLock",
         ObjectKind::Flag => c"Event",

@@ -4,6 +4,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use std::time::Instant;
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, PutError, WaitError};
 use multigil::event::Patience;
 use multigil::object::{Handle, Message};
