@@ -102,7 +102,7 @@ class TestBoundedSemaphore(lock_tests.BoundedSemaphoreTests):  # type: ignore[mi
 
 class TestBarrier(lock_tests.BarrierTests):  # type: ignore[misc, name-defined]
     barriertype = staticmethod(multigil.Barrier)
-    defaultTimeout = 8.0
+    defaultTimeout = 8.0  # noqa: N815 - CPython's name
 
     # Workers look at what the others have noted; test_barrier.py has it with semaphores in place of the lists.
     test_barrier = None
