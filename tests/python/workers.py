@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from multigil import Lock, Queue, RLock, SimpleQueue
+    from multigil import Barrier, Event, Lock, Queue, RLock, Semaphore, SimpleQueue
 
 
 class Record:
@@ -108,7 +108,7 @@ def count_in_file(path: Path, lock: Lock | RLock, times: int) -> None:
             path.write_text(str(number + 1))
 
 
-def acquire_and_tell(lock: Lock, told: SimpleQueue[str], name: str) -> None:
+def acquire_and_tell(lock: Lock | Semaphore, told: SimpleQueue[str], name: str) -> None:
     lock.acquire()
     told.put(name)
 
@@ -147,13 +147,130 @@ def put_new(carrier: SimpleQueue[Any], name: str, *args: object) -> None:
     carrier.put(getattr(multigil, name)(*args))
 
 
+def answer_events(there: Event, back: Event, times: int) -> int:
+    """Wait for the one and set the other, so often."""
+    for _ in range(times):
+        there.wait()
+        there.clear()
+        back.set()
+    return times
+
+
+def put_and_set(results: Queue[int], event: Event) -> None:
+    results.put(1)
+    event.set()
+
+
+def enter(semaphore: Semaphore, places: Semaphore, times: int) -> int:
+    """Enter so often; each time there must be a place."""
+    for _ in range(times):
+        with semaphore:
+            if not places.acquire(blocking=False):
+                raise AssertionError("there are too many inside")
+            places.release()
+    return times
+
+
+def pass_in_step(barrier: Barrier, ahead: Semaphore, times: int) -> int:
+    """Pass a barrier so often; between two passes, everybody has been there. Gives the sum of the indices."""
+    total = 0
+    for _ in range(times):
+        ahead.release()
+        total += barrier.wait()
+        # All have given one, and nobody can give the next before all have taken theirs.
+        if not ahead.acquire(blocking=False):
+            raise AssertionError("somebody has not been there")
+        barrier.wait()
+    return total
+
+
+class PutsName:
+    """Puts the name of the interpreter in which it is called."""
+
+    def __init__(self, names: Queue[str]) -> None:
+        self.names = names
+
+    def __call__(self) -> None:
+        self.names.put(own_name())
+
+
+class Spins:
+    """Says that it was called, and never comes back."""
+
+    def __init__(self, told: SimpleQueue[None]) -> None:
+        self.told = told
+
+    def __call__(self) -> None:
+        self.told.put(None)
+        spin()
+
+
+class SetsAndWaits:
+    """Sets an event, then waits for another one."""
+
+    def __init__(self, called: Event, go: Event) -> None:
+        self.called = called
+        self.go = go
+
+    def __call__(self) -> None:
+        self.called.set()
+        self.go.wait()
+
+
+class Counting(multigil.Barrier):
+    """Counts, in each interpreter for itself, how often the last one came there."""
+
+    count = 0
+
+    def __init__(self, parties: int) -> None:
+        super().__init__(parties, self.add)
+
+    def add(self) -> None:
+        self.count += 1
+
+
+def wait_and_count(barrier: Counting) -> int:
+    barrier.wait()
+    return barrier.count
+
+
+def wait_for_any(*things: Any) -> int:
+    """The place of the first that is ready."""
+    first = multigil.wait_any(*things)
+    return next(place for place, thing in enumerate(things) if thing is first)
+
+
+def take_from_any(*queues: Queue[int]) -> list[int]:
+    """What can be got from any of the queues until all are shut down."""
+    got, left = [], list(queues)
+    while left:
+        ready = multigil.wait_any(*left)
+        if ready is None:
+            raise AssertionError("nobody has said how long to wait")
+        try:
+            got.append(ready.get_nowait())
+        except Empty:
+            continue
+        except ShutDown:
+            left.remove(ready)
+    return got
+
+
+def make_one_of_each() -> list[Any]:
+    """What can be waited for, and is not ready."""
+    lock = multigil.Lock()
+    lock.acquire()
+    return [multigil.Queue(), multigil.SimpleQueue(), multigil.Event(), multigil.Semaphore(0), lock]
+
+
 def lists_of(function: Any) -> list[list[object]]:
     """The lists that a closure has from the function around it."""
     contents = [cell.cell_contents for cell in function.__closure__ or ()]
     return [content for content in contents if isinstance(content, list)]
 
 
-def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
+def call_and_send_lists(function: Callable[[], object], begun: SimpleQueue[None]) -> list[list[object]]:
+    begun.put(None)
     function()
     return lists_of(function)
 
