@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         main_interpreter,
         main_thread,
     )
+    from multigil.shared_memory import SharedMemory
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
@@ -62,6 +63,7 @@ else:
         "Owner": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
+        "SharedMemory": "multigil.shared_memory",
         "ShutDown": "multigil._core",
         "diagnose": "multigil._diagnosis",
     }
@@ -100,6 +102,7 @@ __all__ = [
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",
+    "SharedMemory",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",

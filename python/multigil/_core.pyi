@@ -235,6 +235,17 @@ class Array:
     def get_lock(self) -> Any: ...
     def get_obj(self) -> Self: ...
 
+@disjoint_base
+class Memory:
+    """Bytes that have a name and are shared by threads and interpreters, as a buffer; for `multigil.SharedMemory`."""
+
+    @property
+    def views(self) -> int:
+        """How many buffers of it are in use."""
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
+
 @final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
@@ -296,6 +307,15 @@ def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
     an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
     descriptor (an int, or an object with a method `fileno`) when a read would not wait.
     """
+
+def create_memory(name: str, size: int) -> Memory | None:
+    """Make memory of that name; None if there is some already."""
+
+def open_memory(name: str, /) -> Memory | None:
+    """Give the memory of that name; None if there is none."""
+
+def unlink_memory(name: str, /) -> bool:
+    """Take a name away from its memory; whether there was one."""
 
 def current_interpreter_id() -> int: ...
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:

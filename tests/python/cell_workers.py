@@ -125,3 +125,27 @@ def keep_view(of: Array | SharedMemory) -> int:
     view = memoryview(of if isinstance(of, multigil.Array) else of.buf)  # type: ignore[arg-type]
     kept.append(view)
     return view.nbytes
+
+
+def keep_block(name: str) -> int:
+    """Keep a block open until the interpreter ends."""
+    block = multigil.SharedMemory(name)
+    kept.append(block)
+    return block.size
+
+
+def create(name: str, content: bytes) -> int:
+    block = multigil.SharedMemory(name, create=True, size=len(content))
+    return write_into(block, content)[1]
+
+
+def write_to(name: str, content: bytes) -> None:
+    write_into(multigil.SharedMemory(name), content)
+
+
+def write_into(block: SharedMemory, content: bytes) -> tuple[str, int]:
+    view = memoryview(block.buf)  # type: ignore[arg-type]
+    view[: len(content)] = content
+    view.release()
+    block.close()
+    return block.name, block.size
