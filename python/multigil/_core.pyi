@@ -171,7 +171,7 @@ class Barrier:
 
 @disjoint_base
 class Value:
-    """A number in memory that threads and interpreters share; `multiprocessing.Value`, and what a machine does in one step."""
+    """A number that threads and interpreters share: `multiprocessing.Value`, with what takes a machine one step."""
 
     def __new__(cls, typecode: str | type, value: Any = 0, *, lock: Any = True) -> Self: ...
     value: Any
@@ -198,7 +198,7 @@ class Value:
 
 @disjoint_base
 class Array:
-    """Numbers in memory that threads and interpreters share; `multiprocessing.Array`, and what a machine does in one step."""
+    """Numbers that threads and interpreters share: `multiprocessing.Array`, with what takes a machine one step."""
 
     def __new__(cls, typecode: str | type, size_or_values: int | Iterable[Any], *, lock: Any = True) -> Self: ...
     value: bytes

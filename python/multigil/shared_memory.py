@@ -17,8 +17,8 @@ _NAME_MAX = 255
 class SharedMemory:
     """A named block of memory that threads and interpreters share.
 
-    With `create` it is made, of `size` bytes that are zero, under a name that is made up if none is given. Otherwise the
-    block of that name is opened. Names are those of this process with all its interpreters.
+    With `create` it is made, of `size` bytes that are zero, under a name that is made up if none is given. Otherwise
+    the block of that name is opened. Names are those of this process with all its interpreters.
 
     As with POSIX shared memory, a name keeps its block until somebody calls `unlink()`; after that it stays for as long
     as somebody has it open. It ends with the process, so there is nothing to `track`.

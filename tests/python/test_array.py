@@ -335,9 +335,7 @@ def test_a_wait_ends_when_its_element_was_changed() -> None:
 
 def test_interpreters_hand_a_number_round_a_ring() -> None:
     ring = Array("i", 11)
-    going = [started(cell_workers.take_turns_in_ring, ring, 300, place) for place in range(0, 4)]
-    for place in range(4, 11):
-        going.append(started(cell_workers.take_turns_in_ring, ring, 300, place))
+    going = [started(cell_workers.take_turns_in_ring, ring, 300, place) for place in range(11)]
     ring[0] = 1
     ring.notify(0)
     for each in going:

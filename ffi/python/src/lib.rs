@@ -20,7 +20,7 @@
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
-//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what can be done to it in one step |
+//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |

@@ -1,6 +1,6 @@
 //! `Memory`: bytes that have a name, as a buffer. `multigil.SharedMemory` is made of it, in Python.
 //!
-//! Unlike other shared types, each unpickling gives an object of its own, so that each holder counts the views of its own.
+//! Unlike other shared types, each unpickling gives an object of its own, so that each holder counts its own views.
 
 use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
