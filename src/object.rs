@@ -8,6 +8,7 @@
 //! lives; a message owns its block, so it may copy to it and from it.
 #![expect(unsafe_code, reason = "handles borrow what they keep alive; messages copy into blocks they own")]
 
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use std::collections::HashMap;
@@ -22,9 +23,10 @@ use crate::error::{AttachError, NameError, OutOfMemory};
 use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
-use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
+use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
@@ -148,6 +150,20 @@ impl Region {
         Ok(queue)
     }
 
+    /// Makes a queue that keeps an order; `maxsize` as in [`OrderedQueue::set_maxsize`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_ordered_queue<O: Order>(
+        &self,
+        me: PeerId,
+        maxsize: i64,
+    ) -> Result<Handle<'_, OrderedQueue<O>>, OutOfMemory> {
+        let queue = self.create::<OrderedQueue<O>>(me, 0)?;
+        queue.initialize(maxsize);
+        Ok(queue)
+    }
+
     /// Makes any other object; `initialize` sets it up before anybody can know of it.
     ///
     /// # Errors
@@ -264,11 +280,10 @@ impl Region {
                     ended.push(id);
                 }
             };
-            // SAFETY (all three): the last reference was just taken back, so the object, which is of that kind, is ours
-            // alone until we give back its block.
             match kind {
                 ObjectKind::Queue => {
-                    if let Some(queue) = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) } {
+                    // SAFETY: it is of that kind, and ours alone until we give back its block.
+                    if let Some(queue) = unsafe { self.last::<Queue>(id) } {
                         let mut message = Message::new(self, me);
                         message.prepare(u64::MAX);
                         while queue.take(self, me, &mut message).is_ok() {
@@ -277,16 +292,27 @@ impl Region {
                         queue.destroy(&self.heap, me);
                     }
                 }
+                ObjectKind::LifoQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<LifoQueue>(id) } {
+                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                    }
+                }
+                ObjectKind::PriorityQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<PriorityQueue>(id) } {
+                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                    }
+                }
                 ObjectKind::Condition => {
-                    if let Some(object) =
-                        unsafe { self.heap.object::<SharedCondition>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedCondition>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
                 ObjectKind::Barrier => {
-                    if let Some(object) = unsafe { self.heap.object::<SharedBarrier>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedBarrier>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
@@ -297,8 +323,26 @@ impl Region {
         }
     }
 
+    /// An object whose last reference was just taken back.
+    ///
+    /// # Safety
+    /// It is of that kind, and its block is given back only afterwards.
+    unsafe fn last<T: SharedState>(&self, id: ObjectId) -> Option<&T> {
+        // SAFETY: without a reference nobody else finds the object, and its block stays the caller's.
+        unsafe { self.heap.object::<T>(id).map(|object| object.as_ref()) }
+    }
+
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// The entries of a table, a block that belongs to one queue; none if there is no block of that index.
+    pub(crate) fn table(&self, block: u32) -> &[Entry] {
+        let Some((memory, bytes)) = self.heap.memory(block) else { return &[] };
+        // SAFETY: blocks are aligned to two cache lines, any bytes are valid entries, and all that changes in them is
+        // atomic. The block is a table for as long as its queue lives, which the caller holds a reference to; nobody
+        // else knows the block.
+        unsafe { core::slice::from_raw_parts(memory.cast().as_ptr(), bytes / size_of::<Entry>()) }
     }
 
     /// The locks that somebody holds, reentrant ones included, and who holds them.
@@ -427,6 +471,11 @@ const _: () = assert!(size_of::<SharedMemory>() == 128);
 // SAFETY: as the trait asks; see queue.rs.
 unsafe impl SharedState for Queue {
     const KIND: ObjectKind = ObjectKind::Queue;
+}
+
+// SAFETY: as the trait asks; see ordered.rs.
+unsafe impl<O: Order> SharedState for OrderedQueue<O> {
+    const KIND: ObjectKind = O::KIND;
 }
 
 /// A reference to an object: keeps it alive.
@@ -721,6 +770,63 @@ impl<'r> Message<'r> {
         let count = if memory.is_null() { 0 } else { usize::from(self.meta().pins) };
         // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
         (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
+    }
+
+    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
+    /// entry. The message is empty afterwards.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the message is as it was then.
+    pub(crate) fn move_to_entry(&mut self) -> Result<(u64, u64), OutOfMemory> {
+        let meta = self.meta();
+        if meta.is_inline() && meta.length > 8 {
+            let block = self.region.heap.take(self.me, INLINE_BYTES)?;
+            if let Some((memory, _)) = self.region.heap.memory(block) {
+                // SAFETY: the block was just taken, and holds that many bytes.
+                unsafe { memory.cast().copy_from_nonoverlapping(NonNull::from(&self.cell.payload), 1) };
+            }
+            self.cell.payload[0] = u64::from(block);
+        }
+        if meta.length > 8 {
+            self.region.heap.hand_over(self.cell.payload[0] as u32, None);
+        }
+        self.disown();
+        Ok((meta.pack(), self.cell.payload[0]))
+    }
+
+    /// Becomes the message of an entry, which does not have it any more.
+    pub(crate) fn take_entry(&mut self, meta: u64, payload: u64) {
+        self.empty();
+        let block = self.read_entry(meta, payload);
+        if let Some(block) = block {
+            self.region.heap.hand_over(block, Some(self.me));
+            if self.meta().is_inline() {
+                self.region.heap.give_back(self.me, block);
+            }
+        }
+    }
+
+    /// The message of an entry, for a look at it: the entry still has it.
+    pub(crate) fn of_entry(region: &'r Region, me: PeerId, meta: u64, payload: u64) -> ManuallyDrop<Message<'r>> {
+        let mut message = ManuallyDrop::new(Message::new(region, me));
+        message.read_entry(meta, payload);
+        message
+    }
+
+    /// Makes the cell of what an entry holds, and gives the block's index if there is one.
+    fn read_entry(&mut self, meta: u64, payload: u64) -> Option<u32> {
+        self.cell.meta = meta;
+        self.cell.payload[0] = payload;
+        let meta = self.meta();
+        if meta.length <= 8 {
+            return None;
+        }
+        let block = payload as u32;
+        if let (true, Some((memory, _))) = (meta.is_inline(), self.region.heap.memory(block)) {
+            // SAFETY: the block is the entry's, and no block is smaller than a slot's payload.
+            self.cell.payload = unsafe { memory.cast().read() };
+        }
+        Some(block)
     }
 
     /// Gives the references of the message to `each`; the message has none afterwards.

@@ -7,20 +7,14 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crossbeam_utils::CachePadded;
-
-use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Event, Patience, Watchable};
+use crate::control::{AnyQueue, Control};
+use crate::error::{GetError, OutOfMemory, PutError, WaitError};
+use crate::event::{Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
 use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, PopError, PushError};
-use crate::sync::{AtomicU64, Ordering, fence_after_read_modify_write, spin_loop};
-
-/// It was shut down: the chain is sealed, or will be in a moment.
-const SHUT_DOWN: u32 = 1;
-/// No more gets either.
-const IMMEDIATE: u32 = 2;
+use crate::sync::{fence_after_read_modify_write, spin_loop};
 
 /// Messages of more bytes are only given to those who are prepared for them.
 pub const LARGE_BYTES: u64 = 1 << 20;
@@ -33,33 +27,19 @@ const OWNER_TIME: Duration = Duration::from_millis(2);
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Queue {
-    control: CachePadded<Control>,
+    control: Control,
     chain: Chain,
-    /// Tasks that were reported done.
-    done: CachePadded<AtomicU64>,
-}
-
-/// What every `put` and `get` reads and hardly anybody writes.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Control {
-    header: ObjectHeader,
-    /// The most messages that the queue may hold, as an `i64`; 0 or less for any number.
-    maxsize: AtomicU64,
-    not_empty: Event,
-    not_full: Event,
-    all_done: Event,
 }
 
 impl AsRef<ObjectHeader> for Queue {
     fn as_ref(&self) -> &ObjectHeader {
-        &self.control.header
+        self.control.as_ref()
     }
 }
 
 impl Queue {
     pub(crate) fn initialize(&self, heap: &Heap, maxsize: i64) -> Result<(), OutOfMemory> {
-        self.control.maxsize.store(maxsize as u64, Ordering::Relaxed);
+        self.control.initialize(maxsize);
         self.chain.initialize(heap, FIRST_RING_SLOTS)
     }
 
@@ -98,8 +78,8 @@ impl Queue {
     ) -> Result<(), PutError> {
         let mut put_rest = || {
             let before = *put;
-            let rest = messages.iter_mut().skip(before);
-            let result = rest.map(|message| self.push(message, region, me).inspect(|()| *put += 1)).collect();
+            let mut rest = messages.iter_mut().skip(before);
+            let result = rest.try_for_each(|message| self.push(message, region, me).inspect(|()| *put += 1));
             if *put != before {
                 self.announce(region, me);
             }
@@ -161,7 +141,7 @@ impl Queue {
     #[inline(always)]
     fn announce(&self, region: &Region, me: PeerId) {
         self.control.not_empty.notify_one(region.bell()); // and its fence orders the commit before the flags
-        if self.flags() & IMMEDIATE != 0 {
+        if self.control.is_shut_down_immediately() {
             self.drain(region, me); // shut down meanwhile: nobody will get them
         }
     }
@@ -201,7 +181,7 @@ impl Queue {
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
         self.obtain(region, patience, || {
-            if self.flags() & IMMEDIATE != 0 {
+            if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
             }
             Ok(self.take(region, me, message)?)
@@ -221,7 +201,7 @@ impl Queue {
     ) -> Result<(), GetError> {
         self.obtain(region, patience, || {
             message.empty();
-            if self.flags() & IMMEDIATE != 0 {
+            if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
             }
             let result = self.copy_oldest(region, me, message);
@@ -342,91 +322,14 @@ impl Queue {
 
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
     pub fn shut_down(&self, immediate: bool, region: &Region, me: PeerId) {
-        let flags = SHUT_DOWN | if immediate { IMMEDIATE } else { 0 };
-        self.control.header.flags.fetch_or(flags, Ordering::AcqRel);
+        self.control.shut_down(immediate);
         self.chain.seal(region.heap());
         if immediate {
             // A put that has claimed its slot already sees the flag when it is done, or the drain sees its message.
             fence_after_read_modify_write();
             self.drain(region, me);
-            self.control.all_done.notify_all(region.bell());
         }
-        self.control.not_empty.notify_all(region.bell());
-        self.control.not_full.notify_all(region.bell());
-    }
-
-    /// Whether it was shut down.
-    pub fn is_shut_down(&self) -> bool {
-        self.flags() & SHUT_DOWN != 0
-    }
-
-    /// Reports a task done that somebody got.
-    ///
-    /// # Errors
-    /// [`TooManyDone`].
-    pub fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
-        let mut done = self.done.load(Ordering::Relaxed);
-        loop {
-            let pushed = self.chain.pushed();
-            if done >= pushed {
-                return Err(TooManyDone);
-            }
-            // Release: what was done comes before `join` returns.
-            match self.done.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => {
-                    if done + 1 == pushed {
-                        self.control.all_done.notify_all(region.bell());
-                    }
-                    return Ok(());
-                }
-                Err(now) => done = now,
-            }
-        }
-    }
-
-    /// Waits until every message that was put has been reported done.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
-        let all_done = || (self.unfinished() == 0).then_some(());
-        if all_done().is_some() {
-            return Ok(());
-        }
-        self.control.all_done.wait_until(region.bell(), patience, all_done, || false)
-    }
-
-    /// Messages that were put and not reported done.
-    pub fn unfinished(&self) -> u64 {
-        let done = self.done.load(Ordering::Acquire);
-        self.chain.pushed().saturating_sub(done)
-    }
-
-    /// How many messages there are.
-    pub fn len(&self) -> u64 {
-        self.chain.len()
-    }
-
-    /// Whether there is no message.
-    pub fn is_empty(&self) -> bool {
-        self.chain.is_empty()
-    }
-
-    /// Whether there is no place.
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.limit()
-    }
-
-    /// The most messages that the queue holds; 0 or less for any number.
-    pub fn maxsize(&self) -> i64 {
-        self.control.maxsize.load(Ordering::Relaxed) as i64
-    }
-
-    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
-    pub fn set_maxsize(&self, maxsize: i64, region: &Region) {
-        // An exchange, since the wake below asks for a read-modify-write before it.
-        self.control.maxsize.swap(maxsize as u64, Ordering::AcqRel);
-        self.control.not_full.notify_all(region.bell());
+        self.control.wake_all(immediate, region.bell());
     }
 
     pub(crate) fn destroy(&self, heap: &Heap, me: PeerId) {
@@ -435,19 +338,31 @@ impl Queue {
 
     #[inline(always)]
     fn limit(&self) -> u64 {
-        u64::try_from(self.maxsize()).ok().filter(|limit| *limit != 0).unwrap_or(u64::MAX)
+        self.control.limit()
+    }
+}
+
+impl AnyQueue for Queue {
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        &self.control
     }
 
-    #[inline(always)]
-    fn flags(&self) -> u32 {
-        self.control.header.flags.load(Ordering::Acquire)
+    #[inline]
+    fn len(&self) -> u64 {
+        self.chain.len()
+    }
+
+    #[inline]
+    fn put_in_all(&self) -> u64 {
+        self.chain.pushed()
     }
 }
 
 /// Ready when a `get` would not wait.
 impl Watchable for Queue {
     fn is_ready(&self) -> bool {
-        !self.is_empty() || self.is_shut_down()
+        self.has_something()
     }
 
     fn watch(&self) {
@@ -549,5 +464,5 @@ impl From<PopError> for TryGetError {
 
 const _: () = {
     assert!(size_of::<Queue>() == 512);
-    assert!(core::mem::offset_of!(Queue, control) == 0 && core::mem::offset_of!(Control, header) == 0);
+    assert!(core::mem::offset_of!(Queue, control) == 0);
 };

@@ -252,10 +252,15 @@ class Subinterpreter:
 
     The constructor returns at once. The new thread makes the interpreter, runs the source text
     `bootstrap` in a namespace of its own (not in `__main__`), then ends the interpreter and shuts the
-    queues down, however it came to the end.
+    queues down, however it came to the end. Its stack has at least `stack_size` bytes; 0 means the usual 16 MiB.
     """
 
-    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = ()) -> Self: ...
+    name: str | None  # settable to a str only
+    daemon: bool
+    def __new__(cls, bootstrap: str, queues: Iterable[Queue[Any]] = (), stack_size: int = 0) -> Self: ...
+    @property
+    def number(self) -> int:
+        """1, 2, 3 ...: which one of this process it is."""
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
@@ -277,7 +282,8 @@ class Subinterpreter:
     def terminate(self, timeout: float | None = None) -> None:
         """Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.
 
-        Waits until the thread could be reached, as `interrupt` does, at most timeout seconds.
+        What the first of `queues` holds is dropped. Waits until the thread could be reached, as `interrupt` does, at
+        most timeout seconds.
         """
     def abandon(self, timeout: float | None = None) -> bool:
         """End the interpreter although its thread is asleep in a call that knows nothing of us (`time.sleep`).
@@ -318,6 +324,12 @@ def unlink_memory(name: str, /) -> bool:
     """Take a name away from its memory; whether there was one."""
 
 def current_interpreter_id() -> int: ...
+def new_number() -> int:
+    """1, 2, 3 ...: a number that no interpreter of this process had yet."""
+
+def subinterpreters() -> list[Subinterpreter]:
+    """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
+
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
     """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
 

@@ -85,6 +85,15 @@ pub(crate) fn check(status: c_int) -> Result<c_int> {
     if status < 0 { Err(Raised) } else { Ok(status) }
 }
 
+/// A list of what `each` makes.
+pub(crate) unsafe fn list<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T) -> Result<Owned>) -> Result<Owned> {
+    let list = Owned::from_raw(ffi::PyList_New(0))?;
+    for item in items {
+        check(ffi::PyList_Append(list.as_ptr(), each(item)?.as_ptr()))?;
+    }
+    Ok(list)
+}
+
 /// Raises an exception of a class with a text.
 pub(crate) unsafe fn raise<T>(class: *mut ffi::PyObject, text: &str) -> Result<T> {
     let text = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t);
