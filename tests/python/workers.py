@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import re
 import sys
@@ -550,6 +551,10 @@ def raise_and_be_joined(target: Callable[..., object], *args: object) -> None:
     interpreter = multigil.Interpreter(target=target, args=args, name="inner")
     interpreter.start()
     interpreter.join()
+
+
+def context_is_empty() -> bool:
+    return len(contextvars.copy_context()) == 0
 
 
 def thread_stack_size() -> int:
