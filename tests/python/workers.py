@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import itertools
 import re
 import sys
@@ -520,3 +521,178 @@ def keep_the_gil_for(seconds: float) -> None:
 
 def diagnose_in_words() -> str:
     return str(multigil.diagnose())
+
+
+def listing() -> tuple[list[str], int, str, str]:
+    names = [interpreter.name for interpreter in multigil.enumerate()]
+    return names, multigil.active_count(), multigil.current_interpreter().name, multigil.main_interpreter().name
+
+
+def start_named(target: Callable[..., Any], args: tuple[Any, ...], name: str, daemon: bool = False) -> None:
+    multigil.Interpreter(target=target, args=args, name=name, daemon=daemon).start()
+
+
+def default_name() -> str:
+    return multigil.Interpreter().name
+
+
+def rename(name: str) -> None:
+    multigil.current_interpreter().name = name
+
+
+def kernel_name() -> str:
+    with open("/proc/thread-self/comm") as comm:
+        return comm.read().rstrip("\n")
+
+
+def facts(interpreter: multigil.Interpreter) -> tuple[Any, ...]:
+    """What can be seen of an interpreter from elsewhere."""
+    return (
+        interpreter.name,
+        interpreter.id,
+        interpreter.ident,
+        interpreter.native_id,
+        interpreter.daemon,
+        interpreter.is_alive(),
+        repr(interpreter),
+    )
+
+
+def errors_of(interpreter: multigil.Interpreter) -> list[str]:
+    """What is raised by what only works where an interpreter was started."""
+    errors = []
+    for attempt in (
+        interpreter.start,
+        interpreter.result,
+        interpreter.interrupt,
+        interpreter.close,
+        lambda: interpreter.call(int),
+        lambda: setattr(interpreter, "daemon", True),
+    ):
+        try:
+            attempt()
+        except RuntimeError as error:
+            errors.append(str(error))
+    return errors
+
+
+def who_am_i() -> multigil.Interpreter:
+    return multigil.current_interpreter()
+
+
+def is_same(one: object, other: object) -> bool:
+    return one is other
+
+
+def visit(local: Any) -> tuple[int, int]:
+    """Count the visits of this thread, and of a thread beside it that lives for one visit only."""
+
+    def count() -> int:
+        local.visits = getattr(local, "visits", 0) + 1
+        return local.visits  # type: ignore[no-any-return]
+
+    inner: list[int] = []
+    thread = threading.Thread(target=lambda: inner.append(count()))
+    thread.start()
+    thread.join()
+    return count(), inner[0]
+
+
+class Numbered(multigil.local):
+    def __init__(self, number: int, *, step: int = 1) -> None:
+        self.number = number
+        self.step = step
+
+
+def advance(local: Numbered) -> int:
+    local.number += local.step
+    return local.number
+
+
+def kept_locals() -> int:
+    from multigil import _local
+
+    return len(_local._kept)
+
+
+def send_twice(local: Any, q: Queue[Any]) -> None:
+    q.put(local)
+    q.put([local])
+
+
+def get_two(q: Queue[Any]) -> bool:
+    first, (second,) = q.get(), q.get()
+    return first is second and not vars(first)
+
+
+def add(one: int, other: int) -> int:
+    return one + other
+
+
+def set_event(event: multigil.Event) -> None:
+    event.set()
+
+
+def tracing() -> tuple[bool, bool, bool, bool]:
+    """Whether there are hooks here: those that this thread has, and those that what is started from here gets."""
+    return (
+        sys.gettrace() is not None,
+        sys.getprofile() is not None,
+        multigil.gettrace() is not None,
+        multigil.getprofile() is not None,
+    )
+
+
+def tracing_of_a_nested_one() -> tuple[bool, bool, bool, bool]:
+    return start_and_get_result(tracing)  # type: ignore[no-any-return]
+
+
+def call_until(stop: multigil.Event, told: SimpleQueue[str], function: Callable[[], object]) -> None:
+    told.put("calling")
+    while not stop.is_set():
+        function()
+        time.sleep(0.001)
+
+
+def to_be_traced() -> None:
+    pass
+
+
+def watch(seen: SimpleQueue[Any], frame: Any, event: str, _: object) -> None:
+    """With its queue, a function for tracing and profiling."""
+    if frame.f_code is to_be_traced.__code__:
+        seen.put((event, multigil.get_ident()))
+
+
+def raise_and_be_joined(target: Callable[..., object], *args: object) -> None:
+    interpreter = multigil.Interpreter(target=target, args=args, name="inner")
+    interpreter.start()
+    interpreter.join()
+
+
+def context_is_empty() -> bool:
+    return len(contextvars.copy_context()) == 0
+
+
+def thread_stack_size() -> int:
+    size = threading.stack_size()
+    threading.stack_size(size)
+    return size
+
+
+def stack_bytes() -> int:
+    """The size of the calling thread's stack, as the C library knows it."""
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    attributes = ctypes.create_string_buffer(256)
+    address, size = ctypes.c_void_p(), ctypes.c_size_t()
+    library.pthread_self.restype = ctypes.c_void_p
+    library.pthread_getattr_np(ctypes.c_void_p(library.pthread_self()), attributes)
+    library.pthread_attr_getstack(attributes, ctypes.byref(address), ctypes.byref(size))
+    library.pthread_attr_destroy(attributes)
+    return size.value
+
+
+def stack_bytes_of_a_nested_one() -> int:
+    return start_and_get_result(stack_bytes)  # type: ignore[no-any-return]
