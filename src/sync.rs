@@ -325,6 +325,8 @@ pub mod model {
         HandBack,
         PutBack,
         PeekedStays,
+        NextSeen,
+        TailFirst,
         Link,
         MoveOn,
         Leave,
