@@ -16,6 +16,7 @@ from __future__ import annotations
 from multigil._core import (
     Barrier,
     BoundedSemaphore,
+    Condition,
     Empty,
     Event,
     Lock,
@@ -32,7 +33,7 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
+    from multigil._core import BrokenBarrierError, Full, NotShareable, Owner, ShutDown
     from multigil._diagnosis import Diagnosis, diagnose
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied
@@ -57,6 +58,7 @@ else:
         "BrokenBarrierError": "multigil._core",
         "Diagnosis": "multigil._diagnosis",
         "Full": "multigil._core",
+        "NotShareable": "multigil._core",
         "Owner": "multigil._core",
         "InterpreterDied": "multigil._worker",
         "RemoteTraceback": "multigil._transfer",
@@ -82,6 +84,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
+    "Condition",
     "Diagnosis",
     "Empty",
     "Event",
@@ -91,6 +94,7 @@ __all__ = [
     "InterpreterDied",
     "Lock",
     "MultigilError",
+    "NotShareable",
     "Owner",
     "Queue",
     "RLock",

@@ -14,10 +14,10 @@ import multigil
 from multigil import Empty, Full, ShutDown, _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from multigil import Lock, Queue, RLock, SimpleQueue
+    from multigil import Condition, Lock, Queue, RLock, SimpleQueue
 
 
 class Record:
@@ -145,6 +145,46 @@ def acquire_in_two_threads(lock: RLock) -> tuple[bool, bool]:
 def put_new(carrier: SimpleQueue[Any], name: str, *args: object) -> None:
     """Put a new object of a class; every handle here is gone when this returns."""
     carrier.put(getattr(multigil, name)(*args))
+
+
+class NamedCondition(multigil.Condition):
+    def __init__(self, name: str, lock: Any) -> None:
+        super().__init__(lock)
+        self.name = name
+
+
+def wait_on(condition: Condition) -> bool:
+    with condition:
+        return condition.wait()
+
+
+def locks_of(conditions: Iterable[Condition]) -> list[Any]:
+    return [condition._lock for condition in conditions]
+
+
+def classes_of(condition: Condition) -> tuple[str, str]:
+    return type(condition).__name__, type(condition._lock).__name__
+
+
+def produce_under(not_empty: Condition, not_full: Condition, items: SimpleQueue[int], numbers: Iterable[int]) -> None:
+    """Put numbers, of which there are never more than two."""
+    for number in numbers:
+        with not_full:
+            while items.qsize() == 2:
+                not_full.wait()
+            items.put(number)
+            not_empty.notify()
+
+
+def consume_under(not_empty: Condition, not_full: Condition, items: SimpleQueue[int], count: int) -> list[int]:
+    received = []
+    for _ in range(count):
+        with not_empty:
+            assert not_empty.wait_for(lambda: not items.empty())
+            assert items.qsize() <= 2
+            received.append(items.get_nowait())
+            not_full.notify()
+    return received
 
 
 def lists_of(function: Any) -> list[list[object]]:
