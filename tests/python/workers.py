@@ -193,8 +193,9 @@ def lists_of(function: Any) -> list[list[object]]:
     return [content for content in contents if isinstance(content, list)]
 
 
-def call_and_send_lists(function: Callable[[], object]) -> list[list[object]]:
+def call_and_send_lists(function: Callable[[], object], may_end: SimpleQueue[None]) -> list[list[object]]:
     function()
+    may_end.get()
     return lists_of(function)
 
 
