@@ -310,9 +310,12 @@ def lists_of(function: Any) -> list[list[object]]:
     return [content for content in contents if isinstance(content, list)]
 
 
-def call_and_send_lists(function: Callable[[], object], begun: SimpleQueue[None]) -> list[list[object]]:
+def call_and_send_lists(
+    function: Callable[[], object], begun: SimpleQueue[None], may_end: SimpleQueue[None]
+) -> list[list[object]]:
     begun.put(None)
     function()
+    may_end.get()
     return lists_of(function)
 
 
