@@ -9,6 +9,7 @@ use crate::error::{TooManyDone, WaitError};
 use crate::event::{Bell, Event, Patience};
 use crate::layout::ObjectHeader;
 use crate::object::Region;
+use crate::ring::NO_LIMIT;
 use crate::sync::{AtomicU64, Ordering};
 
 /// It was shut down: nothing is put any more.
@@ -50,7 +51,7 @@ impl Control {
     #[inline(always)]
     pub(crate) fn limit(&self) -> u64 {
         let maxsize = self.maxsize.load(Ordering::Relaxed) as i64;
-        u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(u64::MAX)
+        u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(NO_LIMIT)
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.

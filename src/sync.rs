@@ -336,6 +336,8 @@ pub mod model {
         HandBack,
         PutBack,
         PeekedStays,
+        NextSeen,
+        TailFirst,
         Link,
         MoveOn,
         Leave,

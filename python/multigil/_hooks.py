@@ -166,13 +166,17 @@ def call(hooks: Hooks, function: Callable[..., Any], args: Sequence[Any], kwargs
     global _trace, _profile
     hook, _trace, _profile = hooks
     multigil.excepthook = hook or excepthook  # type: ignore[assignment]
-    before = sys.gettrace(), sys.getprofile()
+    trace, profile = _trace, _profile
+    trace_before, profile_before = sys.gettrace(), sys.getprofile()
     try:
-        if _trace is not None:
-            sys.settrace(_trace)
-        if _profile is not None:
-            sys.setprofile(_profile)
+        if trace is not None:
+            sys.settrace(trace)
+        if profile is not None:
+            sys.setprofile(profile)
         return function(*args, **kwargs)
     finally:
-        sys.setprofile(before[1])
-        sys.settrace(before[0])
+        # What the function itself has set stays.
+        if profile is not None and sys.getprofile() is profile:
+            sys.setprofile(profile_before)
+        if trace is not None and sys.gettrace() is trace:
+            sys.settrace(trace_before)

@@ -548,6 +548,10 @@ def _nothing() -> None:
 
 
 def _run(interpreter: Interpreter) -> object:
+    """Run an object with a `run` of its own, which is the current interpreter from here on."""
+    global _current
+    interpreter._body = body = _own_body()  # noqa: SLF001
+    _current = _known[body.number] = interpreter
     return interpreter.run()
 
 
@@ -559,12 +563,9 @@ def _arrive(
     args: Iterable[Any],
     kwargs: Mapping[str, Any],
 ) -> Interpreter:
-    """The copy of an object with a `run` of its own is the current interpreter where it arrives."""
-    global _current
+    """Make the copy of an object with a `run` of its own. It comes here as well, if it was sent in vain."""
     interpreter = object.__new__(kind)
     interpreter._set_up(name, daemon, target, args, kwargs)
-    interpreter._body = body = _own_body()
-    _current = _known[body.number] = interpreter
     return interpreter
 
 
