@@ -601,12 +601,11 @@ def test_what_threads_alone_share_has_a_remedy(run_program: ProgramRunner, name:
     assert run_program.output(remedy) == run_program.output(with_interpreters(remedy)) == expected
 
 
-def test_an_open_file_cannot_be_sent(run_program: ProgramRunner) -> None:
+def test_what_belongs_to_one_interpreter_cannot_be_sent(run_program: ProgramRunner) -> None:
     outcome = run_program("""
         import multigil as threading
 
-        with open(__file__) as program:
-            threading.Thread(target=program.read).start()
+        threading.Thread(target=list, args=[(number for number in range(3))]).start()
     """)
     assert outcome.stdout == ""
     assert "TypeError: cannot pickle" in outcome.stderr.splitlines()[-1]
