@@ -608,7 +608,7 @@ def test_what_belongs_to_one_interpreter_cannot_be_sent(run_program: ProgramRunn
         threading.Thread(target=list, args=[(number for number in range(3))]).start()
     """)
     assert outcome.stdout == ""
-    assert "TypeError: cannot pickle" in outcome.stderr.splitlines()[-1]
+    assert "\nTypeError: cannot pickle 'generator' object\n" in outcome.stderr
     assert outcome.status == 1
 
 
