@@ -102,6 +102,7 @@ def _at_thread_shutdown() -> None:
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
+    _worker.flush()  # what was printed here comes before what those print who wait for this end
     _worker.end_main_thread()
     try:
         while waited_for := [one for one in _all.in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:

@@ -739,3 +739,8 @@ def stack_bytes() -> int:
 
 def stack_bytes_of_a_nested_one() -> int:
     return start_and_get_result(stack_bytes)  # type: ignore[no-any-return]
+
+
+def tell_call(calls: SimpleQueue[Any], done: multigil.Event, *args: object, **kwargs: object) -> None:
+    calls.put((args, kwargs))
+    done.set()
