@@ -117,6 +117,17 @@ pub enum BarrierError {
     OutOfMemory(OutOfMemory),
 }
 
+/// Why there is no new memory of some name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// There is memory of this name already.
+    #[error("there is memory of this name already")]
+    Exists,
+    /// There was none left.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+}
+
 /// `task_done` was called more often than messages were put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("task_done() called too many times")]

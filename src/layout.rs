@@ -9,7 +9,7 @@
 //!           └────────────────┴──────────────────────────────┴─────────────────────┘
 //!  a block is one of
 //!    payload   the bytes of a message that does not fit into a slot
-//!    object    the state of a queue or a lock
+//!    object    the state of a queue or a lock, or memory for everybody
 //!    table     entries of 64 bytes of a queue that keeps an order: key, meta, and the payload's first word or its block
 //!    ring      2^k slots of 128 bytes; memory that was once a ring is only ever a ring again
 //!
@@ -215,6 +215,8 @@ object_kinds! {
     Condition = b"COND", "conditions";
     /// A [`Barrier`](crate::barrier::Barrier).
     Barrier = b"BARR", "barriers";
+    /// A [`Memory`](crate::memory::Memory).
+    Memory = b"MEMO", "memories";
     /// More seats for those who wait at a condition or a barrier; see [`waiters`](crate::waiters).
     Bench = b"BNCH", "benches";
 }

@@ -15,6 +15,7 @@
 //! | [`flag`], [`semaphore`] | a flag and a number to wait for | no |
 //! | [`waiters`] | who waits, in the order in which they came, each in a seat of its own | no |
 //! | [`condition`], [`barrier`] | what is made of seats | no |
+//! | [`memory`] | numbers and bytes that everybody sees, and who waits for a change of them | no |
 //! | [`ring`] | the lock-free ring, and the chain that lets it grow | no |
 //! | `region` | where the bytes are: segments of anonymous memory | addresses |
 //! | `heap` | blocks of any size, each with its owner's name | structures over memory |
@@ -47,6 +48,7 @@ pub mod flag;
 pub mod key;
 pub mod layout;
 pub mod lock;
+pub mod memory;
 pub mod ring;
 pub mod semaphore;
 pub(crate) mod sync;

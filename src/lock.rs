@@ -178,20 +178,26 @@ impl RLock {
     /// [`TooManyAcquires`].
     #[inline]
     pub fn try_acquire(&self, me: Owner) -> Result<bool, TooManyAcquires> {
-        Ok(self.take_again(me)? || self.try_restore(me, 1))
+        if self.take_again(me)? {
+            return Ok(true);
+        }
+        let taken = self.lock.try_acquire(me);
+        if taken {
+            self.count.store(1, Ordering::Relaxed);
+        }
+        Ok(taken)
     }
 
-    /// Takes the lock `count` times if it is free.
-    #[inline]
+    /// Has `me` hold the lock as if taken `count` times, if it is free or `me` holds it.
     pub fn try_restore(&self, me: Owner, count: u32) -> bool {
-        let taken = self.lock.try_acquire(me);
+        let taken = self.is_owned(me) || self.lock.try_acquire(me);
         if taken {
             self.count.store(count, Ordering::Relaxed);
         }
         taken
     }
 
-    /// Takes the lock `count` times, which `me` does not hold, waiting for it.
+    /// Has `me`, who does not hold the lock, hold it as if taken `count` times, waiting for it.
     ///
     /// # Errors
     /// [`WaitError`]; the lock was not taken then.

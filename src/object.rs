@@ -11,24 +11,27 @@
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
 
 use crate::barrier::Barrier;
 use crate::condition::Condition;
-use crate::error::{AttachError, OutOfMemory};
+use crate::error::{AttachError, NameError, OutOfMemory};
 use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
 use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
+use crate::memory::{Element, Format, Memory};
 use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
 use crate::semaphore::Semaphore;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::waiters::{Bench, Benches};
 
 /// Shared memory and everything in it.
@@ -38,6 +41,8 @@ pub struct Region {
     heap: Heap,
     peers: Peers,
     bell: CachePadded<Bell>,
+    /// Memory that has a name, each with a reference of its own.
+    names: Mutex<HashMap<String, ObjectId>>,
     /// How many objects there are of each kind, in the order of [`ObjectKind::ALL`].
     objects: [AtomicU64; ObjectKind::ALL.len()],
 }
@@ -80,6 +85,7 @@ impl Region {
             heap: Heap::new()?,
             peers: Peers::new(),
             bell: CachePadded::default(),
+            names: Mutex::default(),
             objects: std::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
@@ -131,7 +137,7 @@ impl Region {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
-        let queue = self.create::<Queue>(me)?;
+        let queue = self.create::<Queue>(me, 0)?;
         if let Err(error) = queue.initialize(&self.heap, maxsize) {
             // Not a queue yet: take the reference back without emptying it.
             let id = queue.id;
@@ -153,7 +159,7 @@ impl Region {
         me: PeerId,
         maxsize: i64,
     ) -> Result<Handle<'_, OrderedQueue<O>>, OutOfMemory> {
-        let queue = self.create::<OrderedQueue<O>>(me)?;
+        let queue = self.create::<OrderedQueue<O>>(me, 0)?;
         queue.initialize(maxsize);
         Ok(queue)
     }
@@ -170,13 +176,67 @@ impl Region {
     where
         Shared<T>: SharedState,
     {
-        let object = self.create::<Shared<T>>(me)?;
+        let object = self.create::<Shared<T>>(me, 0)?;
         initialize(&object);
         Ok(object)
     }
 
-    fn create<T: SharedState>(&self, me: PeerId) -> Result<Handle<'_, T>, OutOfMemory> {
-        let id = self.heap.create_object(T::KIND, size_of::<T>())?;
+    /// Makes memory of `length` bytes, all zero.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_memory(
+        &self,
+        me: PeerId,
+        format: Format,
+        length: usize,
+    ) -> Result<Handle<'_, SharedMemory>, OutOfMemory> {
+        let memory = self.create::<SharedMemory>(me, length)?;
+        memory.initialize(format, length as u64);
+        Ok(memory)
+    }
+
+    /// The same with a name by which others find it ([`Region::open_memory`]) and which keeps it alive, until
+    /// [`Region::unlink_memory`].
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn create_named_memory(
+        &self,
+        me: PeerId,
+        name: &str,
+        format: Format,
+        length: usize,
+    ) -> Result<Handle<'_, SharedMemory>, NameError> {
+        let mut names = self.names.lock();
+        if names.contains_key(name) {
+            return Err(NameError::Exists);
+        }
+        let memory = self.create_memory(me, format, length)?;
+        let named = self.heap.acquire_object(memory.id, ObjectKind::Memory);
+        debug_assert!(named.is_ok(), "we hold a reference to it");
+        names.insert(name.to_owned(), memory.id);
+        Ok(memory)
+    }
+
+    /// A handle to the memory of that name, if there is one.
+    pub fn open_memory(&self, me: PeerId, name: &str) -> Option<Handle<'_, SharedMemory>> {
+        let names = self.names.lock();
+        names.get(name).and_then(|id| self.attach(*id, me).ok())
+    }
+
+    /// Takes a name away; false if there is none like it. The memory lives until its last handle has gone.
+    pub fn unlink_memory(&self, me: PeerId, name: &str) -> bool {
+        let unlinked = self.names.lock().remove(name);
+        if let Some(id) = unlinked {
+            self.release(id, me);
+        }
+        unlinked.is_some()
+    }
+
+    /// Makes an object with so many bytes behind its state.
+    fn create<T: SharedState>(&self, me: PeerId, bytes: usize) -> Result<Handle<'_, T>, OutOfMemory> {
+        let id = self.heap.create_object(T::KIND, size_of::<T>().saturating_add(bytes))?;
         self.count(T::KIND).fetch_add(1, Ordering::Relaxed);
         Ok(self.handle(id, me).expect("it was just made"))
     }
@@ -402,7 +462,11 @@ shared! {
     SharedCondition: Condition;
     /// A [`Barrier`] as an object.
     SharedBarrier: Barrier;
+    /// A [`Memory`] as an object, with its bytes behind it.
+    SharedMemory: Memory;
 }
+
+const _: () = assert!(size_of::<SharedMemory>() == 128);
 
 // SAFETY: as the trait asks; see queue.rs.
 unsafe impl SharedState for Queue {
@@ -452,6 +516,50 @@ impl<T: SharedState> Deref for Handle<'_, T> {
     fn deref(&self) -> &T {
         // SAFETY: the handle is a reference to the object, whose state therefore stays.
         unsafe { self.state.as_ref() }
+    }
+}
+
+impl Handle<'_, SharedMemory> {
+    /// Where its bytes are, and how many: valid as long as anybody has a handle to it, and aligned to 128 bytes.
+    ///
+    /// Others may read and write them at any time, so no reference to them is sound: they are for those who copy them
+    /// through pointers, and for code that does not follow Rust's rules anyway.
+    pub fn bytes(&self) -> (NonNull<u8>, usize) {
+        // How large the block is, is private knowledge; how much of it is used lies in the region, and may be wrong.
+        let room = self.region.heap.memory(self.id.index).map_or(0, |(_, size)| size - size_of::<SharedMemory>());
+        let length = usize::try_from(self.length()).map_or(room, |length| length.min(room));
+        // SAFETY: the object was made with its bytes behind it, in one block.
+        (unsafe { self.state.add(1) }.cast(), length)
+    }
+
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        match self.format().width {
+            0 => 0,
+            width => self.bytes().1 / width as usize,
+        }
+    }
+
+    /// The element at that place, if there is one.
+    pub fn element(&self, place: usize) -> Option<Element<'_>> {
+        let width = self.format().width as usize;
+        let (bytes, length) = self.bytes();
+        if width == 0 || place >= length / width {
+            return None;
+        }
+        // SAFETY: the element is inside the memory, which the handle keeps alive, and aligned to its width, as the
+        // bytes are to 128. It is only accessed by atomics of this width: the width never changes. What those do who
+        // were given the address is outside of Rust; an atomic may have any value at any time.
+        unsafe {
+            let start = bytes.add(place * width);
+            match width {
+                1 => Some(Element::One(start.cast::<AtomicU8>().as_ref())),
+                2 => Some(Element::Two(start.cast::<AtomicU16>().as_ref())),
+                4 => Some(Element::Four(start.cast::<AtomicU32>().as_ref())),
+                8 => Some(Element::Eight(start.cast::<AtomicU64>().as_ref())),
+                _ => None, // only memory that somebody wrote over
+            }
+        }
     }
 }
 

@@ -2,32 +2,35 @@
 #![forbid(unsafe_code)]
 
 use crate::layout::PeerId;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The numbers in use, one bit each.
+///
+/// They are given in turn, so that what an ended participant left behind, such as a lock, says as long as can be that
+/// its owner has ended.
 #[derive(Debug)]
 pub(crate) struct Peers {
     taken: [AtomicU64; PeerId::COUNT / 64],
+    /// Where to look first: after the number that was given last.
+    next: AtomicU32,
 }
 
 impl Peers {
     pub(crate) fn new() -> Peers {
-        let peers = Peers { taken: std::array::from_fn(|_| AtomicU64::new(0)) };
+        let peers = Peers { taken: std::array::from_fn(|_| AtomicU64::new(0)), next: AtomicU32::new(1) };
         peers.taken[0].store(1, Ordering::Relaxed); // 0 means nobody
         peers
     }
 
     /// A number that nobody has; None if all 4,095 are taken.
     pub(crate) fn register(&self) -> Option<PeerId> {
-        for (group, bits) in self.taken.iter().enumerate() {
-            let mut seen = bits.load(Ordering::Relaxed);
-            while seen != u64::MAX {
-                let bit = seen.trailing_ones();
-                // Acquire and Release hand the number from its last owner to this one.
-                match bits.compare_exchange_weak(seen, seen | 1 << bit, Ordering::Acquire, Ordering::Relaxed) {
-                    Ok(_) => return PeerId::new((group * 64) as u16 + bit as u16),
-                    Err(now) => seen = now,
-                }
+        let next = self.next.load(Ordering::Relaxed) as u16; // Relaxed: a hint
+        for number in (next..PeerId::COUNT as u16).chain(0..next) {
+            let (bits, bit) = (&self.taken[usize::from(number) / 64], 1 << (number % 64));
+            // Acquire and Release hand the number from its last owner to this one.
+            if bits.load(Ordering::Relaxed) & bit == 0 && bits.fetch_or(bit, Ordering::Acquire) & bit == 0 {
+                self.next.store(u32::from(number) + 1, Ordering::Relaxed);
+                return PeerId::new(number);
             }
         }
         None

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::OutOfMemory;
+use multigil::event::{Bell, Event, Patience};
 use multigil::layout::{Meta, PeerId, RingHeader, Slot};
 use multigil::model::{AtomicU64, Part};
 use multigil::ring::{Cell, Chain, PopError, PushError, Ring, RingRef, Rings};

@@ -67,3 +67,35 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
         with lock_tests.Bunch(see, 3):
             pass
         assert len({*seen, multigil.main_interpreter().ident}) == 4
+
+
+class TestEvent(lock_tests.EventTests):  # type: ignore[misc, name-defined]
+    eventtype = staticmethod(multigil.Event)
+
+    @pytest.fixture(autouse=True)
+    def _workers_are_interpreters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock_tests, "Bunch", InterpreterBunch)
+
+
+class TestSemaphore(lock_tests.SemaphoreTests):  # type: ignore[misc, name-defined]
+    semtype = staticmethod(multigil.Semaphore)
+
+    @pytest.fixture(autouse=True)
+    def _workers_are_interpreters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock_tests, "Bunch", InterpreterBunch)
+
+
+class TestBoundedSemaphore(lock_tests.BoundedSemaphoreTests):  # type: ignore[misc, name-defined]
+    semtype = staticmethod(multigil.BoundedSemaphore)
+
+    @pytest.fixture(autouse=True)
+    def _workers_are_interpreters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock_tests, "Bunch", InterpreterBunch)
+
+
+class TestBarrier(lock_tests.BarrierTests):  # type: ignore[misc, name-defined]
+    barriertype = staticmethod(multigil.Barrier)
+
+    @pytest.fixture(autouse=True)
+    def _workers_are_interpreters(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock_tests, "Bunch", InterpreterBunch)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from multigil import Lock, Queue, SimpleQueue
+    from multigil import Lock, Queue, RLock, SimpleQueue
 
 
 class Record:
@@ -100,7 +100,7 @@ def put_and_forget(carrier: SimpleQueue[Any]) -> None:
     carrier.put([q, lock])
 
 
-def count_in_file(path: Path, lock: Lock, times: int) -> None:
+def count_in_file(path: Path, lock: Lock | RLock, times: int) -> None:
     """Add 1 to the number in a file, in three steps that only the lock holds together."""
     for _ in range(times):
         with lock:
@@ -123,6 +123,28 @@ def acquire_twice(lock: Lock, told: SimpleQueue[str]) -> None:
     told.put("once")
     lock.acquire()
     told.put("twice")
+
+
+def hold(lock: RLock, told: SimpleQueue[None], go: SimpleQueue[None]) -> None:
+    """Hold a lock, twice, until told to go."""
+    with lock, lock:
+        told.put(None)
+        go.get()
+
+
+def acquire_in_two_threads(lock: RLock) -> tuple[bool, bool]:
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(lock.acquire(False)))
+    with lock:
+        outcomes.append(lock.acquire(False))
+        thread.start()
+        thread.join()
+    return outcomes[0], outcomes[1]
+
+
+def put_new(carrier: SimpleQueue[Any], name: str, *args: object) -> None:
+    """Put a new object of a class; every handle here is gone when this returns."""
+    carrier.put(getattr(multigil, name)(*args))
 
 
 def lists_of(function: Any) -> list[list[object]]:

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
-use multigil::object::{Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedSemaphore, SharedState};
+use multigil::object::{
+    Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore, SharedState,
+};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, State};
-use crate::{errors, event};
+use crate::{errors, event, rlock};
 
 /// An object that is a handle. All our shared types have this layout.
 #[repr(C)]
@@ -219,10 +221,13 @@ static TYPES: &[SharedType] = &[
     shared_type::<Queue>(1, |objects| &objects.queue_type).watched_as(itself::<Queue>),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
+    shared_type::<SharedRLock>(4, |objects| &objects.rlock_type).watched_as(rlock::watch),
     shared_type::<SharedFlag>(6, |objects| &objects.event_type).watched_as(event::watch),
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
+    shared_type::<SharedMemory>(12, |objects| &objects.value_type),
+    shared_type::<SharedMemory>(13, |objects| &objects.array_type),
 ];
 
 /// The shared type of an object, if it has one.

@@ -19,12 +19,17 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what can be done to it in one step |
+//! | [`value`], [`array`] | the types that are one or many |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod array;
+mod atomics;
 mod barrier;
+mod batch;
 mod codec;
 mod diagnosis;
 mod errors;
@@ -34,8 +39,11 @@ mod interpreter;
 mod lock;
 mod py;
 mod queue;
+mod rlock;
 mod semaphore;
 mod state;
+mod typecode;
+mod value;
 mod wait;
 mod wait_any;
 
@@ -44,12 +52,13 @@ use core::ptr::null_mut;
 use std::sync::Arc;
 
 use multigil::layout::ObjectKind;
+use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 12] = [
+static mut METHODS: [ffi::PyMethodDef; 14] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -77,6 +86,16 @@ It runs between two bytecodes of the threads there. Gives None if their GIL is n
 the interpreter has ended, or if the text failed.",
     ),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_no_args(
+        c"subinterpreters",
+        interpreter::subinterpreters,
+        c"All interpreters of this process that Subinterpreter has made and that have not ended, in that order.",
+    ),
+    py::method_no_args(
+        c"new_number",
+        new_number,
+        c"1, 2, 3 ...: a number that no interpreter of this process had yet.",
+    ),
     py::method_fast(
         c"expose",
         expose,
@@ -229,6 +248,15 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
             py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
+    })
+}
+
+unsafe extern "C" fn new_number(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    static LAST: Mutex<u64> = Mutex::new(0);
+    py::guard(|| {
+        let mut last = LAST.lock();
+        *last += 1;
+        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(*last))
     })
 }
 

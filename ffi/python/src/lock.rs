@@ -1,16 +1,17 @@
-//! `Lock`: `threading.Lock` in every method, between threads and interpreters.
+//! `Lock`: `threading.Lock` in every method, between threads and interpreters; and what all locks have in common.
 
-use core::ffi::c_void;
+use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
-use multigil::lock::Lock;
+use multigil::lock::{Lock, Owner};
 use multigil::object::SharedLock;
 use pyo3::ffi;
 
 use crate::errors;
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Result, raise};
+use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
 
 type Object = HandleObject<SharedLock>;
@@ -39,20 +40,23 @@ unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
     lock.release(state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
-unsafe extern "C" fn lock_acquire(
+/// How willing a call of a lock's `acquire` is to wait.
+#[inline(always)]
+pub(crate) unsafe fn willing(arguments: Arguments) -> Result<Willing> {
+    if arguments.is_empty() {
+        return Ok(Willing::Until(None));
+    }
+    let [blocking, timeout] = arguments.parse("acquire", [c"blocking", c"timeout"], 0)?;
+    wait::lock_timeout(blocking, timeout)
+}
+
+pub(crate) unsafe extern "C" fn lock_acquire(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard_bool(|| {
-        let arguments = Arguments::new(values, count, names);
-        if arguments.is_empty() {
-            return acquire(object, Willing::Until(None));
-        }
-        let [blocking, timeout] = arguments.parse("acquire", [c"blocking", c"timeout"], 0)?;
-        acquire(object, wait::lock_timeout(blocking, timeout)?)
-    })
+    py::guard_bool(|| acquire(object, willing(Arguments::new(values, count, names))?))
 }
 
 unsafe extern "C" fn lock_release(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -85,19 +89,75 @@ unsafe extern "C" fn lock_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi
     })
 }
 
+/// `<locked module.Name object at 0x…>`, as `threading` writes it; `more` stands before "at".
+pub(crate) unsafe fn repr(object: *mut ffi::PyObject, is_locked: bool, more: &CStr) -> Result<Owned> {
+    let class = ffi::Py_TYPE(object);
+    let status = if is_locked { c"locked" } else { c"unlocked" };
+    let name = Owned::from_raw(ffi::PyType_GetQualName(class))?;
+    let module = Owned::from_raw(ffi::PyObject_GetAttrString(class.cast(), c"__module__".as_ptr()))?;
+    Owned::from_raw(ffi::PyUnicode_FromFormat(
+        c"<%s %S.%U object %sat %p>".as_ptr(),
+        status.as_ptr(),
+        module.as_ptr(),
+        name.as_ptr(),
+        more.as_ptr(),
+        object,
+    ))
+}
+
 unsafe extern "C" fn lock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| repr(object, Object::of(object).1.is_locked(), c""))
+}
+
+/// The object of Python's that says who holds a lock: an [`Owner`], or None.
+pub(crate) unsafe fn describe_owner(state: &State, owner: Option<Owner>) -> Result<Owned> {
+    let Some(owner) = owner else { return Ok(Owned::none()) };
+    let class = state.object(&state.objects.owner_type)?;
+    let described = Owned::from_raw(ffi::PyStructSequence_New(class.as_ptr().cast()))?;
+    let fields = [state::interpreter_id(owner.peer), owner.thread.into()];
+    for (place, field) in fields.into_iter().enumerate() {
+        let field = Owned::from_raw(ffi::PyLong_FromLongLong(field))?;
+        ffi::PyStructSequence_SetItem(described.as_ptr(), place as ffi::Py_ssize_t, field.into_raw());
+    }
+    Ok(described)
+}
+
+/// Makes the type `Owner`.
+pub(crate) unsafe fn make_owner_type() -> Result<Owned> {
+    let field = |name: &'static CStr, doc: &'static CStr| ffi::PyStructSequence_Field {
+        name: name.as_ptr().cast_mut(),
+        doc: doc.as_ptr().cast_mut(),
+    };
+    let mut fields = [
+        field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended"),
+        field(c"native_id", c"threading.get_native_id() in its thread"),
+        ffi::PyStructSequence_Field { name: null_mut(), doc: null_mut() },
+    ];
+    let mut description = ffi::PyStructSequence_Desc {
+        name: c"multigil.Owner".as_ptr().cast_mut(),
+        doc: c"Who holds a lock: the thread that acquired it.".as_ptr().cast_mut(),
+        fields: fields.as_mut_ptr(),
+        n_in_sequence: 2,
+    };
+    Owned::from_raw(ffi::PyStructSequence_NewType(&raw mut description).cast())
+}
+
+/// The attribute `owner` of a lock.
+pub(crate) const fn owner_attribute(get: ffi::getter) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef {
+        name: c"owner".as_ptr(),
+        get: Some(get),
+        set: None,
+        doc: c"The thread that holds the lock, as an Owner(interpreter_id, native_id); None if the lock is free."
+            .as_ptr(),
+        closure: null_mut(),
+    }
+}
+
+unsafe extern "C" fn lock_owner(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
-        let state = if Object::of(object).1.is_locked() { c"locked" } else { c"unlocked" };
-        let name = Owned::from_raw(ffi::PyType_GetQualName(ffi::Py_TYPE(object)))?;
-        let module = Owned::from_raw(ffi::PyObject_GetAttrString(ffi::Py_TYPE(object).cast(), c"__module__".as_ptr()))?;
-        let format = c"<%s %S.%U object at %p>";
-        Owned::from_raw(ffi::PyUnicode_FromFormat(
-            format.as_ptr(),
-            state.as_ptr(),
-            module.as_ptr(),
-            name.as_ptr(),
-            object,
-        ))
+        let (state, lock) = Object::of(object);
+        describe_owner(state, Lock::owner(lock))
     })
 }
 
@@ -137,12 +197,14 @@ If blocking is true, wait for it, at most timeout seconds if that is not -1. Oth
     py::METHODS_END,
 ];
 
+static mut ATTRIBUTES: [ffi::PyGetSetDef; 2] = [owner_attribute(lock_owner), py::ATTRIBUTES_END];
+
 /// Makes the type `Lock`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let doc = c"Lock()\n--\n\n\
 A mutual exclusion lock shared by threads and interpreters; threading.Lock in every method.\n\n\
 A lock may be sent to other interpreters, in a queue's items and as an argument.";
     let repr = ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: lock_repr as *mut c_void };
-    let methods = (&raw mut METHODS).cast();
-    handle::make_type::<SharedLock>(module, c"multigil.Lock", doc, new_lock, methods, null_mut(), &[repr])
+    let (methods, attributes) = ((&raw mut METHODS).cast(), (&raw mut ATTRIBUTES).cast());
+    handle::make_type::<SharedLock>(module, c"multigil.Lock", doc, new_lock, methods, attributes, &[repr])
 }

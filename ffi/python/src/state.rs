@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{barrier, event, interpreter, lock, queue, semaphore};
+use crate::{array, barrier, event, interpreter, lock, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -44,6 +44,10 @@ objects! {
     /// The type of the name.
     lock_type,
     /// The type of the name.
+    rlock_type,
+    /// The type of the name.
+    owner_type,
+    /// The type of the name.
     event_type,
     /// The type of the name.
     semaphore_type,
@@ -51,6 +55,10 @@ objects! {
     bounded_semaphore_type,
     /// The type of the name.
     barrier_type,
+    /// The type of the name.
+    value_type,
+    /// The type of the name.
+    array_type,
     /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
@@ -169,12 +177,16 @@ impl State {
         add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
+        add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
         let bounded_semaphore = semaphore::make_bounded_type(module, &semaphore)?;
         add(c"Semaphore", &objects.semaphore_type, semaphore)?;
         add(c"BoundedSemaphore", &objects.bounded_semaphore_type, bounded_semaphore)?;
         add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
+        add(c"Value", &objects.value_type, value::make_type(module)?)?;
+        add(c"Array", &objects.array_type, array::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);

@@ -9,6 +9,7 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
+use multigil::error::WaitError;
 use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
@@ -277,6 +278,27 @@ pub(crate) unsafe fn wait<T, E>(
                 return Err(Raised);
             }
         }
+    })
+}
+
+/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what ends
+/// the wait is raised when it has.
+pub(crate) unsafe fn insist(
+    state: &State,
+    subject: Subject,
+    mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<(), WaitError>,
+) -> Result<()> {
+    let mut raised: Option<Owned> = None;
+    while wait(state, subject, None, &mut operation, |error| *error == WaitError::Interrupted).is_err() {
+        let error = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+        if let Some(earlier) = raised.take() {
+            ffi::PyException_SetContext(error.as_ptr(), earlier.into_raw());
+        }
+        raised = Some(error);
+    }
+    raised.map_or(Ok(()), |error| {
+        ffi::PyErr_SetRaisedException(error.into_raw());
+        Err(Raised)
     })
 }
 

@@ -1,0 +1,254 @@
+//! `RLock`: `threading.RLock` in every method, between threads and interpreters.
+
+use core::ffi::{c_ulong, c_void};
+use std::ffi::CString;
+
+use multigil::error::{TooManyAcquires, WaitError};
+use multigil::event::Watchable;
+use multigil::lock::{Owner, RLock};
+use multigil::object::SharedRLock;
+use pyo3::ffi;
+
+use crate::handle::{self, HandleObject, owner};
+use crate::py::{self, Arguments, Owned, Raised, Result, raise};
+use crate::state::State;
+use crate::wait::{self, Subject, Willing};
+use crate::{errors, lock};
+
+type Object = HandleObject<SharedRLock>;
+
+unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
+    let (state, lock) = Object::of(object);
+    let me = owner(state);
+    match (lock.try_acquire(me), willing) {
+        (Ok(true), _) => Ok(true),
+        (Ok(false), Willing::No) => Ok(false),
+        (Ok(false), Willing::Until(deadline)) => {
+            let result = wait::wait(
+                state,
+                Subject::of(lock),
+                deadline,
+                |patience| lock.restore(me, 1, patience),
+                |error| *error == WaitError::Interrupted,
+            )?;
+            Ok(result.is_ok())
+        }
+        (Err(error @ TooManyAcquires), _) => raise(ffi::PyExc_OverflowError, &error.to_string()),
+    }
+}
+
+unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
+    let (state, lock) = Object::of(object);
+    lock.release(owner(state), state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+}
+
+pub(crate) unsafe extern "C" fn rlock_acquire(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_bool(|| acquire(object, lock::willing(Arguments::new(values, count, names))?))
+}
+
+unsafe extern "C" fn rlock_release(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| release(object))
+}
+
+unsafe extern "C" fn rlock_locked(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(Object::of(object).1.lock().is_locked()))
+}
+
+unsafe extern "C" fn rlock_enter(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| acquire(object, Willing::Until(None)))
+}
+
+unsafe extern "C" fn rlock_exit(
+    object: *mut ffi::PyObject,
+    _: *const *mut ffi::PyObject,
+    _: ffi::Py_ssize_t,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| release(object))
+}
+
+unsafe extern "C" fn is_owned(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| {
+        let (state, lock) = Object::of(object);
+        Ok(lock.is_owned(owner(state)))
+    })
+}
+
+unsafe extern "C" fn recursion_count(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let (state, lock) = Object::of(object);
+        let count = if lock.is_owned(owner(state)) { lock.count() } else { 0 };
+        Owned::from_raw(ffi::PyLong_FromUnsignedLong(count.into()))
+    })
+}
+
+/// Gives `(count, owner)`, as `threading`'s.
+unsafe extern "C" fn release_save(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let (state, lock) = Object::of(object);
+        let me = owner(state);
+        match lock.release_save(me, state.region.bell()) {
+            Ok(count) => Owned::from_raw(ffi::Py_BuildValue(c"II".as_ptr(), count, me.thread)),
+            Err(error) => raise(ffi::PyExc_RuntimeError, &error.to_string()),
+        }
+    })
+}
+
+/// Takes what [`release_save`] gave. The lock is the calling thread's then, whoever had it: nobody else could release it.
+unsafe extern "C" fn acquire_restore(object: *mut ffi::PyObject, arguments: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let (mut count, mut saved_owner): (ffi::Py_ssize_t, c_ulong) = (0, 0);
+        let format = c"(nk):_acquire_restore";
+        if ffi::PyArg_ParseTuple(arguments, format.as_ptr(), &raw mut count, &raw mut saved_owner) == 0 {
+            return Err(Raised);
+        }
+        match u32::try_from(count) {
+            Ok(count @ 1..) => restore(object, count),
+            _ => raise(ffi::PyExc_ValueError, &format!("an RLock cannot be acquired {count} times")),
+        }
+    })
+}
+
+/// Takes the lock so often; an exception leaves only when the lock is taken.
+pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
+    let (state, lock) = Object::of(object);
+    let me = owner(state);
+    if lock.try_restore(me, count) {
+        return Ok(());
+    }
+    wait::insist(state, Subject::of(lock), |patience| lock.restore(me, count, patience))
+}
+
+/// To `wait_any`, it is ready when the one who waits would get it.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
+    Box::new(Watched { lock: Object::of(object).1, me })
+}
+
+struct Watched {
+    lock: &'static RLock,
+    me: Owner,
+}
+
+impl Watchable for Watched {
+    fn is_ready(&self) -> bool {
+        self.lock.is_owned(self.me) || self.lock.lock().is_ready()
+    }
+
+    fn watch(&self) {
+        self.lock.lock().watch();
+    }
+
+    fn look(&self) -> bool {
+        self.lock.lock().look()
+    }
+
+    fn unwatch(&self) {
+        self.lock.lock().unwatch();
+    }
+}
+
+/// In a forked child nobody else holds the lock: `threading` calls this for its own.
+unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let (state, lock) = Object::of(object);
+        if let Some(owner) = lock.lock().owner() {
+            let _ = lock.release_save(owner, state.region.bell());
+        }
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn rlock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let lock = Object::of(object).1;
+        let held = lock.lock().owner();
+        let (owner, count) = held.map_or((0, 0), |owner| (owner.thread, lock.count()));
+        let more = CString::new(format!("owner={owner} count={count} ")).unwrap_or_default();
+        lock::repr(object, held.is_some(), &more)
+    })
+}
+
+unsafe extern "C" fn get_owner(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let (state, lock) = Object::of(object);
+        lock::describe_owner(state, lock.lock().owner())
+    })
+}
+
+unsafe extern "C" fn new_rlock(
+    class: *mut ffi::PyTypeObject,
+    arguments: *mut ffi::PyObject,
+    keywords: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_type(class)?;
+        py::check_no_arguments("RLock", class, &state.objects.rlock_type, arguments, keywords)?;
+        create(state, class)
+    })
+}
+
+/// Makes an RLock of a class.
+pub(crate) unsafe fn create(state: &'static State, class: *mut ffi::PyTypeObject) -> Result<Owned> {
+    match state.region.create_shared::<RLock>(state.me, |_| {}) {
+        Ok(handle) => handle::wrap(state, class, handle, None),
+        Err(error) => errors::out_of_memory(error),
+    }
+}
+
+static mut METHODS: [ffi::PyMethodDef; 12] = [
+    py::method_fast(
+        c"acquire",
+        rlock_acquire,
+        c"acquire($self, blocking=True, timeout=-1)\n--\n\n\
+Take the lock, once more if this thread holds it; whether it was taken.\n\n\
+If blocking is true, wait for it, at most timeout seconds if that is not -1. Otherwise give False at once if another\n\
+thread holds it.",
+    ),
+    py::method_no_args(
+        c"release",
+        rlock_release,
+        c"release($self)\n--\n\n\
+Give the lock back once; it is free when it was given back as often as taken.\n\n\
+Raises RuntimeError if this thread does not hold it.",
+    ),
+    py::method_no_args(c"locked", rlock_locked, c"locked($self)\n--\n\nWhether somebody holds the lock."),
+    py::method_no_args(c"__enter__", rlock_enter, c"Take the lock."),
+    py::method_fast(c"__exit__", rlock_exit, c"Give the lock back once."),
+    py::method_no_args(c"_is_owned", is_owned, c"_is_owned($self)\n--\n\nWhether this thread holds the lock."),
+    py::method_no_args(
+        c"_recursion_count",
+        recursion_count,
+        c"_recursion_count($self)\n--\n\nHow often this thread has taken the lock.",
+    ),
+    py::method_no_args(
+        c"_release_save",
+        release_save,
+        c"_release_save($self)\n--\n\nGive the lock back however often this thread has taken it.",
+    ),
+    py::method_tuple(
+        c"_acquire_restore",
+        acquire_restore,
+        c"_acquire_restore($self, state, /)\n--\n\nTake the lock as often as _release_save() gave it back.",
+    ),
+    py::method_no_args(c"_at_fork_reinit", at_fork_reinit, c"Free the lock in a forked child."),
+    py::method_no_args(c"__reduce__", handle::reduce::<SharedRLock>, c"Pickle the lock by its id."),
+    py::METHODS_END,
+];
+
+static mut ATTRIBUTES: [ffi::PyGetSetDef; 2] = [lock::owner_attribute(get_owner), py::ATTRIBUTES_END];
+
+/// Makes the type `RLock`.
+pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
+    let doc = c"RLock()\n--\n\n\
+A lock that the thread which holds it may take again, shared by threads and interpreters; threading.RLock in every\n\
+method.\n\n\
+A lock may be sent to other interpreters, in a queue's items and as an argument.";
+    let repr = ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: rlock_repr as *mut c_void };
+    let (methods, attributes) = ((&raw mut METHODS).cast(), (&raw mut ATTRIBUTES).cast());
+    handle::make_type::<SharedRLock>(module, c"multigil.RLock", doc, new_rlock, methods, attributes, &[repr])
+}
