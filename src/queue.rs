@@ -161,19 +161,17 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
-        self.get_untold(message, region, me, patience)?;
+        self.get_quietly(message, region, me, patience)?;
         self.control.not_full.notify_one(region.bell());
         Ok(())
     }
 
-    /// Several gets of one thread, of which producers are told once.
-    pub fn batch<'q>(&'q self, region: &'q Region, me: PeerId) -> Batch<'q> {
-        Batch { queue: self, region, me, untold: false }
-    }
-
-    /// A get that tells no producer of the free place.
+    /// The same, but tells no producer of the free place; the caller does ([`AnyQueue::places`]).
+    ///
+    /// # Errors
+    /// [`GetError`]; the message is empty then.
     #[inline(always)]
-    fn get_untold(
+    pub fn get_quietly(
         &self,
         message: &mut Message<'_>,
         region: &Region,
@@ -376,42 +374,6 @@ impl Watchable for Queue {
 
     fn unwatch(&self) {
         self.control.not_empty.unwatch();
-    }
-}
-
-/// Several gets of one thread. Producers are told of all the free places at once, when it is dropped at the latest.
-#[derive(Debug)]
-pub struct Batch<'q> {
-    queue: &'q Queue,
-    region: &'q Region,
-    me: PeerId,
-    /// Places are free that nobody was told of.
-    untold: bool,
-}
-
-impl Batch<'_> {
-    /// As [`Queue::get`].
-    ///
-    /// # Errors
-    /// [`GetError`].
-    #[inline]
-    pub fn get(&mut self, message: &mut Message<'_>, patience: Option<&Patience<'_>>) -> Result<(), GetError> {
-        self.queue.get_untold(message, self.region, self.me, patience)?;
-        self.untold = true;
-        Ok(())
-    }
-
-    /// Tells producers of the places that are free so far.
-    pub fn tell(&mut self) {
-        if core::mem::take(&mut self.untold) {
-            self.queue.control.not_full.notify_one(self.region.bell());
-        }
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.tell();
     }
 }
 
