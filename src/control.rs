@@ -9,6 +9,7 @@ use crate::error::{TooManyDone, WaitError};
 use crate::event::{Bell, Event, Patience};
 use crate::layout::ObjectHeader;
 use crate::object::Region;
+use crate::ring::NO_LIMIT;
 use crate::sync::{AtomicU64, Ordering};
 
 /// It was shut down: nothing is put any more.
@@ -50,7 +51,7 @@ impl Control {
     #[inline(always)]
     pub(crate) fn limit(&self) -> u64 {
         let maxsize = self.maxsize.load(Ordering::Relaxed) as i64;
-        u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(u64::MAX)
+        u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(NO_LIMIT)
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
@@ -122,11 +123,6 @@ pub trait AnyQueue {
         !self.is_empty() || self.is_shut_down()
     }
 
-    /// For gets of one thread that tell nobody of the free places: then producers are told of all of them at once.
-    fn places<'q>(&'q self, region: &'q Region) -> Places<'q> {
-        Places { control: self.control(), region, untold: false }
-    }
-
     /// Reports a task done that somebody got.
     ///
     /// # Errors
@@ -168,34 +164,6 @@ pub trait AnyQueue {
     fn unfinished(&self) -> u64 {
         let done = self.control().done.load(Ordering::Acquire);
         self.put_in_all().saturating_sub(done)
-    }
-}
-
-/// Places that became free. Producers are told of them all at once, when this is dropped at the latest.
-#[derive(Debug)]
-pub struct Places<'q> {
-    control: &'q Control,
-    region: &'q Region,
-    untold: bool,
-}
-
-impl Places<'_> {
-    /// Notes that a place became free.
-    pub fn note(&mut self) {
-        self.untold = true;
-    }
-
-    /// Tells producers of the places that were noted so far.
-    pub fn tell(&mut self) {
-        if core::mem::take(&mut self.untold) {
-            self.control.not_full.notify_one(self.region.bell());
-        }
-    }
-}
-
-impl Drop for Places<'_> {
-    fn drop(&mut self) {
-        self.tell();
     }
 }
 

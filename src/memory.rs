@@ -7,8 +7,8 @@
 //!  +--------+---------+--------+---------------------------+-----+---------- - -
 //! ```
 //!
-//! Memory of elements is accessed by atomic instructions of the machine, each an [`Element`]. A thread may wait until an
-//! element is no longer what it expects ([`Changes`]), as with C++20's `atomic::wait`.
+//! Elements are accessed by atomic instructions of the machine ([`Element`]), but for those who asked for the address of
+//! the bytes. A thread may wait until one is no longer what it expects ([`Changes`]), as with C++20's `atomic::wait`.
 //!
 //! ```text
 //!   waiter                                            notifier
@@ -22,9 +22,9 @@
 //!   again
 //! ```
 //!
-//! Those who sleep on one word may wait for different things: the elements share it, and each waiter has its own idea
-//! of what to expect. So whoever is woken and finds nothing changed may have had the wake of another, and lets everybody
-//! look. Where all wait for the same, as is usual, a notification wakes just as many as it says.
+//! Those who sleep on one word may wait for different things: several elements share it, and each waiter expects what
+//! it likes. So whoever is woken and finds nothing changed may have had the wake of another, and lets everybody look.
+//! Where all wait for the same, as is usual, a notification wakes just as many as it says.
 #![forbid(unsafe_code)]
 
 use crate::error::WaitError;

@@ -196,6 +196,11 @@ impl<O: Order> OrderedQueue<O> {
         Ok(result.map_or_else(Outcome::Undecided, Outcome::Performed))
     }
 
+    /// For gets of one thread that tell nobody of the free places: then producers are told of all of them at once.
+    pub fn places<'a>(&'a self, region: &'a Region) -> Places<'a> {
+        Places { not_full: &self.control.not_full, region, untold: false }
+    }
+
     /// Gives all messages and the table back, each message to `each` before. The caller is the only one who knows the
     /// queue.
     pub(crate) fn destroy(&self, region: &Region, me: PeerId, mut each: impl FnMut(&mut Message<'_>)) {
@@ -347,7 +352,7 @@ impl<O: Order> Operation<O> for Put<'_, '_> {
 pub struct Get<'m, 'r> {
     /// What becomes the message. It is empty if that fails.
     pub message: &'m mut Message<'r>,
-    /// Tells no producer of the free place; the caller does ([`AnyQueue::places`]).
+    /// Tells no producer of the free place; the caller does ([`OrderedQueue::places`]).
     pub quietly: bool,
 }
 
@@ -638,6 +643,34 @@ impl<O: Order> Drop for Locked<'_, O> {
         if has_got {
             queue.control.not_full.notify_one(region.bell());
         }
+    }
+}
+
+/// Places that became free. Producers are told of them all at once, when this is dropped at the latest.
+#[derive(Debug)]
+pub struct Places<'a> {
+    not_full: &'a Event,
+    region: &'a Region,
+    untold: bool,
+}
+
+impl Places<'_> {
+    /// Notes that a place became free.
+    pub fn note(&mut self) {
+        self.untold = true;
+    }
+
+    /// Tells producers of the places that were noted so far.
+    pub fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) {
+            self.not_full.notify_one(self.region.bell());
+        }
+    }
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

@@ -13,7 +13,7 @@ use crate::event::{Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
-use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, PopError, PushError};
+use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, Place, PopError, PushError};
 use crate::sync::{fence_after_read_modify_write, spin_loop};
 
 /// Messages of more bytes are only given to those who are prepared for them.
@@ -78,8 +78,10 @@ impl Queue {
     ) -> Result<(), PutError> {
         let mut put_rest = || {
             let before = *put;
-            let mut rest = messages.iter_mut().skip(before);
-            let result = rest.try_for_each(|message| self.push(message, region, me).inspect(|()| *put += 1));
+            let mut result = Ok(());
+            while *put < messages.len() && result.is_ok() {
+                result = self.push(&mut messages[*put..], region, me).map(|count| *put += count);
+            }
             if *put != before {
                 self.announce(region, me);
             }
@@ -113,28 +115,30 @@ impl Queue {
 
     #[inline(always)]
     fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
-        self.push(message, region, me)?;
+        self.push(core::slice::from_mut(message), region, me)?;
         self.announce(region, me);
         Ok(())
     }
 
-    /// Puts a message, and tells nobody.
+    /// Puts some of the messages, at least the first, and tells nobody; how many.
     #[inline(always)]
-    fn push(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
-        let block = message.block();
-        let hand_over = || {
-            if let Some(block) = block {
-                region.heap().hand_over(block, None);
+    fn push(&self, messages: &mut [Message<'_>], region: &Region, me: PeerId) -> Result<usize, PutError> {
+        let heap = region.heap();
+        let cell = |place: usize| messages[place].cell();
+        let hand_over = |place: usize| {
+            if let Some(block) = messages[place].block() {
+                heap.hand_over(block, None);
             }
         };
-        match self.chain.push(region.heap(), me, self.limit(), message.cell(), hand_over) {
-            Ok(()) => {}
-            Err(PushError::Full) => return Err(PutError::Full),
-            Err(PushError::Sealed) => return Err(PutError::ShutDown),
-            Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
+        match self.chain.push_some(heap, me, self.limit(), messages.len(), cell, hand_over) {
+            Ok(count) => {
+                messages[..count].iter_mut().for_each(Message::disown);
+                Ok(count)
+            }
+            Err(PushError::Full) => Err(PutError::Full),
+            Err(PushError::Sealed) => Err(PutError::ShutDown),
+            Err(PushError::OutOfMemory(error)) => Err(PutError::OutOfMemory(error)),
         }
-        message.disown();
-        Ok(())
     }
 
     /// Tells consumers of messages that were put, or put back.
@@ -161,23 +165,25 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
-        self.get_quietly(message, region, me, patience)?;
+        self.get_untold(message, region, me, patience)?;
         self.control.not_full.notify_one(region.bell());
         Ok(())
     }
 
-    /// The same, but tells no producer of the free place; the caller does ([`AnyQueue::places`]).
-    ///
-    /// # Errors
-    /// [`GetError`]; the message is empty then.
+    /// Several gets of one thread, of which producers are told once.
+    pub fn batch<'q>(&'q self, region: &'q Region, me: PeerId) -> Batch<'q> {
+        Batch { queue: self, region, me, place: None, untold: false }
+    }
+
+    /// A get that tells no producer of the free place.
     #[inline(always)]
-    pub fn get_quietly(
-        &self,
+    fn get_untold<'q>(
+        &'q self,
         message: &mut Message<'_>,
-        region: &Region,
+        region: &'q Region,
         me: PeerId,
         patience: Option<&Patience<'_>>,
-    ) -> Result<(), GetError> {
+    ) -> Result<Place<'q>, GetError> {
         self.obtain(region, patience, || {
             if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
@@ -230,16 +236,16 @@ impl Queue {
 
     /// Calls `attempt` until it gives a message, or says that waiting would not change anything.
     #[inline(always)]
-    fn obtain(
+    fn obtain<T>(
         &self,
         region: &Region,
         patience: Option<&Patience<'_>>,
-        mut attempt: impl FnMut() -> Result<(), TryGetError>,
-    ) -> Result<(), GetError> {
+        mut attempt: impl FnMut() -> Result<T, TryGetError>,
+    ) -> Result<T, GetError> {
         let error = match attempt() {
             Err(TryGetError::Final(error)) => return Err(error),
             Err(error) => error,
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
         };
         let Some(patience) = patience else {
             return if error == TryGetError::Empty { Err(GetError::Empty) } else { obtain_from_busy(attempt) };
@@ -247,7 +253,7 @@ impl Queue {
         let attempt = || match attempt() {
             Err(TryGetError::Empty | TryGetError::Busy | TryGetError::Peeked) => None,
             Err(TryGetError::Final(error)) => Some(Err(error)),
-            Ok(()) => Some(Ok(())),
+            Ok(value) => Some(Ok(value)),
         };
         match self.control.not_empty.wait_until(region.bell(), patience, attempt, || !self.is_empty()) {
             Ok(result) => result,
@@ -267,15 +273,16 @@ impl Queue {
 
     /// Takes the oldest message into `message` if that is prepared for it, whatever the queue's state, and tells nobody.
     #[inline(always)]
-    pub(crate) fn take(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), PopError> {
+    pub(crate) fn take<'q>(
+        &'q self,
+        region: &'q Region,
+        me: PeerId,
+        message: &mut Message<'_>,
+    ) -> Result<Place<'q>, PopError> {
         let heap = region.heap();
         message.empty();
         let most = message.prepared_for();
-        let result = self.chain.pop(heap, me, most, message.cell_mut(), |cell| {
-            if !Meta::unpack(cell.meta).is_inline() {
-                heap.hand_over(cell.payload[0] as u32, Some(me));
-            }
-        });
+        let result = self.chain.pop(heap, me, most, message.cell_mut(), |cell| take_over(heap, me, cell));
         if result.is_err() {
             message.disown();
         }
@@ -293,7 +300,7 @@ impl Queue {
         let mut throw_away = || {
             while self.chain.popped() < end {
                 match self.take(region, me, &mut message) {
-                    Ok(()) => drop(self.task_done(region)), // more may have been reported done than were got
+                    Ok(_) => drop(self.task_done(region)), // more may have been reported done than were got
                     Err(PopError::Busy | PopError::Peeked) => return None,
                     Err(PopError::Empty | PopError::Ended | PopError::Large(_)) => break,
                 }
@@ -377,16 +384,90 @@ impl Watchable for Queue {
     }
 }
 
+/// What a message that was taken has in the heap is the consumer's now.
+#[inline(always)]
+fn take_over(heap: &Heap, me: PeerId, cell: &Cell) {
+    if !Meta::unpack(cell.meta).is_inline() {
+        heap.hand_over(cell.payload[0] as u32, Some(me));
+    }
+}
+
+/// Several gets of one thread. Producers are told of all the free places at once, when it is dropped at the latest.
+#[derive(Debug)]
+pub struct Batch<'q> {
+    queue: &'q Queue,
+    region: &'q Region,
+    me: PeerId,
+    /// Where the next message may be.
+    place: Option<Place<'q>>,
+    /// Places are free that nobody was told of.
+    untold: bool,
+}
+
+impl Batch<'_> {
+    /// As [`Queue::get`].
+    ///
+    /// # Errors
+    /// [`GetError`].
+    #[inline]
+    pub fn get(&mut self, message: &mut Message<'_>, patience: Option<&Patience<'_>>) -> Result<(), GetError> {
+        if !self.get_next(message) {
+            self.leave_place();
+            self.place = Some(self.queue.get_untold(message, self.region, self.me, patience)?);
+        }
+        self.untold = true;
+        Ok(())
+    }
+
+    /// Takes the message that is next to the last one.
+    #[inline(always)]
+    fn get_next(&mut self, message: &mut Message<'_>) -> bool {
+        let Some(place) = &mut self.place else { return false };
+        if self.queue.control.is_shut_down_immediately() {
+            return false;
+        }
+        let (heap, me) = (self.region.heap(), self.me);
+        message.empty();
+        let most = message.prepared_for();
+        let on_claim = |cell: &Cell| take_over(heap, me, cell);
+        let is_taken = self.queue.chain.pop_next(me, most, message.cell_mut(), on_claim, place);
+        if !is_taken {
+            message.disown();
+        }
+        is_taken
+    }
+
+    fn leave_place(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.queue.chain.leave_place(place);
+        }
+    }
+
+    /// Tells producers, and whoever counts, of the places that are free so far.
+    pub fn tell(&mut self) {
+        self.leave_place();
+        if core::mem::take(&mut self.untold) {
+            self.queue.control.not_full.notify_one(self.region.bell());
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
 /// A get that may not wait, for a message that somebody has just in hand: others behind it may be complete.
 #[cold]
-fn obtain_from_busy(mut attempt: impl FnMut() -> Result<(), TryGetError>) -> Result<(), GetError> {
+fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> Result<T, GetError> {
     let deadline = Instant::now() + OWNER_TIME;
     loop {
         for _ in 0..64 {
             spin_loop();
         }
         let error = match attempt() {
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
             Err(TryGetError::Final(error)) => return Err(error),
             Err(TryGetError::Empty) => return Err(GetError::Empty),
             Err(TryGetError::Busy) => GetError::Empty,

@@ -84,10 +84,8 @@ fn try_put_many(queue: &Handle<'_, Queue>, all: &[Vec<u8>]) -> (usize, Result<()
 
 /// Gets up to so many messages, of which producers are told once.
 fn try_get_many(queue: &Handle<'_, Queue>, count: usize) -> Vec<Result<Vec<u8>, GetError>> {
-    let (region, me) = (queue.region(), queue.owner());
-    let mut places = queue.places(region);
-    let get = |_| ask(queue, |message| queue.get_quietly(message, region, me, None)).inspect(|_| places.note());
-    (0..count).map(get).collect()
+    let mut batch = queue.batch(queue.region(), queue.owner());
+    (0..count).map(|_| ask(queue, |message| batch.get(message, None))).collect()
 }
 
 /// Sizes around every border: of a word, of a slot, of a block, of a large message.

@@ -135,7 +135,10 @@ proptest! {
 
     /// Elements are those of a vector of numbers of their width; what is too wide for one is cut off.
     #[test]
-    fn elements_are_a_vector(width in prop::sample::select(vec![1_u32, 2, 4, 8]), steps in prop::collection::vec(step(), 0..60)) {
+    fn elements_are_a_vector(
+        width in prop::sample::select(vec![1_u32, 2, 4, 8]),
+        steps in prop::collection::vec(step(), 0..60),
+    ) {
         let _limit = limit(60);
         let (region, me) = region();
         let memory = region.create_memory(me, of_width(width), 6 * width as usize - 1).unwrap();

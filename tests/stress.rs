@@ -311,13 +311,12 @@ fn consume_batches(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, 
     let mut message = Message::new(region, me);
     message.prepare(u64::MAX);
     loop {
-        let mut places = queue.places(region);
+        let mut batch = queue.batch(region, me);
         let patience = waiting.patience(&mut dice, parker);
         let mut waits = Some(&patience);
         for _ in 0..1 + dice.below(50) {
-            match queue.get_quietly(&mut message, region, me, waits.take()) {
+            match batch.get(&mut message, waits.take()) {
                 Ok(()) => {
-                    places.note();
                     let (producer, number) = read(&message);
                     let before = &mut got[producer as usize];
                     assert!(before.last().is_none_or(|last| *last < number), "{number} of {producer} comes too late");

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     )
     from multigil.interpreter import activeCount as activeCount
     from multigil.interpreter import currentThread as currentThread
+    from multigil.shared_memory import SharedMemory
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
@@ -86,6 +87,7 @@ else:
         "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
+        "multigil.shared_memory": ("SharedMemory",),
     }
 
     def __getattr__(name: str) -> object:
@@ -128,6 +130,7 @@ __all__ = [
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",
+    "SharedMemory",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",

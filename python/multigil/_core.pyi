@@ -185,7 +185,7 @@ class Barrier:
 
 @disjoint_base
 class Value:
-    """A number in memory that threads and interpreters share; `multiprocessing.Value`, and what a machine does in one step."""
+    """A number that threads and interpreters share: `multiprocessing.Value`, with what takes a machine one step."""
 
     def __new__(cls, typecode: str | type, value: Any = 0, *, lock: Any = True) -> Self: ...
     value: Any
@@ -212,7 +212,7 @@ class Value:
 
 @disjoint_base
 class Array:
-    """Numbers in memory that threads and interpreters share; `multiprocessing.Array`, and what a machine does in one step."""
+    """Numbers that threads and interpreters share: `multiprocessing.Array`, with what takes a machine one step."""
 
     def __new__(cls, typecode: str | type, size_or_values: int | Iterable[Any], *, lock: Any = True) -> Self: ...
     value: bytes
@@ -248,6 +248,17 @@ class Array:
     ) -> None: ...
     def get_lock(self) -> Any: ...
     def get_obj(self) -> Self: ...
+
+@disjoint_base
+class Memory:
+    """Bytes that have a name and are shared by threads and interpreters, as a buffer; for `multigil.SharedMemory`."""
+
+    @property
+    def views(self) -> int:
+        """How many buffers of it are in use."""
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
 @final
 class Subinterpreter:
@@ -316,6 +327,15 @@ def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
     an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
     descriptor (an int, or an object with a method `fileno`) when a read would not wait.
     """
+
+def create_memory(name: str, size: int) -> Memory | None:
+    """Make memory of that name; None if there is some already."""
+
+def open_memory(name: str, /) -> Memory | None:
+    """Give the memory of that name; None if there is none."""
+
+def unlink_memory(name: str, /) -> bool:
+    """Take a name away from its memory; whether there was one."""
 
 def current_interpreter_id() -> int: ...
 def new_number() -> int:

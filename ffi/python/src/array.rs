@@ -1,8 +1,8 @@
 //! `Array`: `multiprocessing.Array`, between threads and interpreters, with what a machine can do to an element in one
 //! step, and a buffer.
 //!
-//! An element is read and written by one instruction. What takes several of them (a slice, the string of an array of 'c')
-//! is done with the lock held, as in `multiprocessing`.
+//! An element is read and written by one instruction. What takes several of them (a slice, the string of an array of
+//! 'c') is done with the lock held, as in `multiprocessing`.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
@@ -53,7 +53,7 @@ impl Places {
 unsafe fn load(object: *mut ffi::PyObject, places: Places) -> Result<Vec<u64>> {
     let memory = atomics::Object::of(object).1;
     atomics::locked(object, || {
-        Ok(places.iter().filter_map(|place| memory.element(place)).map(|element| element.load()).collect())
+        places.iter().filter_map(|place| memory.element(place)).map(|element| element.load()).collect()
     })
 }
 
@@ -66,7 +66,6 @@ unsafe fn store(object: *mut ffi::PyObject, places: Places, all_bits: impl Itera
                 element.store(bits);
             }
         }
-        Ok(())
     })
 }
 
@@ -295,11 +294,11 @@ const fn attribute(name: &'static CStr, get: ffi::getter, set: ffi::setter, doc:
 /// Makes the type `Array`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let doc = c"Array(typecode, size_or_values, *, lock=True)\n--\n\n\
-Numbers in memory that threads and interpreters share; multiprocessing.Array, and what a machine can do in one step.\n\n\
-typecode and lock are as for Value. size_or_values is how many zeros there are, or an iterable of the numbers. Getting and\n\
-setting an element is one step, which does not take the lock; a slice is got and set with the lock held. The array is a\n\
-buffer too: memoryview(array) and numpy.frombuffer(array, array.typecode) see its memory, and know nothing of steps and\n\
-locks. An array may be sent to other interpreters, in a queue's items and as an argument.";
+Numbers that threads and interpreters share: multiprocessing.Array, with what takes a machine one step.\n\n\
+typecode and lock are as for Value. size_or_values is how many zeros there are, or an iterable of the numbers.\n\
+Getting and setting an element is one step, which does not take the lock; a slice is got and set with the lock held.\n\
+The array is a buffer too: memoryview(array) and numpy.frombuffer(array, array.typecode) see its memory, and know\n\
+nothing of steps and locks. An array may be sent to other interpreters, in a queue's items and as an argument.";
     let slot = |slot, pfunc| ffi::PyType_Slot { slot, pfunc };
     let more = [
         slot(ffi::Py_tp_repr, array_repr as *mut c_void),

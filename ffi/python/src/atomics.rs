@@ -1,4 +1,4 @@
-//! What `Value` and `Array` have in common: what can be done to an element in one step, waiting for its change, the lock.
+//! What `Value` and `Array` have in common: what can be done to an element in one step, waiting for its change, a lock.
 //!
 //! The functions are made twice, by `INDEXED`: an array's take the index of the element as their first argument.
 
@@ -279,18 +279,12 @@ unsafe fn lock_of(object: *mut ffi::PyObject) -> Result<Owned> {
 }
 
 /// Runs `body` with the lock held, if there is one.
-pub(crate) unsafe fn locked<T>(object: *mut ffi::PyObject, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let Some(lock) = Object::companion(object) else { return body() };
+pub(crate) unsafe fn locked<T>(object: *mut ffi::PyObject, body: impl FnOnce() -> T) -> Result<T> {
+    let Some(lock) = Object::companion(object) else { return Ok(body()) };
     lock.attribute(c"acquire")?.call(&[])?;
     let result = body();
-    let error = if result.is_err() { ffi::PyErr_GetRaisedException() } else { null_mut() };
-    let released = lock.attribute(c"release").and_then(|release| release.call(&[]));
-    if result.is_err() {
-        ffi::PyErr_SetRaisedException(error); // and not that of the release
-    } else {
-        released?;
-    }
-    result
+    lock.attribute(c"release")?.call(&[])?;
+    Ok(result)
 }
 
 /// Calls a method of the lock with whatever arguments there are.

@@ -9,7 +9,7 @@ use multigil::object::{Handle, Message};
 use pyo3::ffi;
 
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
-use crate::queue::{Kind, get_willing, put_willing, with_queue};
+use crate::queue::{Batch, Kind, get_willing, put_willing, with_queue};
 use crate::state::State;
 use crate::wait::Willing;
 use crate::{codec, custom, errors};
@@ -111,17 +111,16 @@ unsafe fn take_all<K: Kind>(
     willing: &Willing,
     items: &Owned,
 ) -> Result<()> {
-    let mut places = queue.places(state.region);
+    let mut batch = K::batch(state, queue);
     let mut message = Message::new(state.region, state.me);
-    if let Err(error) = K::get(state, queue, &mut message, willing, true)? {
+    if let Err(error) = batch.get(&mut message, willing)? {
         return errors::get(state, error);
     }
     // What comes later is the next call's: producers who keep up with us would keep us here.
     let there = queue.len().saturating_add(1).min(count);
     for left in (0..there).rev() {
-        places.note();
         if codec::runs_python(&message) {
-            places.tell(); // nobody knows how long that takes, and what it waits for
+            batch.tell(); // nobody knows how long that takes, and what it waits for
         }
         let item = codec::decode(state, &message);
         let appended = item.and_then(|item| check(ffi::PyList_Append(items.as_ptr(), item.as_ptr())));
@@ -130,7 +129,7 @@ unsafe fn take_all<K: Kind>(
             break;
         }
         message = Message::new(state.region, state.me);
-        match K::get(state, queue, &mut message, &Willing::No, true) {
+        match batch.get(&mut message, &Willing::No) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,
             Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) != 0 => {

@@ -36,6 +36,8 @@ pub(crate) struct HandleObject<T: SharedState> {
     companion: *mut ffi::PyObject,
     /// What the handle leads to; None if there is no handle.
     kind: Option<ObjectKind>,
+    /// How many buffers of it are in use, if it counts them.
+    views: ffi::Py_ssize_t,
     handle: Option<Handle<'static, T>>,
 }
 
@@ -64,6 +66,11 @@ impl<T: SharedState> HandleObject<T> {
     pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
         let companion = (*object.cast::<HandleObject<T>>()).companion;
         (!companion.is_null()).then(|| Owned::from_borrowed(companion))
+    }
+
+    /// How many buffers of the object are in use.
+    pub(crate) unsafe fn views(object: *mut ffi::PyObject) -> *mut ffi::Py_ssize_t {
+        &raw mut (*object.cast::<HandleObject<T>>()).views
     }
 
     /// Changes what travels with the object.
@@ -118,6 +125,7 @@ unsafe fn make<T: SharedState>(
     Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
+    (&raw mut (*this).views).write(0);
     (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
     (&raw mut (*this).handle).write(handle);
     Ok(object)
@@ -236,10 +244,15 @@ struct SharedType {
 pub(crate) type Watch = unsafe fn(*mut ffi::PyObject, Owner) -> Box<dyn Watchable>;
 
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T>, watch: None }
+    SharedType { number, class, find: find::<T, true>, watch: None }
 }
 
 impl SharedType {
+    /// Unpickling gives a new object each time.
+    const fn never_the_same<T: SharedState>(self) -> SharedType {
+        SharedType { find: find::<T, false>, ..self }
+    }
+
     const fn watched_as(self, watch: Watch) -> SharedType {
         SharedType { watch: Some(watch), ..self }
     }
@@ -264,6 +277,7 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
     shared_type::<SharedMemory>(12, |objects| &objects.value_type),
     shared_type::<SharedMemory>(13, |objects| &objects.array_type),
+    shared_type::<SharedMemory>(14, |objects| &objects.memory_type).never_the_same::<SharedMemory>(),
 ];
 
 /// The shared type of an object, if it has one and is a handle.
@@ -363,8 +377,9 @@ unsafe fn number(object: *mut ffi::PyObject) -> Result<i64> {
     if number == -1 && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(number) }
 }
 
-/// The object of an id: the one that exists here, or a new one of the class and with the companion that are given.
-unsafe fn find<T: SharedState>(
+/// The object of an id: the one that exists here if there is to be only `ONE`, or a new one of the class and with the
+/// companion that are given.
+unsafe fn find<T: SharedState, const ONE: bool>(
     state: &'static State,
     id: ObjectId,
     kind: &SharedType,
@@ -378,7 +393,8 @@ unsafe fn find<T: SharedState>(
         return raise(ffi::PyExc_TypeError, "attach() argument 'class' must be a subclass of what the id names");
     }
     // A free-threaded build could find an object whose last reference another thread is just dropping.
-    if !cfg!(Py_GIL_DISABLED)
+    if ONE
+        && !cfg!(Py_GIL_DISABLED)
         && let Some(object) = state.known.lock().0.get(&key(id))
         && ffi::PyType_IsSubtype(ffi::Py_TYPE(*object), base.as_ptr().cast()) != 0
     {

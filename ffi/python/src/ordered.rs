@@ -10,12 +10,12 @@ use multigil::error::{GetError, OrderedError, WaitError};
 use multigil::event::Patience;
 use multigil::key::{Encoder, Key, Sequence};
 use multigil::object::{Handle, Message};
-use multigil::ordered::{Contender, Get, Locked, Name, Operation, Order, OrderedQueue, Outcome, Peek, Put};
+use multigil::ordered::{Contender, Get, Locked, Name, Operation, Order, OrderedQueue, Outcome, Peek, Places, Put};
 use pyo3::ffi;
 
 use crate::handle::owner;
 use crate::py::{Owned, Raised, Result, check, raise};
-use crate::queue::{Kind, prepare};
+use crate::queue::{Batch, Kind, prepare};
 use crate::state::State;
 use crate::wait::{self, Subject, Willing};
 use crate::{codec, errors};
@@ -59,14 +59,12 @@ impl<O: Order> Kind for OrderedQueue<O> {
         queue: &Handle<'static, Self>,
         message: &mut Message<'_>,
         willing: &Willing,
-        quietly: bool,
     ) -> Result<core::result::Result<(), GetError>> {
-        loop {
-            match perform(state, queue, &mut Get { message, quietly }, &[], willing)? {
-                Err(GetError::Large(bytes)) => prepare(message, bytes)?,
-                result => return Ok(result),
-            }
-        }
+        get(state, queue, message, willing, false)
+    }
+
+    fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Self>) -> impl Batch + 'q {
+        OrderedBatch { state, queue, places: queue.places(state.region) }
     }
 
     unsafe fn peek(
@@ -89,6 +87,46 @@ impl<O: Order> Kind for OrderedQueue<O> {
 
     unsafe fn clear(state: &'static State, queue: &Handle<'static, Self>) -> Result<()> {
         with_lock(state, queue, |locked| locked.clear())
+    }
+}
+
+#[inline]
+unsafe fn get<O: Order>(
+    state: &'static State,
+    queue: &Handle<'static, OrderedQueue<O>>,
+    message: &mut Message<'_>,
+    willing: &Willing,
+    quietly: bool,
+) -> Result<core::result::Result<(), GetError>> {
+    loop {
+        match perform(state, queue, &mut Get { message, quietly }, &[], willing)? {
+            Err(GetError::Large(bytes)) => prepare(message, bytes)?,
+            result => return Ok(result),
+        }
+    }
+}
+
+struct OrderedBatch<'q, O: Order> {
+    state: &'static State,
+    queue: &'q Handle<'static, OrderedQueue<O>>,
+    places: Places<'q>,
+}
+
+impl<O: Order> Batch for OrderedBatch<'_, O> {
+    unsafe fn get(
+        &mut self,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>> {
+        let result = get(self.state, self.queue, message, willing, true)?;
+        if result.is_ok() {
+            self.places.note();
+        }
+        Ok(result)
+    }
+
+    fn tell(&mut self) {
+        self.places.tell();
     }
 }
 

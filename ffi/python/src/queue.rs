@@ -46,14 +46,16 @@ pub(crate) trait Kind: AnyQueue + SharedState + Sized {
         willing: Willing,
     ) -> Result<()>;
 
-    /// Takes the next item's message. `quietly` tells no producer, and the caller does ([`AnyQueue::places`]).
+    /// Takes the next item's message.
     unsafe fn get(
         state: &'static State,
         queue: &Handle<'static, Self>,
         message: &mut Message<'_>,
         willing: &Willing,
-        quietly: bool,
     ) -> Result<core::result::Result<(), GetError>>;
+
+    /// Several such calls, of which producers are told once.
+    fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Self>) -> impl Batch + 'q;
 
     /// Copies the next item's message.
     unsafe fn peek(
@@ -66,6 +68,19 @@ pub(crate) trait Kind: AnyQueue + SharedState + Sized {
     unsafe fn shut_down(state: &'static State, queue: &Handle<'static, Self>, immediate: bool) -> Result<()>;
 
     unsafe fn clear(state: &'static State, queue: &Handle<'static, Self>) -> Result<()>;
+}
+
+/// Several gets. Producers are told when it is dropped at the latest.
+pub(crate) trait Batch {
+    /// Takes the next item's message.
+    unsafe fn get(
+        &mut self,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>>;
+
+    /// Tells producers of the places that are free so far.
+    fn tell(&mut self);
 }
 
 /// Does something with the shared queue that is behind an object, whatever kind it is, or something else if it is one
@@ -139,15 +154,14 @@ impl Kind for Queue {
         queue: &Handle<'static, Queue>,
         message: &mut Message<'_>,
         willing: &Willing,
-        quietly: bool,
     ) -> Result<core::result::Result<(), GetError>> {
         receive(state, queue, message, willing, |message, patience| {
-            if quietly {
-                queue.get_quietly(message, state.region, state.me, patience)
-            } else {
-                queue.get(message, state.region, state.me, patience)
-            }
+            queue.get(message, state.region, state.me, patience)
         })
+    }
+
+    fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Queue>) -> impl Batch + 'q {
+        FifoBatch { state, queue, batch: queue.batch(state.region, state.me) }
     }
 
     unsafe fn peek(
@@ -169,6 +183,28 @@ impl Kind for Queue {
         // Without a deadline there is no other error than the one that `wait` deals with.
         let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
         Ok(())
+    }
+}
+
+struct FifoBatch<'q> {
+    state: &'static State,
+    queue: &'q Handle<'static, Queue>,
+    batch: multigil::queue::Batch<'q>,
+}
+
+impl Batch for FifoBatch<'_> {
+    #[inline(always)]
+    unsafe fn get(
+        &mut self,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>> {
+        let batch = &mut self.batch;
+        receive(self.state, self.queue, message, willing, |message, patience| batch.get(message, patience))
+    }
+
+    fn tell(&mut self) {
+        self.batch.tell();
     }
 }
 
@@ -251,7 +287,7 @@ unsafe fn get<K: Kind>(
     willing: &Willing,
 ) -> Result<core::result::Result<Owned, GetError>> {
     let mut message = Message::new(state.region, state.me);
-    match K::get(state, queue, &mut message, willing, false)? {
+    match K::get(state, queue, &mut message, willing)? {
         Ok(()) => codec::decode(state, &message).map(Ok),
         Err(error) => Ok(Err(error)),
     }

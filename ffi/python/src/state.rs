@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{array, barrier, event, interpreter, lock, queue, rlock, semaphore, value};
+use crate::{array, barrier, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -63,6 +63,8 @@ objects! {
     value_type,
     /// The type of the name.
     array_type,
+    /// The type of the name.
+    memory_type,
     /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
@@ -206,6 +208,7 @@ impl State {
         add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
         add(c"Value", &objects.value_type, value::make_type(module)?)?;
         add(c"Array", &objects.array_type, array::make_type(module)?)?;
+        add(c"Memory", &objects.memory_type, memory::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);

@@ -74,10 +74,10 @@ static mut ATTRIBUTES: [ffi::PyGetSetDef; 3] = [
 /// Makes the type `Value`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let doc = c"Value(typecode, value=0, *, lock=True)\n--\n\n\
-A number in memory that threads and interpreters share; multiprocessing.Value, and what a machine can do in one step.\n\n\
-typecode is a character as for array, '?' for bool or 'c' for a byte, or a type of ctypes like c_int. lock is the one\n\
-that get_lock() gives: an RLock of its own if it is True, none if it is False. A value may be sent to other interpreters,\n\
-in a queue's items and as an argument.";
+A number that threads and interpreters share: multiprocessing.Value, with what takes a machine one step.\n\n\
+typecode is a character as for array, '?' for bool or 'c' for a byte, or a type of ctypes like c_int. lock is the\n\
+one that get_lock() gives: an RLock of its own if it is True, none if it is False. A value may be sent to other\n\
+interpreters, in a queue's items and as an argument.";
     let repr = ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: value_repr as *mut c_void };
     let (methods, attributes) = ((&raw mut METHODS).cast(), (&raw mut ATTRIBUTES).cast());
     handle::make_type::<SharedMemory>(module, c"multigil.Value", doc, new_value, methods, attributes, &[repr])
