@@ -6,6 +6,8 @@
 //!   with it again    what keys did not decide
 //! ```
 
+use std::time::Instant;
+
 use multigil::error::{GetError, OrderedError, WaitError};
 use multigil::event::Patience;
 use multigil::key::{Encoder, Key, Sequence};
@@ -169,10 +171,8 @@ unsafe fn perform<O: Order, P: Operation<O>>(
     willing: &Willing,
 ) -> Result<core::result::Result<(), P::Error>> {
     match (attempt(state, queue, operation, items, willing)?, willing) {
-        (Err(error), Willing::Until(_)) if error == P::NOT_YET => {
-            perform_later(state, queue, operation, items, willing)
-        }
-        (result, _) => Ok(result),
+        (Attempt::NotYet, Willing::Until(deadline)) => perform_later(state, queue, operation, items, *deadline),
+        (outcome, _) => Ok(outcome.result::<O, P>()),
     }
 }
 
@@ -183,13 +183,13 @@ unsafe fn perform_later<O: Order, P: Operation<O>>(
     queue: &Handle<'static, OrderedQueue<O>>,
     operation: &mut P,
     items: &[*mut ffi::PyObject],
-    willing: &Willing,
+    deadline: Option<Instant>,
 ) -> Result<core::result::Result<(), P::Error>> {
     loop {
         let outcome = wait::wait(
             state,
             Subject::of(queue),
-            willing.deadline(),
+            deadline,
             |patience| queue.wait_for_change(operation, state.region, owner(state), patience),
             |error| *error == WaitError::Interrupted,
         )?;
@@ -199,9 +199,27 @@ unsafe fn perform_later<O: Order, P: Operation<O>>(
             Ok(Outcome::Undecided(turn)) => turn,
             Err(_) => return Ok(Err(P::NOT_YET)),
         };
-        match attempt(state, queue, operation, items, willing)? {
-            Err(error) if error == P::NOT_YET => {} // somebody else was quicker
-            result => return Ok(result),
+        match attempt(state, queue, operation, items, &Willing::Until(deadline))? {
+            Attempt::NotYet => {} // somebody else was quicker
+            outcome => return Ok(outcome.result::<O, P>()),
+        }
+    }
+}
+
+/// What became of an attempt.
+enum Attempt<E> {
+    Done(core::result::Result<(), E>),
+    /// There is no item, or no place.
+    NotYet,
+    /// The time was up before the lock was free.
+    TimedOut,
+}
+
+impl<E> Attempt<E> {
+    fn result<O: Order, P: Operation<O, Error = E>>(self) -> core::result::Result<(), E> {
+        match self {
+            Attempt::Done(result) => result,
+            Attempt::NotYet | Attempt::TimedOut => Err(P::NOT_YET),
         }
     }
 }
@@ -214,41 +232,45 @@ unsafe fn attempt<O: Order, P: Operation<O>>(
     operation: &mut P,
     items: &[*mut ffi::PyObject],
     willing: &Willing,
-) -> Result<core::result::Result<(), P::Error>> {
+) -> Result<Attempt<P::Error>> {
     // Its objects go when the lock is free again: nobody knows what that runs.
     let mut values = Values { state, items, queued: Vec::new() };
     let result = match try_lock(state, queue)? {
         Some(mut locked) => operation.perform(&mut locked, |one, other| values.is_less(&one, &other)),
-        None => attempt_when_free(state, queue, operation, &mut values, willing)?,
+        None => match wait_for_lock(state, queue, operation, willing)? {
+            Some(Outcome::Performed(result)) => result.map_err(OrderedError::Refused),
+            Some(Outcome::Undecided(mut locked)) => {
+                operation.perform(&mut locked, |one, other| values.is_less(&one, &other))
+            }
+            None => return Ok(Attempt::TimedOut),
+        },
     };
     match result {
-        Ok(()) => Ok(Ok(())),
-        Err(OrderedError::Refused(error)) => Ok(Err(error)),
+        Ok(()) => Ok(Attempt::Done(Ok(()))),
+        Err(OrderedError::Refused(error)) if error == P::NOT_YET => Ok(Attempt::NotYet),
+        Err(OrderedError::Refused(error)) => Ok(Attempt::Done(Err(error))),
         Err(OrderedError::Incomparable(Raised)) => Err(Raised),
     }
 }
 
-/// Waits for the lock. Who may not wait for an item or a place waits for it all the same, as in the standard library.
+/// None if the time was up. Who may not wait for an item or a place waits for the lock all the same, as in the standard
+/// library.
 #[cold]
-unsafe fn attempt_when_free<O: Order, P: Operation<O>>(
+unsafe fn wait_for_lock<'a, O: Order, P: Operation<O>>(
     state: &'static State,
-    queue: &Handle<'static, OrderedQueue<O>>,
+    queue: &'a Handle<'static, OrderedQueue<O>>,
     operation: &mut P,
-    values: &mut Values<'_>,
     willing: &Willing,
-) -> Result<core::result::Result<(), OrderedError<P::Error, Raised>>> {
+) -> Result<Option<Outcome<P::Error, Locked<'a, O>>>> {
+    let deadline = if let Willing::Until(deadline) = willing { *deadline } else { None };
     let outcome = wait::wait(
         state,
         Subject::of(queue),
-        willing.deadline(),
+        deadline,
         |patience| queue.wait_for_lock(operation, state.region, owner(state), patience),
         |error| *error == WaitError::Interrupted,
     )?;
-    Ok(match outcome {
-        Ok(Outcome::Performed(result)) => result.map_err(OrderedError::Refused),
-        Ok(Outcome::Undecided(mut locked)) => operation.perform(&mut locked, |one, other| values.is_less(&one, &other)),
-        Err(_) => Err(OrderedError::Refused(P::NOT_YET)),
-    })
+    Ok(outcome.ok())
 }
 
 /// Items as Python's objects, for comparing them by value.

@@ -361,16 +361,6 @@ pub(crate) enum Willing {
     Until(Option<Instant>),
 }
 
-impl Willing {
-    /// When to give up what is waited for in any case.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        match self {
-            Willing::No => None,
-            Willing::Until(deadline) => *deadline,
-        }
-    }
-}
-
 /// What `block` and `timeout` of a queue's methods mean; both may be null.
 pub(crate) unsafe fn queue_timeout(block: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
     if !crate::py::truth(block, true)? {
