@@ -19,7 +19,7 @@ class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
 class NotShareable(MultigilError, TypeError):
-    """An object that only its own interpreter can use was to be sent to another one."""
+    """What was to be sent to another interpreter can only be used in this one."""
 
 class Empty(Exception):
     """`queue.Empty` itself."""
@@ -56,10 +56,21 @@ class Queue[T]:
     def task_done(self) -> None: ...
     def join(self) -> None: ...
     def shutdown(self, immediate: bool = False) -> None: ...
+    # A subclass that overrides one of these works between the threads of one interpreter only.
+    def _init(self, maxsize: int, /) -> None: ...
+    def _qsize(self) -> int: ...
+    def _put(self, item: T, /) -> None: ...
+    def _get(self) -> T: ...
     @property
     def is_shutdown(self) -> bool: ...
     @property
     def unfinished_tasks(self) -> int: ...
+
+class LifoQueue[T](Queue[T]):
+    """A queue of which the item that was put last comes first; `queue.LifoQueue` in every method."""
+
+class PriorityQueue[T](Queue[T]):
+    """A queue of which the least item comes first; `queue.PriorityQueue` in every method."""
 
 @disjoint_base
 class SimpleQueue[T]:

@@ -22,6 +22,8 @@ queue_tests = pytest.importorskip("test.test_queue", reason=REASON)
 # Where the tests look up classes and exceptions.
 OUR_QUEUE = types.SimpleNamespace(
     Queue=multigil.Queue,
+    LifoQueue=multigil.LifoQueue,
+    PriorityQueue=multigil.PriorityQueue,
     SimpleQueue=multigil.SimpleQueue,
     Empty=multigil.Empty,
     Full=multigil.Full,
@@ -73,6 +75,38 @@ class TestConditionOverThreadingRLock(TestConditionOverLock):
 class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
     queue = OUR_QUEUE
     type2test: Any = multigil.Queue
+
+
+class TestLifoQueue(queue_tests.LifoQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+
+
+class TestPriorityQueue(queue_tests.PriorityQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+
+
+def with_hook(base: type[multigil.Queue[Any]]) -> type[multigil.Queue[Any]]:
+    """Make a subclass that has a hook of its own, which does nothing else, and the name that the tests know."""
+    return type(base.__name__, (base,), {"_qsize": lambda self: base._qsize(self)})
+
+
+class TestQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.Queue)
+
+
+class TestLifoQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.LifoQueue)
+
+
+class TestPriorityQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.PriorityQueue)
+
+
+class TestFailingQueue(queue_tests.FailingQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
 
 
 class TestSimpleQueue(queue_tests.BaseSimpleQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
