@@ -262,6 +262,8 @@ def make_one_of_each() -> list[Any]:
     lock = multigil.Lock()
     lock.acquire()
     return [multigil.Queue(), multigil.SimpleQueue(), multigil.Event(), multigil.Semaphore(0), lock]
+
+
 class NamedCondition(multigil.Condition):
     def __init__(self, name: str, lock: Any) -> None:
         super().__init__(lock)
