@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{array, barrier, event, interpreter, lock, memory, queue, rlock, semaphore, value};
+use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -46,6 +46,8 @@ objects! {
     /// The type of the name.
     rlock_type,
     /// The type of the name.
+    condition_type,
+    /// The type of the name.
     owner_type,
     /// The type of the name.
     event_type,
@@ -77,6 +79,8 @@ objects! {
     stale_handle,
     /// The exception of the name.
     region_corrupt,
+    /// The exception of the name.
+    not_shareable,
     /// The exception of the name.
     interpreter_terminated,
     /// `multigil._core.attach`.
@@ -162,6 +166,12 @@ impl State {
             &[base.as_ptr(), ffi::PyExc_ValueError],
         )?;
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let not_shareable = exception(
+            c"multigil.NotShareable",
+            c"An object that only its own interpreter can use was to be sent to another one.",
+            &[base.as_ptr(), ffi::PyExc_TypeError],
+        )?;
+        add(c"NotShareable", &objects.not_shareable, not_shareable)?;
         let terminated = exception(
             c"multigil.InterpreterTerminated",
             c"Raised inside an interpreter that terminate() stops, wherever it runs or waits.",
@@ -180,6 +190,7 @@ impl State {
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
         add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Condition", &objects.condition_type, condition::make_type(module)?)?;
         add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
