@@ -63,9 +63,15 @@ impl Event {
 
     #[cold]
     fn wake_one(&self, sleepers: u32, bell: &Bell) {
-        // AcqRel: whoever clears WAKING after this must see the condition that we made hold.
-        if sleepers & WAKING == 0 && self.sleepers.fetch_or(WAKING, Ordering::AcqRel) & WAKING == 0 {
-            self.sequence.fetch_add(1, Ordering::Release);
+        if sleepers & WAKING != 0 {
+            return;
+        }
+        // SYNC POINT: Acquire sees in `watchers` whoever is counted as one. The fences see to it that whoever clears
+        // WAKING after this sees the condition that we made hold.
+        let acquire = essential!(WatchersCounted: Ordering::Acquire);
+        if self.sleepers.fetch_or(WAKING, acquire) & WAKING == 0 {
+            // SYNC POINT: Release publishes WAKING to the Acquire in `wait_until`.
+            self.sequence.fetch_add(1, essential!(Grown: Ordering::Release));
             self.sequence.wake(1);
             self.ring(bell);
         }
@@ -73,9 +79,9 @@ impl Event {
 
     /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
     pub fn notify_all(&self, bell: &Bell) {
-        fence_after_read_modify_write(); // SYNC POINT: the condition before `sleepers`
+        essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
         if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
-            self.sequence.fetch_add(1, Ordering::Release);
+            self.sequence.fetch_add(1, Ordering::Relaxed); // Relaxed: the fences order it
             self.sequence.wake(i32::MAX);
             self.ring(bell);
         }
@@ -83,7 +89,6 @@ impl Event {
 
     /// Rings the bell if somebody watches.
     fn ring(&self, bell: &Bell) {
-        // Relaxed: the notifier's fence orders it, as it does `sleepers`.
         if self.watchers.load(Ordering::Relaxed) != 0 {
             bell.ring();
         }
@@ -109,7 +114,8 @@ impl Event {
         self.sleepers.fetch_add(1, Ordering::Relaxed); // Relaxed: the fence below orders it
         let mut ended = Ok(());
         let result = loop {
-            // Acquire: before the look at WAKING. Otherwise the wake that sets it may be one that we have seen already.
+            // SYNC POINT: Acquire, before the look at WAKING. Otherwise the wake that sets it may be one that we have
+            // seen already.
             let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
             self.look();
             if let Some(value) = attempt() {
@@ -127,18 +133,41 @@ impl Event {
         result
     }
 
+    /// As [`Event::wait_until`], for what may need more than a wait has, such as a lock that is held or the GIL: when
+    /// `attempt` says so, the caller gets a [`Turn`]. `ready` says whether it is worth an attempt.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait_for<'a, T, R: Fn() -> bool>(
+        &'a self,
+        bell: &'a Bell,
+        patience: &Patience<'_>,
+        mut attempt: impl FnMut() -> Attempt<T>,
+        ready: R,
+    ) -> Result<Result<T, Turn<'a, R>>, WaitError> {
+        let attempt = || match attempt() {
+            Attempt::Done(value) => Some(Some(value)),
+            Attempt::NotYet => None,
+            Attempt::Leave => Some(None),
+        };
+        let result = self.wait_until(bell, patience, attempt, || false)?;
+        let turn = Turn { event: self, bell, ready }; // dropped at once if it was done
+        Ok(result.ok_or(turn))
+    }
+
     /// Comes before each look at the condition: the wake that was under way has arrived.
     pub fn look(&self) {
         if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
-            self.sleepers.fetch_and(!WAKING, Ordering::AcqRel);
+            self.sleepers.fetch_and(!WAKING, Ordering::Relaxed); // Relaxed: the fence orders it
         }
         essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` and `watchers` before the condition
     }
 
     /// Counts the caller as somebody who sleeps on the bell.
     pub fn watch(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed); // Relaxed, both: the fence in `look` orders them
-        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        self.watchers.fetch_add(1, Ordering::Relaxed);
+        // SYNC POINT: Release publishes `watchers` to the Acquire in `wake_one`.
+        self.sleepers.fetch_add(1, essential!(Watched: Ordering::Release));
     }
 
     /// The end of [`Event::watch`].
@@ -152,6 +181,35 @@ impl Event {
     /// How many threads wait here.
     pub fn waiting(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed) & !WAKING
+    }
+}
+
+/// What became of an attempt inside a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt<T> {
+    /// It was successful, or waiting does not change anything.
+    Done(T),
+    /// It will be worth another one when the event has happened.
+    NotYet,
+    /// It is to be made outside of the wait.
+    Leave,
+}
+
+/// The right to act on a wake. When it is dropped and there is something left, be it because there was more or because
+/// its owner failed, the wake is passed on.
+#[derive(Debug)]
+#[must_use = "the wake is passed on when this is dropped"]
+pub struct Turn<'a, R: Fn() -> bool> {
+    event: &'a Event,
+    bell: &'a Bell,
+    ready: R,
+}
+
+impl<R: Fn() -> bool> Drop for Turn<'_, R> {
+    fn drop(&mut self) {
+        if essential!(TurnPassesOn: (self.ready)()) {
+            self.event.notify_one(self.bell);
+        }
     }
 }
 
@@ -219,7 +277,7 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
     things.iter().for_each(|thing| thing.watch());
     let mut ended = Ok(());
     let result = loop {
-        // Acquire: before the looks. Otherwise the wake that they miss may be one that we have seen already.
+        // SYNC POINT: Acquire, before the looks, as in `wait_until`.
         let seen = bell.rings.load(essential!(BellSeen: Ordering::Acquire));
         if let Some(place) = things.iter().position(|thing| thing.look()) {
             break Ok(place);

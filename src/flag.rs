@@ -28,17 +28,18 @@ pub struct Flag {
 impl Flag {
     /// Whether it is set.
     pub fn is_set(&self) -> bool {
-        // SYNC POINT: Acquire sees what came before the Release in `set`.
-        self.word.load(essential!(FlagSeen: Ordering::Acquire)) & SET != 0
+        self.now().is_set()
     }
 
     /// Sets it and wakes everybody who waits.
     pub fn set(&self, bell: &Bell) {
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
-            // When it is set already this changes nothing, but who sees it shall see what came before this `set`, too.
+            // When it is set already this changes nothing, but a `clear` after it sees what came before it.
             let next = if seen & SET == 0 { seen.wrapping_add(ONE_TIME) | SET } else { seen };
-            match self.word.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+            // SYNC POINT: AcqRel, here and in `clear`: each sees what came before all earlier ones, as with a lock.
+            let ordering = essential!(FlagSet: Ordering::AcqRel);
+            match self.word.compare_exchange(seen, next, ordering, Ordering::Relaxed) {
                 Ok(_) if next == seen => return,
                 Ok(_) => break,
                 Err(now) => seen = now,
@@ -49,12 +50,13 @@ impl Flag {
 
     /// Takes it back.
     pub fn clear(&self) {
-        self.word.fetch_and(!SET, Ordering::AcqRel); // AcqRel: who sees a later `set` sees what came before this one
+        self.word.fetch_and(!SET, essential!(FlagCleared: Ordering::AcqRel));
     }
 
     /// Notes what the flag is now: the start of a wait.
     pub fn now(&self) -> Seen {
-        Seen(self.word.load(Ordering::Relaxed))
+        // SYNC POINT: Acquire sees what came before the `set` or `clear` that made it what it is.
+        Seen(self.word.load(essential!(FlagSeen: Ordering::Acquire)))
     }
 
     /// Waits until it is set, or has been since `seen` was noted.
@@ -62,27 +64,39 @@ impl Flag {
     /// # Errors
     /// [`WaitError`]; the wait may go on with the same `seen`.
     pub fn wait(&self, seen: Seen, bell: &Bell, patience: &Patience<'_>) -> Result<(), WaitError> {
-        let attempt = || (self.is_set() || essential!(SetSince: self.was_set_since(seen))).then_some(());
+        let attempt = || self.ends_wait(seen).then_some(());
         if attempt().is_some() {
             return Ok(());
         }
         self.changed.wait_until(bell, patience, attempt, || false)
     }
 
+    /// Whether a wait that began when `seen` was noted is over.
+    fn ends_wait(&self, seen: Seen) -> bool {
+        let now = self.now();
+        now.is_set() || essential!(SetSince: now.was_set_since(seen))
+    }
+
     /// The flag as a wait sees it that begins now: ready when it is set, or was, even if it was cleared at once.
     pub fn from_now(&self) -> FlagFromNow<'_> {
         FlagFromNow { flag: self, seen: self.now() }
     }
-
-    fn was_set_since(&self, seen: Seen) -> bool {
-        // Acquire as in `is_set`. Only 2^31 sets between two looks would be overlooked.
-        (self.word.load(Ordering::Acquire) ^ seen.0) & !SET != 0
-    }
 }
 
-/// How often a flag had been set at some time.
+/// What a flag was at some time.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen(u32);
+
+impl Seen {
+    fn is_set(self) -> bool {
+        self.0 & SET != 0
+    }
+
+    /// Whether it was set after `then`. Only 2^31 sets between the two would be overlooked.
+    fn was_set_since(self, then: Seen) -> bool {
+        (self.0 ^ then.0) & !SET != 0
+    }
+}
 
 /// Ready when it is set.
 impl Watchable for Flag {
@@ -113,7 +127,7 @@ pub struct FlagFromNow<'a> {
 
 impl Watchable for FlagFromNow<'_> {
     fn is_ready(&self) -> bool {
-        self.flag.is_set() || self.flag.was_set_since(self.seen)
+        self.flag.ends_wait(self.seen)
     }
 
     fn watch(&self) {
@@ -121,7 +135,8 @@ impl Watchable for FlagFromNow<'_> {
     }
 
     fn look(&self) -> bool {
-        self.flag.look() || self.is_ready()
+        self.flag.changed.look();
+        self.is_ready()
     }
 
     fn unwatch(&self) {

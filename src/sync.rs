@@ -23,6 +23,10 @@ pub(crate) use self::model::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
 pub(crate) type AtomicBool = core::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
+pub(crate) type AtomicU8 = core::sync::atomic::AtomicU8;
+#[cfg(not(loom))]
+pub(crate) type AtomicU16 = core::sync::atomic::AtomicU16;
+#[cfg(not(loom))]
 pub(crate) type AtomicU32 = core::sync::atomic::AtomicU32;
 #[cfg(not(loom))]
 pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
@@ -92,9 +96,10 @@ impl OwnedWord {
     }
 }
 
+/// A word that only one thread at a time may touch: loom sees to it.
 #[cfg(loom)]
 #[derive(Debug, Default)]
-pub(crate) struct OwnedWord(loom::cell::UnsafeCell<u64>);
+pub struct OwnedWord(loom::cell::UnsafeCell<u64>);
 
 // SAFETY: loom ends the model when two threads access the cell without one coming before the other.
 #[cfg(loom)]
@@ -102,12 +107,14 @@ unsafe impl Sync for OwnedWord {}
 
 #[cfg(loom)]
 impl OwnedWord {
-    pub(crate) fn read(&self) -> u64 {
+    /// What it holds.
+    pub fn read(&self) -> u64 {
         // SAFETY: loom has just checked that no write is concurrent.
         self.0.with(|value| unsafe { *value })
     }
 
-    pub(crate) fn write(&self, value: u64) {
+    /// Changes it.
+    pub fn write(&self, value: u64) {
         // SAFETY: loom has just checked that no other access is concurrent.
         self.0.with_mut(|place| unsafe { *place = value });
     }
@@ -233,6 +240,7 @@ pub mod model {
     use loom::thread::{ThreadId, current};
 
     use super::Ordering;
+    pub use super::OwnedWord;
 
     /// Loom's atomic, and what its search overlooks.
     ///
@@ -283,6 +291,9 @@ pub mod model {
                 }
 
                 pub fn store(&self, value: $value, ordering: Ordering) {
+                    if std::thread::panicking() {
+                        return; // what is dropped when a model has failed: loom knows no thread any more
+                    }
                     self.before_store();
                     self.value.store(value, ordering);
                 }
@@ -325,6 +336,8 @@ pub mod model {
         HandBack,
         PutBack,
         PeekedStays,
+        NextSeen,
+        TailFirst,
         Link,
         MoveOn,
         Leave,
@@ -333,8 +346,12 @@ pub mod model {
         // event
         NotifyFence,
         WaitFence,
+        Grown,
         Seen,
         PassOn,
+        Watched,
+        WatchersCounted,
+        TurnPassesOn,
         BellRung,
         BellSeen,
         // lock
@@ -346,6 +363,8 @@ pub mod model {
         WatchersSeen,
         NameCleared,
         // flag
+        FlagSet,
+        FlagCleared,
         FlagSeen,
         SetSince,
         // semaphore
@@ -354,11 +373,18 @@ pub mod model {
         // waiters
         SeatCalled,
         SeatCounts,
+        SeatCounted,
         SeatSeen,
         SeatHeard,
+        BenchLinked,
+        BenchSeen,
         // barrier
         Arrived,
         LastArrived,
+        // memory
+        ChangeBeforeSleepers,
+        SleepersBeforeChange,
+        PassedOn,
     }
 
     thread_local! {

@@ -116,8 +116,9 @@ impl Waiters {
             }
             let name = benches.make()?;
             let last = self.rows(benches).last().expect("there is a first row");
-            // AcqRel: the new bench comes before its name.
-            if last.compare_exchange(0, name, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            // SYNC POINT: Release publishes the new bench to the Acquire in `following`.
+            let release = essential!(BenchLinked: Ordering::Release);
+            if last.compare_exchange(0, name, release, Ordering::Relaxed).is_err() {
                 benches.discard(name);
                 if following(last, benches).is_none() {
                     // The link was written over. Without it there is no way to more seats.
@@ -184,7 +185,8 @@ impl Waiters {
 }
 
 fn following<'a>(link: &AtomicU64, benches: &'a impl Benches) -> Option<&'a Bench> {
-    match link.load(Ordering::Acquire) {
+    // SYNC POINT: Acquire sees what the bench was made of.
+    match link.load(essential!(BenchSeen: Ordering::Acquire)) {
         0 => None,
         name => benches.bench(name),
     }
@@ -209,13 +211,14 @@ fn end(seat: &Seat, word: u64, call: Call, mark: u32) -> bool {
     if seat.word.compare_exchange(word, called, release, Ordering::Relaxed).is_err() {
         return false;
     }
-    essential!(SeatCounts: count(seat)); // SYNC POINT: after the word; whoever read the count before sleeps on it in vain
+    essential!(SeatCounts: count(seat)); // after the word: whoever read the count before does not fall asleep
     seat.calls.wake(1); // maybe of somebody who has taken the seat since: that one looks and sleeps again
     true
 }
 
 fn count(seat: &Seat) {
-    seat.calls.fetch_add(1, Ordering::Release);
+    // SYNC POINT: Release publishes the word to the Acquire in `Sitting::wait`.
+    seat.calls.fetch_add(1, essential!(SeatCounted: Ordering::Release));
 }
 
 /// A seat that the caller waits in. It is given back when this is dropped.
@@ -241,7 +244,7 @@ impl Sitting<'_> {
             return Ok(call);
         }
         loop {
-            // Acquire: before the look at the word.
+            // SYNC POINT: Acquire, before the look at the word.
             let seen = self.seat.calls.load(essential!(SeatSeen: Ordering::Acquire));
             if let Some(call) = self.call() {
                 return Ok(call);

@@ -9,12 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use multigil::error::{GetError, PutError, WaitError};
-use multigil::event::{Parker, Patience};
+use multigil::barrier::{Arrival, Barrier};
+use multigil::control::AnyQueue;
+use multigil::error::{BarrierError, GetError, PutError, WaitError};
+use multigil::event::{Parker, Patience, Watchable, wait_any};
+use multigil::flag::Flag;
 use multigil::layout::PeerId;
 use multigil::lock::{Lock, Owner};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::{LARGE_BYTES, Queue};
+use multigil::semaphore::Semaphore;
+use multigil::waiters::Call;
 
 use support::{limit, payload};
 
@@ -269,14 +274,13 @@ fn produce_batches(queue: &Handle<'_, Queue>, producer: u64, count: u64, waiting
     done
 }
 
-/// Looks until the queue is shut down and empty; how often there was something. What is seen gets no older.
-fn peek(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Parker) -> u64 {
+/// Looks until the queue is shut down and empty. What is seen gets no older.
+fn peek(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Parker) {
     let (region, me) = (queue.region(), queue.owner());
     let mut last = vec![0; producers as usize];
     let mut dice = Dice(7);
     let mut message = Message::new(region, me);
     message.prepare(u64::MAX);
-    let mut count = 0;
     loop {
         let patience = waiting.patience(&mut dice, parker);
         match queue.peek(&mut message, region, me, (dice.below(2) == 0).then_some(&patience)) {
@@ -285,14 +289,13 @@ fn peek(queue: &Handle<'_, Queue>, producers: u64, waiting: Waiting, parker: &Pa
                 let last = &mut last[producer as usize];
                 assert!(*last <= number, "{number} of {producer} comes too late");
                 *last = number;
-                count += 1;
             }
             Err(GetError::Empty) => thread::yield_now(),
             Err(GetError::Peeked) => drop(queue.settle(region, &patience)),
             Err(GetError::Interrupted) => {
                 parker.take_interrupt();
             }
-            Err(GetError::ShutDown) => return count,
+            Err(GetError::ShutDown) => return,
             Err(error) => panic!("{error}"),
         }
     }
@@ -351,11 +354,13 @@ fn batches_and_peekers() {
                 scope.spawn(move || produce(queue, 0, COUNT, waiting, one)),
                 scope.spawn(move || produce_batches(queue, 1, COUNT, waiting, two)),
             ];
+            for parker in [five, six] {
+                scope.spawn(move || peek(queue, 2, waiting, parker));
+            }
             let consuming = [
                 scope.spawn(move || consume(queue, 2, waiting, three)),
                 scope.spawn(move || consume_batches(queue, 2, waiting, four)),
             ];
-            let peeking = [five, six].map(|parker| scope.spawn(move || peek(queue, 2, waiting, parker)));
             assert_eq!(producing.map(|producer| producer.join().unwrap()), [COUNT; 2]);
             queue.shut_down(false, &region, me);
             let mut got = consuming.map(|consumer| consumer.join().unwrap()).concat();
@@ -365,7 +370,6 @@ fn batches_and_peekers() {
                 numbers.sort_unstable();
                 assert!(numbers.iter().copied().eq(0..COUNT), "each exactly once");
             }
-            assert!(peeking.map(|peeker| peeker.join().unwrap()).iter().sum::<u64>() > 0);
             end.store(true, Ordering::Relaxed);
         });
     }
@@ -618,4 +622,290 @@ fn large_messages_wait_for_the_prepared() {
         let refused: u64 = consumers.into_iter().map(|consumer| consumer.join().unwrap()).sum();
         assert!(refused >= 10_000);
     });
+}
+
+/// Waits until one of the things is ready, however often it is disturbed, and gives its place.
+fn first_ready(
+    region: &Region,
+    things: &[&dyn Watchable],
+    waiting: Waiting,
+    dice: &mut Dice,
+    parker: &Parker,
+) -> usize {
+    loop {
+        match wait_any(things, region.bell(), &waiting.patience(dice, parker)) {
+            Ok(place) => return place,
+            Err(WaitError::TimedOut) => assert!(waiting.moments),
+            Err(WaitError::Interrupted) => {
+                parker.take_interrupt();
+            }
+        }
+    }
+}
+
+/// Takes what there is in any of the queues until all are shut down and empty; how many messages it were.
+fn consume_any(queues: &[Handle<'_, Queue>], waiting: Waiting, parker: &Parker) -> u64 {
+    let (region, me) = (queues[0].region(), queues[0].owner());
+    let mut open: Vec<_> = queues.iter().collect();
+    let (mut got, mut dice) = (0, Dice(7));
+    while !open.is_empty() {
+        let things: Vec<&dyn Watchable> = open.iter().map(|queue| *queue as &dyn Watchable).collect();
+        let place = first_ready(region, &things, waiting, &mut dice, parker);
+        let mut message = Message::new(region, me);
+        match open[place].get(&mut message, region, me, None) {
+            Ok(()) => got += 1,
+            Err(GetError::Empty) => {} // somebody else was quicker
+            Err(GetError::ShutDown) => drop(open.remove(place)),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    got
+}
+
+/// Those who wait for any of several queues and those who wait for one: each message is got by somebody, and each hears
+/// of the end. Whoever comes too late has taken nobody's wake.
+#[test]
+fn any_of_several_queues() {
+    const COUNT: u64 = 4_000;
+    let _limit = limit(120);
+    for (moments, raining) in [(false, false), (true, false), (false, true)] {
+        let (region, me) = region();
+        let queues = [0, 1, 5].map(|maxsize| region.create_queue(me, maxsize).unwrap());
+        let waiting = Waiting { spin: NO_SPIN, moments };
+        let parkers: [Parker; 9] = Default::default();
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (region, queues, parkers) = (&region, &queues, &parkers);
+            if raining {
+                scope.spawn(|| rain(parkers, &end));
+            }
+            let watching = [0, 1, 2].map(|n| scope.spawn(move || consume_any(queues, waiting, &parkers[n])));
+            let getting = [0, 1, 2].map(|n| {
+                let get = move || consume_any(&queues[n..=n], waiting, &parkers[3 + n]);
+                scope.spawn(get)
+            });
+            let putting = [0, 1, 2].map(|n| {
+                let parker = &parkers[6 + n];
+                scope.spawn(move || {
+                    let (mut dice, mut message) = (Dice(n as u64), Message::new(region, me));
+                    for number in 0..COUNT {
+                        message.set_word(1, number);
+                        while queues[n]
+                            .put(&mut message, region, me, Some(&waiting.patience(&mut dice, parker)))
+                            .is_err()
+                        {
+                            parker.take_interrupt();
+                        }
+                    }
+                })
+            });
+            putting.into_iter().for_each(|producer| producer.join().unwrap());
+            queues.iter().for_each(|queue| queue.shut_down(false, region, me));
+            let got: u64 = watching.into_iter().chain(getting).map(|consumer| consumer.join().unwrap()).sum();
+            assert_eq!(got, 3 * COUNT);
+            end.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+/// Exactly as many are taken of each semaphore as were given, by one who waits for it and by two who wait for both: a
+/// wake that is lost leaves somebody asleep for ever.
+#[test]
+fn any_of_several_semaphores() {
+    const EACH: u64 = 4_000;
+    let _limit = limit(120);
+    for (moments, raining) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (region, me) = region();
+        let semaphores = [(); 2].map(|()| region.create_shared::<Semaphore>(me, |_| {}).unwrap());
+        let waiting = Waiting { spin: NO_SPIN, moments };
+        let parkers: [Parker; 4] = Default::default();
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let (region, semaphores, parkers) = (&region, &semaphores, &parkers);
+            if raining {
+                scope.spawn(|| rain(parkers, &end));
+            }
+            // How many each thread takes of each.
+            let quotas = [[EACH, 0], [0, EACH], [EACH / 2, EACH / 2], [EACH / 2, EACH / 2]];
+            let takers: Vec<_> = quotas
+                .into_iter()
+                .zip(parkers)
+                .map(|(mut left, parker)| {
+                    scope.spawn(move || {
+                        let mut dice = Dice(left[0]);
+                        loop {
+                            let wanted: Vec<usize> = (0..2).filter(|n| left[*n] > 0).collect();
+                            let taken = match wanted[..] {
+                                [] => return,
+                                [only] => {
+                                    let patience = waiting.patience(&mut dice, parker);
+                                    let taken = semaphores[only].acquire(region.bell(), &patience);
+                                    parker.take_interrupt();
+                                    taken.is_ok().then_some(only)
+                                }
+                                _ => {
+                                    let things = [&semaphores[0] as &dyn Watchable, &semaphores[1]];
+                                    let place = first_ready(region, &things, waiting, &mut dice, parker);
+                                    semaphores[place].try_acquire().then_some(place)
+                                }
+                            };
+                            if let Some(taken) = taken {
+                                left[taken] -= 1;
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for n in 0..4 * EACH {
+                semaphores[n as usize % 2].release(1, region.bell()).unwrap();
+                if n % 64 == 0 {
+                    thread::yield_now();
+                }
+            }
+            takers.into_iter().for_each(|taker| taker.join().unwrap());
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(semaphores.map(|semaphore| semaphore.value()), [0, 0]);
+    }
+}
+
+/// Who waits for any of several things, a lock among them, is told when the lock is free, and takes no wake from those who
+/// wait for the lock alone.
+#[test]
+fn any_of_a_lock_and_others() {
+    const ROUNDS: u64 = 4_000;
+    let _limit = limit(120);
+    for (moments, raining) in [(false, false), (true, false), (false, true)] {
+        let (region, me) = region();
+        let lock = region.create_shared::<Lock>(me, |_| {}).unwrap();
+        let never = region.create_shared::<Flag>(me, |_| {}).unwrap();
+        let waiting = Waiting { spin: NO_SPIN, moments };
+        let parkers: [Parker; 4] = Default::default();
+        let end = AtomicBool::new(false);
+        let count = AtomicU64::new(0);
+        let work = |thread: u32, parker: &Parker| {
+            let owner = Owner { peer: me, thread };
+            let (mut done, mut dice) = (0, Dice(thread.into()));
+            while done < ROUNDS {
+                let taken = if thread % 2 == 0 {
+                    assert_eq!(first_ready(&region, &[&never, &lock], waiting, &mut dice, parker), 1);
+                    lock.try_acquire(owner)
+                } else {
+                    let taken = lock.acquire(owner, &waiting.patience(&mut dice, parker)).is_ok();
+                    parker.take_interrupt();
+                    taken
+                };
+                if taken {
+                    assert_eq!(Lock::owner(&lock), Some(owner));
+                    // Not an addition: two at a time would lose one.
+                    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                    lock.release(region.bell()).unwrap();
+                    done += 1;
+                }
+            }
+        };
+        thread::scope(|scope| {
+            if raining {
+                scope.spawn(|| rain(&parkers, &end));
+            }
+            let work = &work;
+            let working: Vec<_> =
+                parkers.iter().zip(1..).map(|(parker, thread)| scope.spawn(move || work(thread, parker))).collect();
+            working.into_iter().for_each(|worker| worker.join().unwrap());
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(count.into_inner(), 4 * ROUNDS);
+        assert!(!lock.is_locked());
+    }
+}
+
+/// Who has arrived can't be late: its time may be up while the last one acts.
+#[test]
+fn time_is_up_while_the_last_one_acts() {
+    let (region, me) = region();
+    let barrier = region.create_shared::<Barrier>(me, |barrier| barrier.initialize(2)).unwrap();
+    let bell = region.bell();
+    let arrive = |thread| barrier.try_arrive(&region, Owner { peer: me, thread }).unwrap();
+    let Some(Arrival::Waiting(0, sitting)) = arrive(1) else { panic!("the first one waits") };
+    let Some(Arrival::Last(last)) = arrive(2) else { panic!("the second one is the last") };
+    assert!(arrive(3).is_none(), "the third one is of the next generation");
+    assert!(!barrier.time_out(sitting.ticket(), &region, bell));
+    assert_eq!((sitting.call(), last.release(&region, bell)), (None, Ok(())));
+    assert!(!barrier.time_out(sitting.ticket(), &region, bell));
+    assert_eq!(sitting.call(), Some(Call::Called));
+    assert!(!barrier.is_broken());
+}
+
+/// A barrier lets all of a generation pass or none, whoever runs out of patience and when.
+#[test]
+fn barrier_passes_all_or_none() {
+    const PARTIES: u32 = 20; // more than there are seats in the object itself
+    const ROUNDS: u64 = 200;
+    let _limit = limit(120);
+    let (region, me) = region();
+    let create = || region.create_shared::<Barrier>(me, |barrier| barrier.initialize(PARTIES)).unwrap();
+    let (barrier, before, after) = (create(), create(), create());
+    let rounds: Vec<(AtomicU64, AtomicU64)> = (0..ROUNDS).map(|_| Default::default()).collect();
+    let pass = |barrier: &Barrier, thread: u32, deadline: Option<Instant>| {
+        let (bell, parker) = (region.bell(), Parker::default());
+        let patience = Patience::new(deadline, NO_SPIN, &parker);
+        let endless = Patience::new(None, NO_SPIN, &parker);
+        match barrier.arrive(&region, Owner { peer: me, thread }, bell, &endless)? {
+            Arrival::Last(last) => {
+                let index = last.index();
+                thread::yield_now(); // it acts
+                last.release(&region, bell).map(|()| index)
+            }
+            Arrival::Waiting(index, sitting) => {
+                let call = match sitting.wait(&patience) {
+                    Ok(call) => call,
+                    Err(_) if barrier.time_out(sitting.ticket(), &region, bell) => return Err(BarrierError::TimedOut),
+                    Err(_) => sitting.wait(&endless).unwrap(),
+                };
+                if call == Call::Called { Ok(index) } else { Err(BarrierError::Broken) }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for thread in 1..=PARTIES {
+            let (region, barrier, before, after, rounds, pass) = (&region, &barrier, &before, &after, &rounds, &pass);
+            scope.spawn(move || {
+                let mut dice = Dice(thread.into());
+                for (round, (passed, indices)) in rounds.iter().enumerate() {
+                    pass(before, thread, None).unwrap();
+                    let patience = match (round, thread) {
+                        // In the first round somebody comes too late; in the second, nobody cares.
+                        (0, 1) => Some(0),
+                        (0, PARTIES) => {
+                            while !barrier.is_broken() {
+                                thread::yield_now();
+                            }
+                            None
+                        }
+                        (0 | 1, _) => None,
+                        _ => (dice.below(8) == 0).then(|| dice.below(500)),
+                    };
+                    let deadline = patience.map(|patience| Instant::now() + Duration::from_micros(patience));
+                    if let Ok(index) = pass(barrier, thread, deadline) {
+                        passed.fetch_add(1, Ordering::Relaxed);
+                        indices.fetch_or(1 << index, Ordering::Relaxed);
+                    }
+                    if pass(after, thread, None).unwrap() == 0 {
+                        barrier.reset(region, region.bell());
+                    }
+                }
+            });
+        }
+    });
+    let mut broken = 0;
+    for (passed, indices) in rounds {
+        match (passed.into_inner(), indices.into_inner()) {
+            (0, 0) => broken += 1,
+            (passed, indices) => assert_eq!((passed, indices), (PARTIES.into(), (1 << PARTIES) - 1)),
+        }
+    }
+    assert!(0 < broken && broken < ROUNDS, "{broken} of {ROUNDS} rounds were broken");
+    drop((barrier, before, after));
+    let statistics = region.statistics();
+    assert_eq!((statistics.memory.blocks, statistics.count(multigil::layout::ObjectKind::Bench)), (0, 0));
 }

@@ -21,6 +21,7 @@ from collections import deque
 from importlib import import_module
 from time import monotonic
 
+from multigil import _worker
 from multigil._core import current_interpreter_id
 from multigil._worker import Worker
 
@@ -52,6 +53,7 @@ _all = _Workers()
 
 def take_worker() -> Worker:
     """Give a spare, or else a new worker. Raises RuntimeError at the end of the program."""
+    stack_size = _worker.wanted_stack_size()
     with _all.lock:
         if _all.over:
             raise RuntimeError("can't start new interpreter at interpreter shutdown")
@@ -59,13 +61,13 @@ def take_worker() -> Worker:
             _prepare()
         _all.in_use.difference_update([worker for worker in _all.in_use if not worker.is_alive()])
         worker = None
-        while _all.spares and worker is None:
+        while _all.spares and worker is None and stack_size == 0:
             spare = _all.spares.popleft()
             worker = spare if spare.is_alive() else None
         if worker is None:
             if _all.in_use:  # starts come faster than one by one
                 _all.spares_wanted = min(_all.spares_wanted + 1, os.cpu_count() or 1)
-            worker = Worker()
+            worker = Worker(stack_size)
         _all.in_use.add(worker)
         return worker
 
@@ -73,8 +75,11 @@ def take_worker() -> Worker:
 def make_spares() -> None:
     """Have the spares made that are wanted: one, or more where starts come in bursts.
 
-    Only their threads are made here, which takes some tens of microseconds; these make the interpreters.
+    Only their threads are made here, which takes some tens of microseconds; these make the interpreters. Their stacks
+    are of the usual size: while another one is wanted, there is no use for them.
     """
+    if _worker.wanted_stack_size():
+        return
     with _all.lock:
         while len(_all.spares) < _all.spares_wanted and not _all.over:
             _all.spares.append(Worker())
@@ -97,6 +102,7 @@ def _at_thread_shutdown() -> None:
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
+    _worker.end_main_thread()
     try:
         while waited_for := [one for one in _all.in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
             for worker in waited_for:

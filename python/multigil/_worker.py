@@ -12,33 +12,33 @@ are shut down at the latest when the interpreter has ended, so whoever waits for
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import sys
 from _pickle import dumps, loads  # `pickle` itself would take as long to import as all the rest here
-from _thread import get_ident, get_native_id
 from itertools import starmap
 from time import monotonic
 
 from multigil._core import (
     Empty,
+    Event,
     InterpreterTerminated,
     MultigilError,
     Queue,
     SimpleQueue,
     Subinterpreter,
+    current_interpreter_id,
     expose,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import ExceptHookArgs
     from types import ModuleType
     from typing import Any
 
     from multigil._futures import Collector
-    from multigil.interpreter import Interpreter
 
 # Kinds of task: who is told that the outcome is in the box, and how.
 TARGET = 0  # `finished` is shut down, and the interpreter ends after what is queued by then
@@ -95,42 +95,42 @@ _worker.main({line!r})
 class Worker:
     """An interpreter with its own GIL and thread that waits for tasks, and the queues that lead to it.
 
-    The constructor returns at once; the interpreter is made meanwhile.
+    The constructor returns at once; the interpreter is made meanwhile. Its thread has a stack of `stack_size` bytes,
+    and so have those that it starts; 0 means the usual size.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stack_size: int = 0) -> None:
         self.inbox: Queue[Any] = Queue()
         self.finished: Queue[None] = Queue()
         self.replied: Queue[int] = Queue()
         self.resolved: Queue[int] = Queue()
         self.asked: Queue[None] = Queue()  # shut down once somebody asks for the target's outcome
-        self.daemon = False
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
         self._known = _snapshot()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
-        line = (queues, self.asked, _main_thread(), "multigil._by_value" in sys.modules)
+        line = (queues, self.asked, main_thread(), stack_size, "multigil._by_value" in sys.modules)
         bootstrap = _BOOTSTRAP.format(path=self._known["path"], line=dumps(line))
-        self.subinterpreter = Subinterpreter(bootstrap, queues)
+        self.subinterpreter = Subinterpreter(bootstrap, queues, stack_size)
 
-    def send(self, kind: int, number: int, box: SimpleQueue[Any], name: str, daemon: bool) -> None:
+    @property
+    def daemon(self) -> bool:
+        """Whether the end of the program terminates it."""
+        return self.subinterpreter.daemon
+
+    def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
         known = self._known
-        if (
-            name == known.get("name")
-            and sys.path == known["path"]
-            and sys.argv == known["argv"]
-            and _environ() == known["environ"]
-        ):
+        if sys.path == known["path"] and sys.argv == known["argv"] and _environ() == known["environ"]:
             if kind == CALL and box is self._call_box:
                 self.inbox.put(number)
             else:
                 self.inbox.put((kind, number, box, None))
         else:
-            now = {**_snapshot(), "name": name, "daemon": daemon}
-            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known.get(key) != value}))
+            now = _snapshot()
+            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known[key] != value}))
             known.update(now)
         if kind == CALL:
             self._call_box = box
@@ -148,24 +148,9 @@ class Worker:
         self.subinterpreter.interrupt(last)
 
     def terminate(self, timeout: float | None) -> bool:
-        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came.
-
-        The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
-        """
+        """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came."""
         self.terminated = True
-        self.inbox.shutdown(immediate=True)
-        deadline = None if timeout is None else monotonic() + timeout
-        pause = 0.5
-        while True:
-            until = monotonic() + pause
-            if deadline is not None:
-                until = min(until, deadline)
-            self.subinterpreter.terminate(until - monotonic())
-            if self.subinterpreter.join(until - monotonic()):
-                return True
-            if deadline is not None and monotonic() >= deadline:
-                return False
-            pause *= 2
+        return terminate(self.subinterpreter, timeout)
 
     def abandon(self, timeout: float) -> bool:
         """End it, at the end of the program, although its thread sleeps in a foreign call; True if it could be."""
@@ -197,6 +182,25 @@ class Worker:
         return "is closed" if self.subinterpreter.is_alive() else "has ended"
 
 
+def terminate(subinterpreter: Subinterpreter, timeout: float | None) -> bool:
+    """Do what `Worker.terminate` does, to any interpreter.
+
+    The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
+    """
+    deadline = None if timeout is None else monotonic() + timeout
+    pause = 0.5
+    while True:
+        until = monotonic() + pause
+        if deadline is not None:
+            until = min(until, deadline)
+        subinterpreter.terminate(until - monotonic())
+        if subinterpreter.join(until - monotonic()):
+            return True
+        if deadline is not None and monotonic() >= deadline:
+            return False
+        pause *= 2
+
+
 def _snapshot() -> dict[str, Any]:
     """What every interpreter has a copy of, and a worker should have as it is here when its task is sent."""
     return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(_environ())}
@@ -207,13 +211,48 @@ def _environ() -> dict[bytes, bytes]:
     return environ
 
 
-def _main_thread() -> tuple[int | None, int | None]:
+# What the program's main thread is known by: `ident`, `native_id`, and an event that is set when it has ended.
+type MainThread = tuple[int | None, int | None, Event | None]
+
+_main_ended = Event() if current_interpreter_id() == 0 else None
+
+
+def main_thread() -> MainThread:
+    """Tell of the program's main thread, as far as it is known here."""
     if loop is not None:
         return loop.main_thread
+    if _main_ended is None:
+        return None, None, None  # in an interpreter that multigil did not make
     import threading
 
     thread = threading.main_thread()
-    return thread.ident, thread.native_id
+    return thread.ident, thread.native_id, _main_ended
+
+
+def end_main_thread() -> None:
+    """Tell all interpreters that the main thread has ended."""
+    if _main_ended is not None:
+        _main_ended.set()
+
+
+_stack_size = 0
+
+
+def stack_size(size: int = 0, /) -> int:
+    """Set the size of the stack (bytes) of interpreters and threads that are started later; give what it was.
+
+    0 stands for the usual size, which is 16 MiB for an interpreter. A smaller one may be rounded up to what making an
+    interpreter takes. Raises ValueError for a size that is negative or too small for any thread.
+    """
+    global _stack_size  # noqa: PLW0603
+    before = _thread.stack_size(size)
+    _stack_size = size
+    return before
+
+
+def wanted_stack_size() -> int:
+    """What was set by `stack_size`."""
+    return _stack_size
 
 
 # --- the end there ----------------------------------------------------------------------------------------------
@@ -241,18 +280,14 @@ class Loop:
         self,
         queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
         asked: Queue[None],
-        main_thread: tuple[int | None, int | None],
+        main_thread: MainThread,
+        stack_size_wanted: int,
         by_value: bool,
     ) -> None:
+        stack_size(stack_size_wanted)
         self.main_thread = main_thread
-        self.ident = get_ident()
-        self.native_id = get_native_id()
-        self.name = ""
-        self.daemon = False
-        self.interpreter: Interpreter | None = None  # the object of this interpreter, once somebody asked for it
         self._queues = queues
         self._asked = asked
-        self._hook: Callable[[ExceptHookArgs], object] | None = None  # that came with the target
         self._call_box: SimpleQueue[Any]  # of the last call
         self._prepare_stdio()
         if by_value:
@@ -301,10 +336,6 @@ class Loop:
             environ = _environ()
             environ.clear()
             environ.update(changes["environ"])
-        self.name = changes.get("name", self.name)
-        self.daemon = changes.get("daemon", self.daemon)
-        if self.interpreter is not None:
-            self.interpreter.name = self.name
 
     def _outcome(self, kind: int, number: int, box: SimpleQueue[Any]) -> tuple[Any] | BaseException:
         """Perform a task: (what it gave,), or what it raised."""
@@ -319,10 +350,8 @@ class Loop:
 
     def _perform(self, kind: int, box: SimpleQueue[Any]) -> tuple[Any]:
         try:
-            function, args, kwargs, extra = box.get_nowait()
-            if kind != SUBMITTED:
-                self._hook = extra
-            elif not extra.acquire(False):  # it was cancelled
+            function, args, kwargs, claim = box.get_nowait()
+            if kind == SUBMITTED and not claim.acquire(False):  # it was cancelled
                 return (None,)
             return (function(*args, **kwargs),)
         finally:
@@ -353,9 +382,9 @@ class Loop:
     def _report(self, number: int, outcome: tuple[Any] | BaseException) -> None:
         """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
         if isinstance(outcome, BaseException) and isinstance(self._try(self._asked.get, True, _SECONDS_TO_ASK), Empty):
-            from multigil import interpreter
+            from multigil import _hooks
 
-            self._try(interpreter.call_excepthook, self._hook, outcome, number=number)
+            self._try(_hooks.call_excepthook, outcome, number=number)
 
     def _end(self) -> None:
         """Leave nothing behind."""
@@ -399,7 +428,7 @@ def _trimmed(error: BaseException) -> BaseException:
     return error.with_traceback(traceback)
 
 
-_OURS = ("multigil._worker", "multigil.interpreter")
+_OURS = ("multigil._worker", "multigil._hooks", "multigil.interpreter")
 
 
 def flush() -> None:

@@ -3,48 +3,56 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import threading
 import weakref
 from _thread import TIMEOUT_MAX, get_ident, get_native_id
-from threading import ExceptHookArgs
 
-import multigil
-from multigil import _exit, _worker
-from multigil._core import Empty, ShutDown, SimpleQueue, current_interpreter_id
+from multigil import _exit, _hooks, _worker
+from multigil._core import (
+    Empty,
+    Event,
+    ShutDown,
+    SimpleQueue,
+    Subinterpreter,
+    current_interpreter_id,
+    new_number,
+    subinterpreters,
+)
 from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
+
+# ruff: noqa: PLW0603  (each interpreter has its own)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from concurrent.futures import Future
+    from contextvars import Context
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
 
-    from multigil._core import Subinterpreter
-
 __all__ = [
     "TIMEOUT_MAX",
-    "ExceptHookArgs",
     "Interpreter",
     "Thread",
+    "ThreadError",
+    "activeCount",
     "active_count",
+    "currentThread",
     "current_interpreter",
     "current_thread",
     "enumerate",
-    "excepthook",
     "get_ident",
     "get_native_id",
     "main_interpreter",
     "main_thread",
 ]
 
-_new_number = itertools.count(1).__next__  # for names
 _new_task = itertools.count(1).__next__
 
-# Interpreters that run for themselves, until they end; and those that end when nobody holds them any more.
+# The objects of other interpreters that there are in this one, by the numbers of those.
+_known: weakref.WeakValueDictionary[int, Interpreter] = weakref.WeakValueDictionary()
+# Those that were started here and run for themselves, until they end. Open ones end when nobody holds them any more.
 _running: set[Interpreter] = set()
-_open: weakref.WeakSet[Interpreter] = weakref.WeakSet()
 
 
 class Interpreter:
@@ -60,7 +68,8 @@ class Interpreter:
     that nobody holds any more closes itself.
 
     Arguments are those of `threading.Thread`. `daemon` ones are terminated when the program ends, others are waited
-    for. `backend` names what runs the target; there is "interpreter".
+    for. `context` may be None or empty: an interpreter begins with an empty context, because context variables belong
+    to the interpreter that made them. `backend` names what runs the target; there is "interpreter".
 
     A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
     what its `run()` gives there is the result.
@@ -72,6 +81,7 @@ class Interpreter:
         "__weakref__",
         "_answered",
         "_args",
+        "_body",
         "_box",
         "_call_box",
         "_calling",
@@ -81,7 +91,6 @@ class Interpreter:
         "_lock",
         "_name",
         "_outcome",
-        "_place",
         "_target",
         "_travels",
         "_worker",
@@ -98,15 +107,21 @@ class Interpreter:
         kwargs: Mapping[str, Any] | None = None,
         *,
         daemon: bool | None = None,
+        context: Context | None = None,
         backend: str = "interpreter",
     ) -> None:
         assert group is None, "group argument must be None for now"
+        if context:
+            raise TypeError(
+                "context variables cannot be sent to an interpreter, which begins with an empty context: "
+                "pass their values as arguments"
+            )
         if backend != "interpreter":
             raise ValueError(f"unknown backend {backend!r}, there is only 'interpreter'")
         if name:
             name = str(name)
         else:
-            name = f"Interpreter-{_new_number()}"
+            name = f"Interpreter-{new_number()}"
             if (target_name := getattr(target, "__name__", None)) is not None:
                 name += f" ({target_name})"
         self._set_up(name, current_interpreter().daemon if daemon is None else daemon, target, args, kwargs or {})
@@ -124,8 +139,8 @@ class Interpreter:
         self._target = target
         self._args = args
         self._kwargs = kwargs or {}
-        self._place: _Place | None = None  # of the interpreter that the object is in, and of the main one
-        self._worker: Worker | None = None  # of one that was started from here
+        self._body: Subinterpreter | _Body | None = None  # the interpreter itself, once there is one
+        self._worker: Worker | None = None  # the line to it, if it was started from here
         self._box: SimpleQueue[Any] | None = None  # for the target's outcome
         self._outcome: list[Any] = []
         self._closed = False
@@ -146,7 +161,7 @@ class Interpreter:
         """
         self._check_initialized()
         with self._lock:
-            if self._worker is not None or self._place is not None:
+            if self._body is not None:
                 raise RuntimeError("interpreters can only be started once")
             self._begin(TARGET)
             _running.difference_update([one for one in _running if not one.is_alive()])
@@ -163,37 +178,37 @@ class Interpreter:
 
         Raises RuntimeError before it is started, and for the current interpreter.
         """
-        worker = self._started("join")
-        worker.join(None if timeout is None else max(timeout, 0))
+        self._check_initialized()
+        if self._body is None:
+            raise RuntimeError("cannot join interpreter before it is started")
+        if self is current_interpreter():
+            raise RuntimeError("cannot join current interpreter")
+        self._body.join(None if timeout is None else max(timeout, 0))
 
     def is_alive(self) -> bool:
         """Whether it was started and has not ended."""
-        if self._place is not None:
-            return True
-        return self._worker is not None and self._worker.is_alive()
+        return self._body is not None and self._body.is_alive()
 
     @property
     def name(self) -> str:
-        """For people; several may have the same."""
-        return self._name
+        """For people; several may have the same. All interpreters see the one that was set last."""
+        return self._name if self._body is None else (self._body.name or "")
 
     @name.setter
     def name(self, name: str) -> None:
         self._name = str(name)
+        if self._body is not None:
+            self._body.name = self._name
 
     @property
     def ident(self) -> int | None:
         """`get_ident()` of its thread; None before it is started."""
-        if self._place is not None:
-            return self._place.ident
-        return None if self._worker is None else self._worker.subinterpreter.ident
+        return None if self._body is None else self._body.ident
 
     @property
     def native_id(self) -> int | None:
         """The kernel's id of its thread; None before it is started."""
-        if self._place is not None:
-            return self._place.native_id
-        return None if self._worker is None else self._worker.subinterpreter.native_id
+        return None if self._body is None else self._body.native_id
 
     @property
     def daemon(self) -> bool:
@@ -203,22 +218,42 @@ class Interpreter:
     @daemon.setter
     def daemon(self, daemonic: bool) -> None:
         self._check_initialized()
-        if self._worker is not None or self._place is not None:
+        if self._body is not None:
             raise RuntimeError("cannot set daemon status of active interpreter")
         self._daemonic = daemonic
+
+    def getName(self) -> str:  # noqa: N802
+        """Deprecated: use the attribute `name`."""
+        _warn("getName() is deprecated, get the name attribute instead")
+        return self.name
+
+    def setName(self, name: str) -> None:  # noqa: N802
+        """Deprecated: use the attribute `name`."""
+        _warn("setName() is deprecated, set the name attribute instead")
+        self.name = name
+
+    def isDaemon(self) -> bool:  # noqa: N802
+        """Deprecated: use the attribute `daemon`."""
+        _warn("isDaemon() is deprecated, get the daemon attribute instead")
+        return self.daemon
+
+    def setDaemon(self, daemonic: bool) -> None:  # noqa: N802
+        """Deprecated: use the attribute `daemon`."""
+        _warn("setDaemon() is deprecated, set the daemon attribute instead")
+        self.daemon = daemonic
 
     def __repr__(self) -> str:
         self._check_initialized()
         status = "initial"
         if self.is_alive():
             status = "started"
-        elif self._worker is not None:
+        elif self._body is not None:
             status = "stopped"
         if self._daemonic:
             status += " daemon"
         if self.ident is not None:
             status += f" {self.ident}"
-        return f"<{type(self).__name__}({self._name}, {status})>"
+        return f"<{type(self).__name__}({self.name}, {status})>"
 
     # --- the target's outcome -----------------------------------------------------------------------------------
 
@@ -258,14 +293,14 @@ class Interpreter:
         except ShutDown:  # that is how it tells
             pass
         except Empty:
-            raise TimeoutError(f"the target of {self._name} has not ended within {timeout} seconds") from None
+            raise TimeoutError(f"the target of {self.name} has not ended within {timeout} seconds") from None
         return self._take_outcome(worker)
 
     def _take_outcome(self, worker: Worker) -> Any:
         with self._lock:
             if not self._outcome:
                 assert self._box is not None
-                worker.take_outcome(self._box, self._outcome, self._name)
+                worker.take_outcome(self._box, self._outcome, self.name)
             return self._outcome[0]
 
     # --- beyond threading.Thread --------------------------------------------------------------------------------
@@ -273,9 +308,7 @@ class Interpreter:
     @property
     def id(self) -> int | None:
         """CPython's id of the interpreter; None before it exists."""
-        if self._place is not None:
-            return self._place.id
-        return None if self._worker is None else self._worker.subinterpreter.id
+        return None if self._body is None else self._body.id
 
     @property
     def backend(self) -> str:
@@ -291,7 +324,7 @@ class Interpreter:
         worker = self._opened()
         with self._calling:
             box, self._call_box = self._call_box or SimpleQueue(), None  # one that an interrupt leaves behind is lost
-            put_any(box, (function, args, kwargs, None))
+            put_any(box, (*self._with_hooks(function, args, kwargs), None))
             number = _new_task()
             self._send(worker, CALL, number, box)
             while number not in self._answered:
@@ -301,7 +334,7 @@ class Interpreter:
                     break
             self._answered.discard(number)
             outcome: list[Any] = []
-            worker.take_outcome(box, outcome, self._name)
+            worker.take_outcome(box, outcome, self.name)
             self._call_box = box
         result: T = _give(outcome[0])
         return result
@@ -312,8 +345,8 @@ class Interpreter:
 
         worker = self._opened()
         box: SimpleQueue[Any] = SimpleQueue()
-        future = _futures.Submission(box, self._name)
-        put_any(box, (function, args, kwargs, future.claim))
+        future = _futures.Submission(box, self.name)
+        put_any(box, (*self._with_hooks(function, args, kwargs), future.claim))
         number = _new_task()
         collector = _futures.collector_of(worker)
         collector.expect(number, future)
@@ -342,8 +375,9 @@ class Interpreter:
         Raises TimeoutError when it has not ended within `timeout` seconds: it cannot be reached in a call into C that
         takes long. Raises RuntimeError before the start.
         """
-        if not self._started("terminate").terminate(timeout):
-            raise TimeoutError(f"{self._name} has not ended within {timeout} seconds")
+        body = self._other("terminate")
+        if not (_worker.terminate(body, timeout) if self._worker is None else self._worker.terminate(timeout)):
+            raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     def close(self) -> None:
         """Let the target and the queued calls finish, then end the interpreter and wait for that."""
@@ -356,7 +390,7 @@ class Interpreter:
 
     def __enter__(self) -> Self:
         """Open it, if it was not started yet: the target runs first, if there is one."""
-        if self._worker is None:
+        if self._body is None:
             self._opened()
         return self
 
@@ -372,9 +406,12 @@ class Interpreter:
             raise RuntimeError("Interpreter.__init__() not called")
 
     def _check_elsewhere(self, purpose: str) -> None:
-        if self._place is not None:
-            which = "current" if self is current_interpreter() else "main"
-            raise RuntimeError(f"cannot {purpose} {which} interpreter")
+        if self._body is not None and self._worker is None:
+            if self is current_interpreter():
+                which = "current interpreter"
+            else:
+                which = "main interpreter" if self.id == _MAIN_ID else "interpreter that was not started from here"
+            raise RuntimeError(f"cannot {purpose} {which}")
 
     def _started(self, purpose: str) -> Worker:
         self._check_initialized()
@@ -383,9 +420,15 @@ class Interpreter:
             raise RuntimeError(f"cannot {purpose} interpreter before it is started")
         return self._worker
 
+    def _other(self, purpose: str) -> Subinterpreter:
+        """The interpreter, from wherever it was started, if it is neither this one nor the main one."""
+        if self._worker is None and isinstance(self._body, Subinterpreter) and self is not current_interpreter():
+            return self._body
+        return self._started(purpose).subinterpreter
+
     def _awaited(self) -> Subinterpreter:
         """What `wait_any` waits for the end of."""
-        return self._started("wait for").subinterpreter
+        return self._other("wait for")
 
     def _opened(self) -> Worker:
         self._check_initialized()
@@ -394,7 +437,6 @@ class Interpreter:
             if self._worker is None:
                 self._begin(OPENING)
                 assert self._worker is not None
-                _open.add(self)
                 weakref.finalize(self, self._worker.inbox.shutdown).atexit = False
             return self._worker
 
@@ -406,45 +448,87 @@ class Interpreter:
             worker = _exit.take_worker()
             worker.finished.shutdown()
             self._outcome.append((None,))
+            self._take(worker)
         else:
             box: SimpleQueue[Any] = SimpleQueue()
             call = (_run, (self,), {}) if own_run else (self._target or _nothing, tuple(self._args), dict(self._kwargs))
-            hook = multigil.excepthook
             self._travels = True
             try:
-                put_any(box, (*call, None if hook is excepthook else hook))
+                put_any(box, (*self._with_hooks(*call), None))
             finally:
                 self._travels = False
             worker = _exit.take_worker()
             self._box = box
+            self._take(worker)
             self._send(worker, kind, _new_task(), box)
-        worker.daemon = self._daemonic
         worker.ends_by_itself = kind == TARGET
+        self._body = worker.subinterpreter
         self._worker = worker
         del self._target, self._args, self._kwargs  # as a thread does; a large argument is not kept
         _exit.make_spares()
 
+    def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
+        """Let a call bring the hooks that are set here."""
+        hooks = _hooks.present()
+        return call if hooks is None else (_hooks.call, (hooks, *call), {})
+
+    def _take(self, worker: Worker) -> None:
+        """Give a worker this object's name, by which all interpreters know it from now on."""
+        _known[worker.subinterpreter.number] = self
+        worker.subinterpreter.daemon = self._daemonic
+        worker.subinterpreter.name = self._name
+
     def _send(self, worker: Worker, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         flush()  # so that what was printed here before comes before what is printed there
         try:
-            worker.send(kind, number, box, self._name, self._daemonic)
+            worker.send(kind, number, box)
         except ShutDown:
-            raise RuntimeError(f"{self._name} {worker.fate()}") from None
+            raise RuntimeError(f"{self.name} {worker.fate()}") from None
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         if not self._travels:
-            raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+            if self._body is None:
+                raise TypeError(f"cannot pickle {type(self).__name__!r} object that is not started")
+            body = self._body
+            return _recognize, (body.number, body.id, self.name, body.ident, body.native_id)
         state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()
         return _arrive, (type(self), self._name, self._daemonic, self._target, self._args, self._kwargs), state
 
 
-class _Place:
-    """Of an object that stands for the interpreter it is in, or for the main one."""
+def _recognize(number: int, id: int | None, name: str, ident: int | None, native_id: int | None) -> Interpreter:
+    """The object here of an interpreter whose object was sent."""
+    if number == 0:
+        return main_interpreter()
+    found = _known.get(number) or next((_object_of(body) for body in subinterpreters() if body.number == number), None)
+    if found is None:
+        ended = Event() if number > 0 else None
+        if ended is not None:
+            ended.set()
+        found = _object_of(_Body(number, id, name, (ident, native_id, ended)))
+    return found
 
-    def __init__(self, ident: int | None, native_id: int | None, id: int) -> None:
-        self.ident = ident
-        self.native_id = native_id
+
+class _Body:
+    """What others have a `Subinterpreter` for: the main one, one that multigil did not make, or one that has ended.
+
+    The number of the first is 0, and those of the second are negative.
+    """
+
+    daemon = False
+
+    def __init__(self, number: int, id: int | None, name: str, thread: _worker.MainThread) -> None:
+        self.number = number
         self.id = id
+        self.name = name
+        self.ident, self.native_id, self._ended = thread
+
+    def is_alive(self) -> bool:
+        return self._ended is None or not self._ended.is_set()
+
+    def join(self, timeout: float | None) -> None:
+        if self._ended is None:
+            raise RuntimeError(f"cannot join {self.name} from here")
+        self._ended.wait(timeout)
 
 
 def _give(outcome: Any) -> Any:
@@ -464,6 +548,10 @@ def _nothing() -> None:
 
 
 def _run(interpreter: Interpreter) -> object:
+    """Run an object with a `run` of its own, which is the current interpreter from here on."""
+    global _current
+    interpreter._body = body = _own_body()  # noqa: SLF001
+    _current = _known[body.number] = interpreter
     return interpreter.run()
 
 
@@ -475,86 +563,66 @@ def _arrive(
     args: Iterable[Any],
     kwargs: Mapping[str, Any],
 ) -> Interpreter:
-    """The copy of an object with a `run` of its own is the current interpreter where it arrives."""
-    assert _worker.loop is not None
+    """Make the copy of an object with a `run` of its own. It comes here as well, if it was sent in vain."""
     interpreter = object.__new__(kind)
     interpreter._set_up(name, daemon, target, args, kwargs)
-    interpreter._place = _Place(_worker.loop.ident, _worker.loop.native_id, current_interpreter_id())
-    _worker.loop.interpreter = interpreter
     return interpreter
-
-
-def call_excepthook(hook: Callable[[ExceptHookArgs], object] | None, error: BaseException) -> None:
-    """Report an exception that a target let through, as `threading` does."""
-    try:
-        (hook or multigil.excepthook)(ExceptHookArgs((type(error), error, error.__traceback__, current_interpreter())))
-    except Exception as failure:
-        if sys.stderr is not None:
-            sys.stderr.write("Exception in multigil.excepthook:\n")
-            sys.excepthook(type(failure), failure, failure.__traceback__)
 
 
 # --- the functions of threading ---------------------------------------------------------------------------------
 
 
-def excepthook(args: ExceptHookArgs, /) -> None:
-    """Print an exception that a target let through, in the interpreter where that happened.
+# The objects of the interpreter that this is, and of the main one, once somebody asked.
+_current: Interpreter | None = None
+_main: Interpreter | None = None
 
-    `args.thread` is the interpreter; SystemExit is silent. It is not called when somebody has called `result()` or
-    `exception()`, or does so within 0.1 seconds: whoever asks gets the exception. A function that is assigned to
-    `multigil.excepthook` takes its place in interpreters that are started later.
-    """
-    if args.exc_type is SystemExit or sys.stderr is None:
-        return
-    import traceback
-
-    name = get_ident() if args.thread is None else args.thread.name
-    sys.stderr.write(f"Exception in interpreter {name}:\n")
-    traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=sys.stderr)
-    sys.stderr.flush()
+_MAIN_ID = 0
 
 
 def current_interpreter() -> Interpreter:
     """The interpreter that the caller runs in, whichever of its threads calls."""
-    loop = _worker.loop
-    if loop is None:
-        thread, id = threading.main_thread(), current_interpreter_id()
-        name = _MAIN_NAME if id == _MAIN_ID else f"Interpreter-{id}"
-        return _standing(_Place(thread.ident, thread.native_id, id), name, daemon=False)
-    if loop.interpreter is None:
-        place = _Place(loop.ident, loop.native_id, current_interpreter_id())
-        loop.interpreter = _standing(place, loop.name, loop.daemon)
-    return loop.interpreter
+    global _current
+    if _current is None:
+        _current = main_interpreter() if current_interpreter_id() == _MAIN_ID else _object_of(_own_body())
+    return _current
 
 
 def main_interpreter() -> Interpreter:
     """The interpreter that the program was started in."""
-    if current_interpreter_id() == _MAIN_ID:
-        return current_interpreter()
-    thread = (None, None) if _worker.loop is None else _worker.loop.main_thread
-    return _standing(_Place(*thread, _MAIN_ID), _MAIN_NAME, daemon=False)
+    global _main
+    if _main is None:
+        _main = _object_of(_Body(0, _MAIN_ID, "MainThread", _worker.main_thread()))
+    return _main
 
 
-_MAIN_ID = 0
-_MAIN_NAME = "MainInterpreter"
+def _own_body() -> Subinterpreter | _Body:
+    id = current_interpreter_id()
+    for body in subinterpreters():
+        if body.id == id:
+            return body
+    thread = threading.main_thread()
+    return _Body(-id, id, f"Interpreter-{id}", (thread.ident, thread.native_id, None))
 
-# The objects that stand for interpreters which were not started from here, by id.
-_standing_for: dict[int, Interpreter] = {}
 
-
-def _standing(place: _Place, name: str, daemon: bool) -> Interpreter:
-    interpreter = _standing_for.get(place.id)
+def _object_of(body: Subinterpreter | _Body) -> Interpreter:
+    """The object here of an interpreter, made if it was not started from here and nobody holds one."""
+    interpreter = _known.get(body.number)
     if interpreter is None:
         interpreter = object.__new__(Interpreter)
-        interpreter._set_up(name, daemon)
-        interpreter._place = place
-        _standing_for[place.id] = interpreter
+        interpreter._set_up(body.name or "", body.daemon)
+        interpreter._body = body
+        interpreter = _known.setdefault(body.number, interpreter)
     return interpreter
 
 
 def enumerate() -> list[Interpreter]:
-    """The current interpreter, and those alive that were started from it."""
-    return [current_interpreter(), *(one for one in (*_running, *_open) if one.is_alive())]
+    """All interpreters of the program that are alive: the main one, and those that were started, from whichever one.
+
+    Those that were not started from here can be looked at, named, joined and terminated. What multigil did not make is
+    not listed, but for the current interpreter.
+    """
+    started = [_object_of(body) for body in subinterpreters() if body.name is not None]
+    return list(dict.fromkeys((main_interpreter(), *started, current_interpreter())))
 
 
 def active_count() -> int:
@@ -562,6 +630,26 @@ def active_count() -> int:
     return len(enumerate())
 
 
+def currentThread() -> Interpreter:  # noqa: N802
+    """Deprecated: use `current_thread()`."""
+    _warn("currentThread() is deprecated, use current_thread() instead")
+    return current_interpreter()
+
+
+def activeCount() -> int:  # noqa: N802
+    """Deprecated: use `active_count()`."""
+    _warn("activeCount() is deprecated, use active_count() instead")
+    return active_count()
+
+
+def _warn(text: str) -> None:
+    """Warn whoever calls the deprecated function that calls this."""
+    import warnings
+
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
+
+
 Thread = Interpreter
+ThreadError = RuntimeError
 current_thread = current_interpreter
 main_thread = main_interpreter

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::WaitError;
-use multigil::event::{Bell, Event, Patience};
+use multigil::event::{Attempt, Bell, Event, Patience, wait_any};
 use multigil::model::{AtomicU64, Part};
+use multigil::semaphore::Semaphore;
 
 use crate::{check, twin};
 
@@ -128,6 +129,12 @@ fn wake_after_theft_holds() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
+fn wake_after_theft_fails_without_grown() {
+    twin(3, Part::Grown, wake_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
 fn wake_after_theft_fails_without_seen() {
     twin(3, Part::Seen, wake_after_theft);
 }
@@ -150,6 +157,40 @@ fn wake_of_one_who_gives_up_holds() {
     check(2, wake_of_one_who_gives_up);
 }
 
+/// Two waiters that act after the wait, one of which fails: the other one gets what the first was woken for.
+fn turn_passed_on() {
+    let tokens = Arc::new(Tokens::default());
+    let acting = |fails: bool| {
+        let tokens = tokens.clone();
+        thread::spawn(move || {
+            let ready = || tokens.count.load(Ordering::Relaxed) > 0;
+            let attempt = || if ready() { Attempt::<()>::Leave } else { Attempt::NotYet };
+            loop {
+                let _turn = tokens.event.wait_for(&tokens.bell, &Patience::endless(), attempt, ready).unwrap();
+                if fails || tokens.try_take().is_some() {
+                    break;
+                }
+            }
+        })
+    };
+    let waiters = [acting(true), acting(false)];
+    tokens.give();
+    tokens.give();
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    assert_eq!(tokens.count.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn turn_passed_on_holds() {
+    check(2, turn_passed_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn turn_passed_on_fails_without_turn_passes_on() {
+    twin(2, Part::TurnPassesOn, turn_passed_on);
+}
+
 /// `notify_all` reaches everybody.
 fn wake_all() {
     let tokens = Arc::new(Tokens::default());
@@ -162,4 +203,164 @@ fn wake_all() {
 #[test]
 fn wake_all_holds() {
     check(2, wake_all);
+}
+
+// ---------------------------------------------------------------------------------------------- bell
+
+/// What is waited for by those who wait for several things: two semaphores.
+#[derive(Default)]
+struct Things {
+    bell: Bell,
+    first: Semaphore,
+    second: Semaphore,
+}
+
+impl Things {
+    fn release(&self) {
+        self.first.release(1, &self.bell).unwrap();
+    }
+
+    fn wait_any(&self, patience: Patience<'_>) -> Result<usize, WaitError> {
+        wait_any(&[&self.first, &self.second], &self.bell, &patience)
+    }
+}
+
+/// One who waits for both in a thread of its own.
+fn watcher(things: &Arc<Things>) -> thread::JoinHandle<usize> {
+    let things = things.clone();
+    thread::spawn(move || things.wait_any(Patience::endless()).unwrap())
+}
+
+/// One who waits for the first one alone, and takes it.
+fn sleeper(things: &Arc<Things>) -> thread::JoinHandle<()> {
+    let things = things.clone();
+    thread::spawn(move || things.first.acquire(&things.bell, &Patience::endless()).unwrap())
+}
+
+/// A watcher and a notifier: the ring is not lost, whoever comes first.
+fn ring() {
+    let things = Arc::new(Things::default());
+    let watcher = watcher(&things);
+    things.release();
+    assert_eq!(watcher.join().unwrap(), 0);
+    assert_eq!(things.first.value(), 1, "nothing is taken");
+}
+
+#[test]
+fn ring_holds() {
+    check(3, ring);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_fails_without_notify_fence() {
+    twin(3, Part::NotifyFence, ring);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_fails_without_wait_fence() {
+    twin(3, Part::WaitFence, ring);
+}
+
+/// A watcher of two things that become ready at once.
+fn ring_ring() {
+    let things = Arc::new(Things::default());
+    let watcher = watcher(&things);
+    let other = things.clone();
+    let notifier = thread::spawn(move || other.release());
+    things.second.release(1, &things.bell).unwrap();
+    assert!(watcher.join().unwrap() < 2);
+    notifier.join().unwrap();
+}
+
+#[test]
+fn ring_ring_holds() {
+    check(2, ring_ring);
+}
+
+/// Two watchers: each is told.
+fn ring_for_two() {
+    let things = Arc::new(Things::default());
+    let watchers = [watcher(&things), watcher(&things)];
+    things.release();
+    watchers.into_iter().for_each(|watcher| assert_eq!(watcher.join().unwrap(), 0));
+}
+
+#[test]
+fn ring_for_two_holds() {
+    check(2, ring_for_two);
+}
+
+/// A thief takes what the bell rang for: the next one rings again.
+fn ring_after_theft() {
+    let things = Arc::new(Things::default());
+    let watcher = watcher(&things);
+    let other = things.clone();
+    let thief = thread::spawn(move || other.first.try_acquire());
+    things.release();
+    things.release();
+    assert_eq!(watcher.join().unwrap(), 0);
+    thief.join().unwrap();
+}
+
+#[test]
+fn ring_after_theft_holds() {
+    check(3, ring_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_after_theft_fails_without_bell_rung() {
+    twin(3, Part::BellRung, ring_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_after_theft_fails_without_bell_seen() {
+    twin(3, Part::BellSeen, ring_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_after_theft_fails_without_watched() {
+    twin(3, Part::Watched, ring_after_theft);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn ring_after_theft_fails_without_watchers_counted() {
+    twin(3, Part::WatchersCounted, ring_after_theft);
+}
+
+/// A watcher beside a sleeper: of two, one is taken by the sleeper and the other one told to the watcher.
+fn ring_beside_sleeper() {
+    let things = Arc::new(Things::default());
+    let (watcher, sleeper) = (watcher(&things), sleeper(&things));
+    things.release();
+    things.release();
+    assert_eq!(watcher.join().unwrap(), 0);
+    sleeper.join().unwrap();
+}
+
+#[test]
+fn ring_beside_sleeper_holds() {
+    check(2, ring_beside_sleeper);
+}
+
+/// A watcher that gives up just when it is woken takes no wake from one who sleeps.
+fn watcher_gives_up() {
+    let things = Arc::new(Things::default());
+    let other = things.clone();
+    let watcher = thread::spawn(move || other.wait_any(Patience::until_woken()));
+    let sleeper = sleeper(&things);
+    things.release();
+    sleeper.join().unwrap();
+    things.release();
+    let _ = watcher.join().unwrap(); // it has slept once, or not at all
+}
+
+#[test]
+fn watcher_gives_up_holds() {
+    check(2, watcher_gives_up);
 }

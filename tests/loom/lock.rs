@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use multigil::error::WaitError;
-use multigil::event::{Bell, Patience};
-use multigil::lock::{Lock, Owner};
-use multigil::model::{AtomicU64, Part};
+use multigil::error::{NotOwned, WaitError};
+use multigil::event::{Bell, Patience, wait_any};
+use multigil::lock::{Lock, Owner, RLock};
+use multigil::model::{AtomicU64, OwnedWord, Part};
 
 use crate::{check, me, twin};
 
@@ -108,4 +108,121 @@ fn lock_given_up_holds() {
 #[should_panic(expected = "deadlock")]
 fn lock_given_up_fails_without_flag_on_leaving() {
     twin(3, Part::FlagOnLeaving, lock_given_up);
+}
+
+// ---------------------------------------------------------------------------------------------- watching
+
+/// One who waits for the lock among other things, and does not take it.
+fn watcher(guarded: &Arc<Guarded>) -> thread::JoinHandle<()> {
+    let guarded = guarded.clone();
+    thread::spawn(move || {
+        assert_eq!(wait_any(&[&guarded.lock], &guarded.bell, &Patience::endless()), Ok(0));
+    })
+}
+
+/// A lock that is given back and taken again and given back: whoever watches it is told.
+fn lock_watched() {
+    let guarded = Arc::new(Guarded::default());
+    guarded.acquire(Patience::endless()).unwrap();
+    let watcher = watcher(&guarded);
+    guarded.add();
+    guarded.clone().acquire_and_add();
+    watcher.join().unwrap();
+}
+
+#[test]
+fn lock_watched_holds() {
+    check(3, lock_watched);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn lock_watched_fails_without_lock_watched() {
+    twin(3, Part::LockWatched, lock_watched);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn lock_watched_fails_without_watchers_seen() {
+    twin(3, Part::WatchersSeen, lock_watched);
+}
+
+/// So it is beside one who sleeps until it can take the lock, and each is woken.
+fn lock_watched_beside_sleeper() {
+    let guarded = Arc::new(Guarded::default());
+    guarded.acquire(Patience::endless()).unwrap();
+    let watcher = watcher(&guarded);
+    let other = guarded.clone();
+    let sleeper = thread::spawn(move || other.acquire_and_add());
+    guarded.add();
+    watcher.join().unwrap();
+    sleeper.join().unwrap();
+}
+
+#[test]
+fn lock_watched_beside_sleeper_holds() {
+    check(3, lock_watched_beside_sleeper);
+}
+
+// ---------------------------------------------------------------------------------------------- reentrant
+
+/// A reentrant lock around a word that only one thread at a time may touch.
+#[derive(Default)]
+struct Reentrant {
+    bell: Bell,
+    lock: RLock,
+    word: OwnedWord,
+}
+
+impl Reentrant {
+    /// Takes the lock twice and gives it back twice; it is the thread's own in between, and only then.
+    fn enter_twice(&self, thread: u32) {
+        let me = Owner { peer: me(), thread };
+        assert!(!self.lock.is_owned(me), "it is not taken yet");
+        self.lock.restore(me, 1, &Patience::endless()).unwrap();
+        assert_eq!(self.lock.try_acquire(me), Ok(true), "it is the owner's");
+        self.word.write(self.word.read() + 1);
+        self.lock.release(me, &self.bell).unwrap();
+        assert!(self.lock.is_owned(me), "it was given back once");
+        self.lock.release(me, &self.bell).unwrap();
+        assert_eq!(self.lock.release(me, &self.bell), Err(NotOwned), "it was given back twice");
+    }
+}
+
+/// Threads of one peer: each knows exactly whether it is the owner, whatever the other does at the same time.
+fn exact_owner() {
+    let reentrant = Arc::new(Reentrant::default());
+    let other = reentrant.clone();
+    let thread = thread::spawn(move || other.enter_twice(1));
+    reentrant.enter_twice(2);
+    thread.join().unwrap();
+    assert_eq!((reentrant.word.read(), reentrant.lock.count()), (2, 0));
+    assert!(!reentrant.lock.lock().is_locked());
+}
+
+#[test]
+fn exact_owner_holds() {
+    check(3, exact_owner);
+}
+
+#[test]
+#[should_panic(expected = "it was given back twice")]
+fn exact_owner_fails_without_name_cleared() {
+    twin(3, Part::NameCleared, exact_owner);
+}
+
+/// A thread that asks again and again while another one takes the lock and gives it back is never told that it is its own.
+fn never_ours() {
+    let reentrant = Arc::new(Reentrant::default());
+    let other = reentrant.clone();
+    let thread = thread::spawn(move || other.enter_twice(1));
+    for _ in 0..2 {
+        assert_eq!(reentrant.lock.release(Owner { peer: me(), thread: 2 }, &reentrant.bell), Err(NotOwned));
+    }
+    thread.join().unwrap();
+}
+
+#[test]
+fn never_ours_holds() {
+    check(3, never_ours);
 }

@@ -13,8 +13,12 @@
 #![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
 
 mod event;
+mod flag;
 mod lock;
+mod memory;
 mod ring;
+mod semaphore;
+mod waiters;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

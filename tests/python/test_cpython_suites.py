@@ -91,3 +91,22 @@ class TestSimpleQueue(queue_tests.BaseSimpleQueueTest, unittest.TestCase):  # ty
         # The tests with 50 threads ask for 100 MiB each, which is address space for their stacks.
         monkeypatch.setattr(support, "max_memuse", 2**40)
         monkeypatch.setattr(support, "real_max_memuse", 2**40)
+
+
+class TestEvent(lock_tests.EventTests):  # type: ignore[misc, name-defined]
+    eventtype = staticmethod(multigil.Event)
+
+    # Looks at the condition that CPython's event consists of; test_event.py has it without.
+    test_at_fork_reinit = None
+
+
+class TestSemaphore(lock_tests.SemaphoreTests):  # type: ignore[misc, name-defined]
+    semtype = staticmethod(multigil.Semaphore)
+
+
+class TestBoundedSemaphore(lock_tests.BoundedSemaphoreTests):  # type: ignore[misc, name-defined]
+    semtype = staticmethod(multigil.BoundedSemaphore)
+
+
+class TestBarrier(lock_tests.BarrierTests):  # type: ignore[misc, name-defined]
+    barriertype = staticmethod(multigil.Barrier)

@@ -14,15 +14,6 @@ use crate::py::{self, Arguments, Owned, Raised, Result};
 use crate::state::{self, State};
 use crate::wait::{self, Subject};
 
-/// A list of what `each` makes.
-unsafe fn list<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T) -> Result<Owned>) -> Result<Owned> {
-    let list = Owned::from_raw(ffi::PyList_New(0))?;
-    for item in items {
-        py::check(ffi::PyList_Append(list.as_ptr(), each(item)?.as_ptr()))?;
-    }
-    Ok(list)
-}
-
 /// What something is called, and its id: `(class, index, generation)`. What is no object has generation -1; an
 /// interpreter, whose end or answer is waited for, has its thread's native id.
 unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
@@ -44,12 +35,15 @@ unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
 const fn class_name(kind: ObjectKind) -> &'static CStr {
     match kind {
         ObjectKind::Queue => c"Queue",
+        ObjectKind::LifoQueue => c"LifoQueue",
+        ObjectKind::PriorityQueue => c"PriorityQueue",
         ObjectKind::Lock => c"Lock",
         ObjectKind::RLock => c"RLock",
         ObjectKind::Flag => c"Event",
         ObjectKind::Semaphore => c"Semaphore",
         ObjectKind::Condition => c"Condition",
         ObjectKind::Barrier => c"Barrier",
+        ObjectKind::Memory => c"Value or Array", // nobody waits for others
         ObjectKind::Bench => c"Bench",
     }
 }
@@ -58,7 +52,7 @@ const fn class_name(kind: ObjectKind) -> &'static CStr {
 pub(crate) unsafe extern "C" fn waits(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let now = Instant::now();
-        list(wait::waits(), |waiting| {
+        py::list(wait::waits(), |waiting| {
             let subject = describe(waiting.subject, waiting.owner)?;
             let seconds = now.saturating_duration_since(waiting.since).as_secs_f64();
             let interpreter = state::interpreter_id(waiting.owner.peer);
@@ -78,7 +72,7 @@ pub(crate) unsafe extern "C" fn waits(_: *mut ffi::PyObject, _: *mut ffi::PyObje
 pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        list(state.region.held_locks(state.me), |(kind, id, owner)| {
+        py::list(state.region.held_locks(state.me), |(kind, id, owner)| {
             let subject = describe(Subject::Object(kind, id), owner)?;
             let interpreter = state::interpreter_id(owner.peer);
             Owned::from_raw(ffi::Py_BuildValue(c"OLI".as_ptr(), subject.as_ptr(), interpreter, owner.thread))
@@ -88,7 +82,7 @@ pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut f
 
 /// `interpreter_ids() -> [int, …]`
 pub(crate) unsafe extern "C" fn interpreter_ids(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| list(interpreter::ids(), |id| Owned::from_raw(ffi::PyLong_FromLongLong(id))))
+    py::guard(|| py::list(interpreter::ids(), |id| Owned::from_raw(ffi::PyLong_FromLongLong(id))))
 }
 
 /// `look_into(interpreter_id, source, timeout) -> bytes | None`

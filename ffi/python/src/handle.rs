@@ -14,7 +14,8 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Region, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedRLock, SharedSemaphore, SharedState,
+    Handle, Region, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
+    SharedState,
 };
 use multigil::queue::Queue;
 use pyo3::ffi;
@@ -33,6 +34,8 @@ pub(crate) struct HandleObject<T: SharedState> {
     state: *const State,
     /// An object of Python's that travels with this one, such as a condition's lock; null if there is none.
     companion: *mut ffi::PyObject,
+    /// How many buffers of it are in use, if it counts them.
+    views: ffi::Py_ssize_t,
     handle: Option<Handle<'static, T>>,
 }
 
@@ -49,6 +52,11 @@ impl<T: SharedState> HandleObject<T> {
     pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
         let companion = (*object.cast::<HandleObject<T>>()).companion;
         (!companion.is_null()).then(|| Owned::from_borrowed(companion))
+    }
+
+    /// How many buffers of the object are in use.
+    pub(crate) unsafe fn views(object: *mut ffi::PyObject) -> *mut ffi::Py_ssize_t {
+        &raw mut (*object.cast::<HandleObject<T>>()).views
     }
 
     /// Changes what travels with the object.
@@ -84,6 +92,7 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
+    (&raw mut (*this).views).write(0);
     (&raw mut (*this).handle).write(Some(handle));
     state.known.lock().0.insert(key(id), object.as_ptr());
     Ok(object)
@@ -202,10 +211,15 @@ struct SharedType {
 pub(crate) type Watch = unsafe fn(*mut ffi::PyObject, Owner) -> Box<dyn Watchable>;
 
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T>, watch: None }
+    SharedType { number, class, find: find::<T, true>, watch: None }
 }
 
 impl SharedType {
+    /// Unpickling gives a new object each time.
+    const fn never_the_same<T: SharedState>(self) -> SharedType {
+        SharedType { find: find::<T, false>, ..self }
+    }
+
     const fn watched_as(self, watch: Watch) -> SharedType {
         SharedType { watch: Some(watch), ..self }
     }
@@ -227,6 +241,9 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedBarrier>(9, |objects| &objects.barrier_type),
+    shared_type::<SharedMemory>(12, |objects| &objects.value_type),
+    shared_type::<SharedMemory>(13, |objects| &objects.array_type),
+    shared_type::<SharedMemory>(14, |objects| &objects.memory_type).never_the_same::<SharedMemory>(),
 ];
 
 /// The shared type of an object, if it has one.
@@ -330,8 +347,9 @@ unsafe fn number(object: *mut ffi::PyObject) -> Result<i64> {
     if number == -1 && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(number) }
 }
 
-/// The object of an id: the one that exists here, or a new one of the class and with the companion that are given.
-unsafe fn find<T: SharedState>(
+/// The object of an id: the one that exists here if there is to be only `ONE`, or a new one of the class and with the
+/// companion that are given.
+unsafe fn find<T: SharedState, const ONE: bool>(
     state: &'static State,
     id: ObjectId,
     kind: &SharedType,
@@ -345,7 +363,8 @@ unsafe fn find<T: SharedState>(
         return raise(ffi::PyExc_TypeError, "attach() argument 'class' must be a subclass of what the id names");
     }
     // A free-threaded build could find an object whose last reference another thread is just dropping.
-    if !cfg!(Py_GIL_DISABLED)
+    if ONE
+        && !cfg!(Py_GIL_DISABLED)
         && let Some(object) = state.known.lock().0.get(&key(id))
         && ffi::PyType_IsSubtype(ffi::Py_TYPE(*object), base.as_ptr().cast()) != 0
     {

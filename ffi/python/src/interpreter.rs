@@ -35,10 +35,27 @@ use crate::wait::{self, Request, Seat, Subject};
 
 /// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
 const STACK_BYTES: usize = 16 << 20;
+/// The fewest bytes of stack: to make an interpreter and import a few modules there takes 160 KiB.
+const LEAST_STACK_BYTES: usize = 512 << 10;
+
+/// How much of a thread's name the kernel keeps.
+const SHOWN_BYTES: usize = 15;
+
+/// All that were made in this process, by whichever interpreter.
+static ALL: Mutex<All> = Mutex::new(All { count: 0, alive: Vec::new() });
+
+struct All {
+    /// How many were made so far.
+    count: usize,
+    /// In the order of their numbers; perhaps some that have ended are among them.
+    alive: Vec<Weak<Shared>>,
+}
 
 /// What the interpreter's thread and the handles to it share.
 #[derive(Debug)]
 struct Shared {
+    /// No other one of this process has it.
+    number: usize,
     seat: Arc<Seat>,
     region: &'static Region,
     gate: Mutex<Gate>,
@@ -46,7 +63,7 @@ struct Shared {
     /// Notified when the thread is known by its kernel's id.
     begun: Event,
     ended: Event,
-    /// To be shut down when the interpreter has ended, however that comes.
+    /// To be shut down when the interpreter has ended, however that comes. The first is where it gets its tasks.
     queues: Vec<Handle<'static, Queue>>,
     /// The thread, until somebody has joined it.
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -70,11 +87,25 @@ unsafe impl Send for Gate {}
 /// What is known of the interpreter.
 #[derive(Debug, Default)]
 struct Facts {
+    /// What the users of all interpreters call it, in UTF-8 where lone surrogates may be; None before it has a task.
+    name: Option<Vec<u8>>,
+    daemon: bool,
     id: Option<i64>,
     ident: Option<u64>,
     native_id: Option<i32>,
     error: Option<String>,
     ended: bool,
+}
+
+impl Facts {
+    /// Gives the thread the name in the kernel, where `top -H` and debuggers see it, as CPython does since 3.14.
+    fn show_name(&self) {
+        if let (Some(name), Some(native_id), false) = (&self.name, self.native_id, self.ended) {
+            let shown = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            let shown = &shown[..shown.len().min(SHOWN_BYTES)];
+            drop(std::fs::write(format!("/proc/self/task/{native_id}/comm"), shown)); // no harm if it can't be done
+        }
+    }
 }
 
 impl Shared {
@@ -109,7 +140,11 @@ impl Shared {
         }
         let native_id = libc::gettid();
         let ident = ffi::PyThread_get_thread_ident();
-        self.facts.lock().native_id = Some(native_id);
+        {
+            let mut facts = self.facts.lock();
+            facts.native_id = Some(native_id);
+            facts.show_name();
+        }
         self.begun.notify_all(self.region.bell()); // unlocking was the read-modify-write that it asks for
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
@@ -309,18 +344,19 @@ unsafe extern "C" fn new(
 ) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_type(class)?;
-        let (bootstrap, queues) = py::with_arguments(arguments, keywords, |arguments| {
-            let [bootstrap, queues] = arguments.parse("Subinterpreter", [c"bootstrap", c"queues"], 1)?;
+        let (bootstrap, queues, stack_size) = py::with_arguments(arguments, keywords, |arguments| {
+            let parameters = [c"bootstrap", c"queues", c"stack_size"];
+            let [bootstrap, queues, stack_size] = arguments.parse("Subinterpreter", parameters, 1)?;
             let text = ffi::PyUnicode_AsUTF8AndSize(bootstrap, null_mut());
             if text.is_null() {
                 return Err(Raised);
             }
-            Ok((CString::from(CStr::from_ptr(text)), handles(state, queues)?))
+            Ok((CString::from(CStr::from_ptr(text)), handles(state, queues)?, stack_bytes(stack_size)?))
         })?;
-        let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
-        let object = Owned::from_raw(allocate(class, 0))?;
-        let this = object.as_ptr().cast::<Object>();
+        let mut all = ALL.lock();
+        all.count += 1;
         let shared = Arc::new(Shared {
+            number: all.count,
             seat: Arc::default(),
             region: state.region,
             gate: Mutex::default(),
@@ -330,22 +366,45 @@ unsafe extern "C" fn new(
             queues,
             thread: Mutex::default(),
         });
-        Arc::increment_strong_count(state);
-        (&raw mut (*this).state).write(state);
-        (&raw mut (*this).shared).write(Some(Arc::clone(&shared)));
-        let builder = std::thread::Builder::new().name("multigil".to_owned()).stack_size(STACK_BYTES);
+        all.alive.retain(|one| one.strong_count() > 0);
+        all.alive.push(Arc::downgrade(&shared));
+        drop(all);
+        let object = wrap(state, class, Arc::clone(&shared))?;
+        let builder = std::thread::Builder::new().name("multigil".to_owned()).stack_size(stack_size);
         let theirs = Arc::clone(&shared);
         match builder.spawn(move || theirs.run(&bootstrap)) {
             Ok(thread) => {
                 // What `threading.get_ident()` gives on Linux.
                 shared.facts.lock().ident = Some(thread.as_pthread_t());
                 *shared.thread.lock() = Some(thread);
-                RUNNING.lock().push(Arc::downgrade(&shared));
                 Ok(object)
             }
             Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
         }
     })
+}
+
+/// A handle to an interpreter.
+unsafe fn wrap(state: &'static State, class: *mut ffi::PyTypeObject, shared: Arc<Shared>) -> Result<Owned> {
+    let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
+    let object = Owned::from_raw(allocate(class, 0))?;
+    let this = object.as_ptr().cast::<Object>();
+    Arc::increment_strong_count(state);
+    (&raw mut (*this).state).write(state);
+    (&raw mut (*this).shared).write(Some(shared));
+    Ok(object)
+}
+
+/// The size of stack for what was asked for; null and 0 mean the usual one.
+unsafe fn stack_bytes(size: *mut ffi::PyObject) -> Result<usize> {
+    if size.is_null() {
+        return Ok(STACK_BYTES);
+    }
+    let size = ffi::PyLong_AsSize_t(size);
+    if size == usize::MAX && !ffi::PyErr_Occurred().is_null() {
+        return Err(Raised);
+    }
+    Ok(if size == 0 { STACK_BYTES } else { size.max(LEAST_STACK_BYTES) })
 }
 
 /// Handles of our own to the queues of a sequence, which may be null.
@@ -439,6 +498,10 @@ unsafe extern "C" fn terminate(
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let [timeout] = Arguments::new(values, count, names).parse("terminate", [c"timeout"], 0)?;
+        let (state, shared) = parts(object);
+        if let Some(tasks) = shared.queues.first() {
+            tasks.shut_down(true, state.region, state.me);
+        }
         ask(object, Request::Terminate, wait::join_timeout(timeout)?)
     })
 }
@@ -496,13 +559,9 @@ unsafe fn elsewhere<T: Send + 'static>(
     Ok(result.ok())
 }
 
-/// The interpreters that were made here and have not ended.
-static RUNNING: Mutex<Vec<Weak<Shared>>> = Mutex::new(Vec::new());
-
+/// The interpreters that were made here and have not ended, in the order of their numbers.
 fn running() -> Vec<Arc<Shared>> {
-    let mut running = RUNNING.lock();
-    running.retain(|shared| shared.strong_count() != 0);
-    running.iter().filter_map(Weak::upgrade).filter(|shared| !shared.has_ended()).collect()
+    ALL.lock().alive.iter().filter_map(Weak::upgrade).filter(|shared| !shared.has_ended()).collect()
 }
 
 /// The ids of the interpreters that [`look_into`] reaches.
@@ -570,9 +629,68 @@ unsafe extern "C" fn is_alive(object: *mut ffi::PyObject, _: *mut ffi::PyObject)
     py::guard_bool(|| Ok(!parts(object).1.has_ended()))
 }
 
+/// `subinterpreters()`: handles to all interpreters of this process that were made here and have not ended.
+pub(crate) unsafe extern "C" fn subinterpreters(
+    module: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let state = crate::state_of_module(module);
+        let class = state.object(&state.objects.subinterpreter_type)?;
+        py::list(running(), |shared| wrap(state, class.as_ptr().cast(), shared))
+    })
+}
+
 /// An integer that may be unknown.
 unsafe fn optional(value: Option<i64>) -> Result<Owned> {
     value.map_or_else(|| Ok(Owned::none()), |value| Owned::from_raw(ffi::PyLong_FromLongLong(value)))
+}
+
+unsafe extern "C" fn get_number(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromSize_t(parts(object).1.number)))
+}
+
+/// How names are kept as bytes: every `str` is a name, even one that is no Unicode.
+const ERRORS: &CStr = c"surrogatepass";
+
+unsafe extern "C" fn get_name(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let name = parts(object).1.facts.lock().name.clone();
+        let Some(name) = name else { return Ok(Owned::none()) };
+        let (text, length) = (name.as_ptr().cast(), name.len() as ffi::Py_ssize_t);
+        Owned::from_raw(ffi::PyUnicode_DecodeUTF8(text, length, ERRORS.as_ptr()))
+    })
+}
+
+unsafe extern "C" fn set_name(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    py::guard_status(|| {
+        if value.is_null() {
+            return raise(ffi::PyExc_AttributeError, "name can't be deleted");
+        }
+        let bytes = Owned::from_raw(ffi::PyUnicode_AsEncodedString(value, c"utf-8".as_ptr(), ERRORS.as_ptr()))?;
+        let (mut start, mut length) = (null_mut(), 0);
+        check(ffi::PyBytes_AsStringAndSize(bytes.as_ptr(), &raw mut start, &raw mut length))?;
+        let name = core::slice::from_raw_parts(start.cast::<u8>(), length as usize).to_vec();
+        let mut facts = parts(object).1.facts.lock();
+        facts.name = Some(name);
+        facts.show_name();
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn get_daemon(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(parts(object).1.facts.lock().daemon))
+}
+
+unsafe extern "C" fn set_daemon(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    py::guard_status(|| {
+        if value.is_null() {
+            return raise(ffi::PyExc_AttributeError, "daemon can't be deleted");
+        }
+        let daemon = py::truth(value, false)?;
+        parts(object).1.facts.lock().daemon = daemon;
+        Ok(())
+    })
 }
 
 unsafe extern "C" fn get_id(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
@@ -635,7 +753,7 @@ be reached: it can't while it is in a call into C that keeps the GIL.",
         terminate,
         c"terminate($self, timeout=None)\n--\n\n\
 Raise InterpreterTerminated in whatever its thread has exposed, now, and in all that it would expose later.\n\n\
-Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
+What the first of the queues holds is dropped. Waits until the thread could be reached, as interrupt() does, at most timeout seconds.",
     ),
     py::method_fast(
         c"abandon",
@@ -649,24 +767,38 @@ most timeout seconds. Gives False, and nothing has changed, if the thread is awa
     py::METHODS_END,
 ];
 
-const fn attribute(name: &'static CStr, get: ffi::getter, doc: &'static CStr) -> ffi::PyGetSetDef {
-    ffi::PyGetSetDef { name: name.as_ptr(), get: Some(get), set: None, doc: doc.as_ptr(), closure: null_mut() }
+const fn attribute(
+    name: &'static CStr,
+    get: ffi::getter,
+    set: Option<ffi::setter>,
+    doc: &'static CStr,
+) -> ffi::PyGetSetDef {
+    ffi::PyGetSetDef { name: name.as_ptr(), get: Some(get), set, doc: doc.as_ptr(), closure: null_mut() }
 }
 
-static mut ATTRIBUTES: [ffi::PyGetSetDef; 5] = [
-    attribute(c"id", get_id, c"CPython's id of the interpreter; None before it exists."),
-    attribute(c"ident", get_ident, c"threading.get_ident() of its thread."),
-    attribute(c"native_id", get_native_id, c"The kernel's id of its thread; None if it could not begin."),
-    attribute(c"error", get_error, c"Why it could not be made, or what escaped from bootstrap; None if nothing did."),
+static mut ATTRIBUTES: [ffi::PyGetSetDef; 8] = [
+    attribute(c"number", get_number, None, c"1, 2, 3 ...: which one of this process it is."),
+    attribute(c"name", get_name, Some(set_name), c"What all interpreters call it; None before it has a task."),
+    attribute(c"daemon", get_daemon, Some(set_daemon), c"Whether the program's end does not wait for it."),
+    attribute(c"id", get_id, None, c"CPython's id of the interpreter; None before it exists."),
+    attribute(c"ident", get_ident, None, c"threading.get_ident() of its thread."),
+    attribute(c"native_id", get_native_id, None, c"The kernel's id of its thread; None if it could not begin."),
+    attribute(
+        c"error",
+        get_error,
+        None,
+        c"Why it could not be made, or what escaped from bootstrap; None if nothing did.",
+    ),
     ffi::PyGetSetDef { name: core::ptr::null(), get: None, set: None, doc: core::ptr::null(), closure: null_mut() },
 ];
 
 /// Makes the type `Subinterpreter`.
 pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
-    let doc = c"Subinterpreter(bootstrap, queues=())\n--\n\n\
+    let doc = c"Subinterpreter(bootstrap, queues=(), stack_size=0)\n--\n\n\
 One interpreter with a GIL of its own, and the operating system's thread that runs it.\n\n\
 Gives at once. The new thread makes the interpreter, runs the source text bootstrap in a namespace of its own (not in\n\
-__main__), then ends the interpreter and shuts the queues down, however it came to the end.";
+__main__), then ends the interpreter and shuts the queues down, however it came to the end. Its stack has at least\n\
+stack_size bytes; 0 means the usual 16 MiB.";
     let mut slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_doc, pfunc: doc.as_ptr().cast_mut().cast() },
         ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new as *mut c_void },

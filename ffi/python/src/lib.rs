@@ -20,11 +20,16 @@
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
+//! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod array;
+mod atomics;
 mod barrier;
+mod batch;
 mod codec;
 mod condition;
 mod diagnosis;
@@ -33,11 +38,14 @@ mod event;
 mod handle;
 mod interpreter;
 mod lock;
+mod memory;
 mod py;
 mod queue;
 mod rlock;
 mod semaphore;
 mod state;
+mod typecode;
+mod value;
 mod wait;
 mod wait_any;
 
@@ -46,12 +54,13 @@ use core::ptr::null_mut;
 use std::sync::Arc;
 
 use multigil::layout::ObjectKind;
+use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 12] = [
+static mut METHODS: [ffi::PyMethodDef; 17] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -79,6 +88,16 @@ It runs between two bytecodes of the threads there. Gives None if their GIL is n
 the interpreter has ended, or if the text failed.",
     ),
     py::method_no_args(c"current_interpreter_id", current_interpreter_id, c"CPython's id of the calling interpreter."),
+    py::method_no_args(
+        c"subinterpreters",
+        interpreter::subinterpreters,
+        c"All interpreters of this process that Subinterpreter has made and that have not ended, in that order.",
+    ),
+    py::method_no_args(
+        c"new_number",
+        new_number,
+        c"1, 2, 3 ...: a number that no interpreter of this process had yet.",
+    ),
     py::method_fast(
         c"expose",
         expose,
@@ -96,6 +115,21 @@ A queue is ready when it has an item or is shut down, a lock when it could be ac
 semaphore when its value is positive, an Interpreter when it has ended, a file descriptor (an int, or an object with a\n\
 method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
 after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
+    ),
+    py::method_fast(
+        c"create_memory",
+        memory::create,
+        c"create_memory($module, name, size)\n--\n\nMake memory of that name; None if there is some already.",
+    ),
+    py::method_one(
+        c"open_memory",
+        memory::open,
+        c"open_memory($module, name, /)\n--\n\nGive the memory of that name; None if there is none.",
+    ),
+    py::method_one(
+        c"unlink_memory",
+        memory::unlink,
+        c"unlink_memory($module, name, /)\n--\n\nTake a name away from its memory; whether there was one.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
@@ -231,6 +265,15 @@ unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObjec
             py::check(ffi::PyDict_SetItem(dict.as_ptr(), name.as_ptr(), value.as_ptr()))?;
         }
         Ok(dict)
+    })
+}
+
+unsafe extern "C" fn new_number(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    static LAST: Mutex<u64> = Mutex::new(0);
+    py::guard(|| {
+        let mut last = LAST.lock();
+        *last += 1;
+        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(*last))
     })
 }
 

@@ -97,6 +97,15 @@ pub(crate) fn check(status: c_int) -> Result<c_int> {
     if status < 0 { Err(Raised) } else { Ok(status) }
 }
 
+/// A list of what `each` makes.
+pub(crate) unsafe fn list<T>(items: impl IntoIterator<Item = T>, each: impl Fn(T) -> Result<Owned>) -> Result<Owned> {
+    let list = Owned::from_raw(ffi::PyList_New(0))?;
+    for item in items {
+        check(ffi::PyList_Append(list.as_ptr(), each(item)?.as_ptr()))?;
+    }
+    Ok(list)
+}
+
 /// Raises an exception of a class with a text.
 pub(crate) unsafe fn raise<T>(class: *mut ffi::PyObject, text: &str) -> Result<T> {
     let text = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t);
@@ -201,7 +210,18 @@ impl Arguments {
         self.positional == 0 && self.names.is_null()
     }
 
+    /// Checks that at most so many arguments have no name.
+    pub(crate) unsafe fn positional_at_most(&self, function: &str, count: usize) -> Result<()> {
+        if self.positional <= count {
+            return Ok(());
+        }
+        let given = self.positional;
+        let text = format!("{function}() takes at most {count} positional arguments ({given} given)");
+        raise(ffi::PyExc_TypeError, &text)
+    }
+
     /// The arguments of `function` by place; null where one is missing. The first `required` may not be.
+    #[inline]
     pub(crate) unsafe fn parse<const COUNT: usize>(
         &self,
         function: &str,
@@ -209,9 +229,22 @@ impl Arguments {
         required: usize,
     ) -> Result<[*mut ffi::PyObject; COUNT]> {
         let mut found = [null_mut(); COUNT];
-        if self.positional > COUNT {
-            let (given, takes) = (self.positional, if COUNT == 1 { "argument" } else { "arguments" });
-            return raise(ffi::PyExc_TypeError, &format!("{function}() takes at most {COUNT} {takes} ({given} given)"));
+        self.parse_into(function, &parameters, required, &mut found)?;
+        Ok(found)
+    }
+
+    /// The same for any number of arguments.
+    pub(crate) unsafe fn parse_into(
+        &self,
+        function: &str,
+        parameters: &[&CStr],
+        required: usize,
+        found: &mut [*mut ffi::PyObject],
+    ) -> Result<()> {
+        let count = parameters.len();
+        if self.positional > count {
+            let (given, takes) = (self.positional, if count == 1 { "argument" } else { "arguments" });
+            return raise(ffi::PyExc_TypeError, &format!("{function}() takes at most {count} {takes} ({given} given)"));
         }
         for (place, value) in found.iter_mut().enumerate().take(self.positional) {
             *value = *self.values.add(place);
@@ -236,7 +269,7 @@ impl Arguments {
             found[parameter] = *self.values.add(self.positional + place);
         }
         match found.iter().take(required).position(|value| value.is_null()) {
-            None => Ok(found),
+            None => Ok(()),
             Some(missing) => {
                 let name = parameters[missing].to_string_lossy();
                 raise(
@@ -292,17 +325,32 @@ pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
     if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
 }
 
-/// Any integer; one that is beyond 64 bits is as far away as can be.
+/// Any integer; one whose magnitude is beyond 64 bits is as far away as can be.
 pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
     let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
     let mut overflow = 0;
     let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
-    match overflow {
-        0 if value == -1 && !ffi::PyErr_Occurred().is_null() => Err(Raised),
-        0 => Ok(value.into()),
-        ..0 => Ok(i128::MIN),
-        1.. => Ok(i128::MAX),
+    if overflow == 0 {
+        return if value == -1 && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value.into()) };
     }
+    let magnitude = Owned::from_raw(ffi::PyNumber_Absolute(number.as_ptr()))?;
+    let value = ffi::PyLong_AsUnsignedLongLong(magnitude.as_ptr());
+    if value == u64::MAX && !ffi::PyErr_Occurred().is_null() {
+        ffi::PyErr_Clear();
+        return Ok(if overflow < 0 { i128::MIN } else { i128::MAX });
+    }
+    Ok(i128::from(value) * i128::from(overflow.signum()))
+}
+
+/// The text of a `str`, which lives as long as it does.
+pub(crate) unsafe fn utf8<'a>(object: *mut ffi::PyObject) -> Result<&'a str> {
+    let mut length = 0;
+    let text = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut length);
+    if text.is_null() {
+        return Err(Raised);
+    }
+    let bytes = core::slice::from_raw_parts(text.cast(), length as usize);
+    core::str::from_utf8(bytes).or_else(|_| raise(ffi::PyExc_SystemError, "CPython's UTF-8 is wrong"))
 }
 
 /// `tp_traverse` of objects that hold nothing but their type.

@@ -4,7 +4,9 @@ use core::ffi::{c_int, c_void};
 use core::ptr::null_mut;
 use std::time::Instant;
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, PutError, WaitError};
+use multigil::event::Patience;
 use multigil::object::{Handle, Message};
 use multigil::queue::Queue;
 use pyo3::ffi;
@@ -13,7 +15,7 @@ use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{self, Subject, Willing};
-use crate::{codec, errors};
+use crate::{batch, codec, errors};
 
 type Object = HandleObject<Queue>;
 
@@ -50,49 +52,75 @@ unsafe fn put_waiting(
 
 #[inline(always)]
 unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
-    let (state, queue) = Object::of(object);
-    let mut message = Message::new(state.region, state.me);
-    match receive(state, queue, &mut message, willing)? {
-        Ok(()) => codec::decode(state, &message),
-        Err(error) => errors::get(state, error),
+    match try_get(object, willing)? {
+        Ok(item) => Ok(item),
+        Err(error) => errors::get(Object::of(object).0, error),
     }
 }
 
-unsafe fn receive(
+#[inline(always)]
+unsafe fn try_get(object: *mut ffi::PyObject, willing: Willing) -> Result<core::result::Result<Owned, GetError>> {
+    let (state, queue) = Object::of(object);
+    let mut message = Message::new(state.region, state.me);
+    let get = |message: &mut Message<'_>, patience: Option<&Patience<'_>>| {
+        queue.get(message, state.region, state.me, patience)
+    };
+    match receive(state, queue, &mut message, &willing, get)? {
+        Ok(()) => codec::decode(state, &message).map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+/// Has `take` fill the message, waits for it if need be and the caller is willing, and prepares for a large one.
+#[inline(always)]
+pub(crate) unsafe fn receive(
     state: &State,
     queue: &Handle<'static, Queue>,
     message: &mut Message<'_>,
-    willing: Willing,
+    willing: &Willing,
+    mut take: impl FnMut(&mut Message<'_>, Option<&Patience<'_>>) -> core::result::Result<(), GetError>,
 ) -> Result<core::result::Result<(), GetError>> {
-    let result = match (queue.get(message, state.region, state.me, None), &willing) {
-        (Err(GetError::Empty), Willing::Until(deadline)) => wait_for_item(state, queue, message, *deadline)?,
-        (result, _) => result,
-    };
-    match result {
-        Err(GetError::Large(bytes)) => {
-            // Is there memory for what it will become? If not, this raises MemoryError and the item stays.
-            drop(Owned::from_raw(ffi::PyBytes_FromStringAndSize(core::ptr::null(), bytes as ffi::Py_ssize_t))?);
-            message.prepare(bytes);
-            receive(state, queue, message, willing)
+    loop {
+        let result = match (take(message, None), willing) {
+            (Err(GetError::Empty | GetError::Peeked), Willing::Until(deadline)) => {
+                wait_for_item(state, queue, *deadline, |patience| take(message, Some(patience)))?
+            }
+            (result, _) => result,
+        };
+        match result {
+            Err(GetError::Large(bytes)) => prepare(message, bytes)?,
+            Err(GetError::Peeked) => settle(state, queue)?,
+            result => return Ok(result),
         }
-        result => Ok(result),
     }
+}
+
+/// Lets the message become so large, if there is memory for what it will become. If not, this raises MemoryError and
+/// the item stays in its queue.
+#[cold]
+pub(crate) unsafe fn prepare(message: &mut Message<'_>, bytes: u64) -> Result<()> {
+    drop(Owned::from_raw(ffi::PyBytes_FromStringAndSize(core::ptr::null(), bytes as ffi::Py_ssize_t))?);
+    message.prepare(bytes);
+    Ok(())
 }
 
 #[cold]
 unsafe fn wait_for_item(
     state: &State,
     queue: &Handle<'static, Queue>,
-    message: &mut Message<'_>,
     deadline: Option<Instant>,
+    take: impl FnMut(&Patience<'_>) -> core::result::Result<(), GetError>,
 ) -> Result<core::result::Result<(), GetError>> {
-    wait::wait(
-        state,
-        Subject::of(queue),
-        deadline,
-        |patience| queue.get(message, state.region, state.me, Some(patience)),
-        |error| *error == GetError::Interrupted,
-    )
+    wait::wait(state, Subject::of(queue), deadline, take, |error| *error == GetError::Interrupted)
+}
+
+/// Waits for somebody who is looking at the oldest item: to go past would be to take a later one first.
+#[cold]
+unsafe fn settle(state: &State, queue: &Handle<'static, Queue>) -> Result<()> {
+    let settle = |patience: &Patience<'_>| queue.settle(state.region, patience);
+    // Without a deadline there is no other error than the one that `wait` deals with.
+    let _ = wait::wait(state, Subject::of(queue), None, settle, |error| *error == WaitError::Interrupted)?;
+    Ok(())
 }
 
 unsafe extern "C" fn queue_put(
@@ -107,14 +135,8 @@ unsafe extern "C" fn queue_put(
             return put(object, item, Willing::Until(None));
         }
         let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
-        // As the standard library's: a queue that is shut down says so first, and one without a bound, whose `put`
-        // never waits, does not look at the timeout.
         let (state, queue) = Object::of(object);
-        if queue.is_shut_down() {
-            return errors::put(state, PutError::ShutDown);
-        }
-        let willing = if queue.maxsize() > 0 { wait::queue_timeout(block, timeout)? } else { Willing::No };
-        put(object, item, willing)
+        put(object, item, put_willing(state, queue, block, timeout)?)
     })
 }
 
@@ -154,13 +176,47 @@ unsafe extern "C" fn queue_get(
         if arguments.is_empty() {
             return get(object, Willing::Until(None));
         }
-        let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
-        let (state, queue) = Object::of(object);
-        if queue.is_shut_down() && queue.is_empty() {
-            return errors::get(state, GetError::ShutDown);
-        }
-        get(object, wait::queue_timeout(block, timeout)?)
+        let (_, _, willing) = parse_get(object, arguments, "get")?;
+        get(object, willing)
     })
+}
+
+/// How long a call of `get` or the like is to wait.
+unsafe fn parse_get<'a>(
+    object: *mut ffi::PyObject,
+    arguments: Arguments,
+    function: &str,
+) -> Result<(&'static State, &'a Handle<'static, Queue>, Willing)> {
+    let [block, timeout] = arguments.parse(function, [c"block", c"timeout"], 0)?;
+    let (state, queue) = Object::of(object);
+    Ok((state, queue, get_willing(state, queue, block, timeout)?))
+}
+
+/// As the standard library's: a queue that is shut down and empty says so before it looks at the timeout.
+pub(crate) unsafe fn get_willing(
+    state: &State,
+    queue: &Queue,
+    block: *mut ffi::PyObject,
+    timeout: *mut ffi::PyObject,
+) -> Result<Willing> {
+    if queue.is_shut_down() && queue.is_empty() {
+        return errors::get(state, GetError::ShutDown);
+    }
+    wait::queue_timeout(block, timeout)
+}
+
+/// As the standard library's: a queue that is shut down says so first, and one without a bound, whose `put` never
+/// waits, does not look at the timeout.
+pub(crate) unsafe fn put_willing(
+    state: &State,
+    queue: &Queue,
+    block: *mut ffi::PyObject,
+    timeout: *mut ffi::PyObject,
+) -> Result<Willing> {
+    if queue.is_shut_down() {
+        return errors::put(state, PutError::ShutDown);
+    }
+    if queue.maxsize() > 0 { wait::queue_timeout(block, timeout) } else { Ok(Willing::No) }
 }
 
 unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -169,14 +225,51 @@ unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObjec
 
 /// `__next__`: waits for an item, and ends when the queue is shut down and empty.
 unsafe extern "C" fn next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // An error without an exception: that is the end.
+    py::guard(|| try_get(object, Willing::Until(None))?.map_err(|_| Raised))
+}
+
+unsafe extern "C" fn peek(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     py::guard(|| {
-        let (state, queue) = Object::of(object);
-        let mut message = Message::new(state.region, state.me);
-        match receive(state, queue, &mut message, Willing::Until(None))? {
-            Ok(()) => codec::decode(state, &message),
-            Err(_) => Err(Raised), // without an exception: that is the end
+        let (state, queue, willing) = parse_get(object, Arguments::new(values, count, names), "peek")?;
+        let mut copy = Message::new(state.region, state.me);
+        let peek = |copy: &mut Message<'_>, patience: Option<&Patience<'_>>| {
+            queue.peek(copy, state.region, state.me, patience)
+        };
+        match receive(state, queue, &mut copy, &willing, peek)? {
+            Ok(()) => codec::decode(state, &copy),
+            Err(error) => errors::get(state, error),
         }
     })
+}
+
+unsafe extern "C" fn clear(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let (state, queue) = Object::of(object);
+        let clear = |patience: &Patience<'_>| queue.clear(state.region, state.me, patience);
+        // Without a deadline there is no other error than the one that `wait` deals with.
+        let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
+        Ok(())
+    })
+}
+
+unsafe extern "C" fn enter(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| Ok(Owned::from_borrowed(object)))
+}
+
+unsafe extern "C" fn exit(
+    object: *mut ffi::PyObject,
+    _: *const *mut ffi::PyObject,
+    _: ffi::Py_ssize_t,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    // The method, which a subclass may have overridden.
+    py::guard_none(|| Owned::from_borrowed(object).attribute(c"shutdown")?.call(&[]).map(drop))
 }
 
 unsafe extern "C" fn iterate(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -334,14 +427,47 @@ const PUT_NOWAIT: ffi::PyMethodDef =
 const GET: ffi::PyMethodDef = py::method_fast(c"get", queue_get, GET_DOC);
 const GET_NOWAIT: ffi::PyMethodDef =
     py::method_no_args(c"get_nowait", get_nowait, c"get_nowait($self)\n--\n\nThe same as get(block=False).");
+const PUT_MANY: ffi::PyMethodDef = py::method_fast(
+    c"put_many",
+    batch::put_many,
+    c"put_many($self, items, block=True, timeout=None)\n--\n\n\
+Put all items of an iterable into the queue, in their order, and wake those who wait for them once.\n\n\
+All are pickled before the first is put: whatever iterating or pickling raises, nothing was put then. block and timeout\n\
+are as for put(), timeout for all of them together. The exception that ends the call later has the attribute count, how\n\
+many were put (Full, ShutDown, MemoryError, and whatever a signal handler raises): go on with items[error.count:].",
+);
+const GET_MANY: ffi::PyMethodDef = py::method_fast(
+    c"get_many",
+    batch::get_many,
+    c"get_many($self, count=None, block=True, timeout=None)\n--\n\n\
+Wait for an item as get() does, and return it in a list with all that are there, or up to count.\n\n\
+Those who wait for a place are woken once. Raises Empty and ShutDown as get() does, if there is not even one item. If an\n\
+item can't be unpickled, the exception has the attribute items, a list of those taken before it; those after it stay in\n\
+the queue.",
+);
+const PEEK: ffi::PyMethodDef = py::method_fast(
+    c"peek",
+    peek,
+    c"peek($self, block=True, timeout=None)\n--\n\n\
+Return the oldest item, or rather a copy of it, and leave it in the queue. Waits and raises as get() does.",
+);
+const CLEAR: ffi::PyMethodDef = py::method_no_args(
+    c"clear",
+    clear,
+    c"clear($self)\n--\n\nThrow away all items that are there now. Each counts as done.",
+);
 const REDUCE: ffi::PyMethodDef =
     py::method_no_args(c"__reduce__", handle::reduce::<Queue>, c"Pickle the queue by its id.");
 
-static mut QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
+static mut QUEUE_METHODS: [ffi::PyMethodDef; 19] = [
     py::method_fast(c"put", queue_put, PUT_DOC),
     GET,
     PUT_NOWAIT,
     GET_NOWAIT,
+    PUT_MANY,
+    GET_MANY,
+    PEEK,
+    CLEAR,
     QSIZE,
     EMPTY,
     py::method_no_args(c"full", full, c"full($self)\n--\n\nWhether there was no place a moment ago."),
@@ -358,12 +484,14 @@ static mut QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
 Let no more items in: puts raise ShutDown, and so do gets once the queue is empty.\n\n\
 If immediate is true, the queue is emptied now, and each item that is thrown away counts as done.",
     ),
+    py::method_no_args(c"__enter__", enter, c"Give the queue itself."),
+    py::method_fast(c"__exit__", exit, c"Shut the queue down."),
     REDUCE,
     py::CLASS_GET_ITEM,
     py::METHODS_END,
 ];
 
-static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 9] = [
+static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
     py::method_fast(
         c"put",
         simple_put,
@@ -373,6 +501,10 @@ Put an item into the queue, which never waits; block and timeout are there for t
     GET,
     PUT_NOWAIT,
     GET_NOWAIT,
+    PUT_MANY,
+    GET_MANY,
+    PEEK,
+    CLEAR,
     QSIZE,
     EMPTY,
     REDUCE,

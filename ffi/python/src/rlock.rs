@@ -147,30 +147,7 @@ unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyO
 
 /// To `wait_any`, it is ready when the one who waits would get it.
 pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
-    Box::new(Watched { lock: Object::of(object).1, me })
-}
-
-struct Watched {
-    lock: &'static RLock,
-    me: Owner,
-}
-
-impl Watchable for Watched {
-    fn is_ready(&self) -> bool {
-        self.lock.is_owned(self.me) || self.lock.lock().is_ready()
-    }
-
-    fn watch(&self) {
-        self.lock.lock().watch();
-    }
-
-    fn look(&self) -> bool {
-        self.lock.lock().look()
-    }
-
-    fn unwatch(&self) {
-        self.lock.lock().unwatch();
-    }
+    Box::new(Object::of(object).1.for_owner(me))
 }
 
 unsafe extern "C" fn rlock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {

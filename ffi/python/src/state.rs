@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{barrier, condition, event, interpreter, lock, queue, rlock, semaphore};
+use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -57,6 +57,12 @@ objects! {
     bounded_semaphore_type,
     /// The type of the name.
     barrier_type,
+    /// The type of the name.
+    value_type,
+    /// The type of the name.
+    array_type,
+    /// The type of the name.
+    memory_type,
     /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
@@ -192,6 +198,9 @@ impl State {
         add(c"Semaphore", &objects.semaphore_type, semaphore)?;
         add(c"BoundedSemaphore", &objects.bounded_semaphore_type, bounded_semaphore)?;
         add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
+        add(c"Value", &objects.value_type, value::make_type(module)?)?;
+        add(c"Array", &objects.array_type, array::make_type(module)?)?;
+        add(c"Memory", &objects.memory_type, memory::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
