@@ -84,6 +84,29 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
         assert len({*seen, multigil.main_interpreter().ident}) == 4
 
 
+class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.RLock)
+
+
+class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Condition)
+
+    # A condition has no _recursion_count(), neither threading's nor ours.
+    test_recursion_count = None
+
+
+class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    condtype = staticmethod(multigil.Condition)
+
+    # They change numbers that the workers have copies of, and look at their lists while they wait;
+    # test_condition.py has both with what interpreters share.
+    test_notify = test_waitfor = None
+
+    def __reduce__(self) -> Any:
+        """A worker's closure uses the test, whose methods need nothing of it."""
+        return lock_tests.ConditionTests, (self._testMethodName,)
+
+
 class TestEvent(lock_tests.EventTests):  # type: ignore[misc, name-defined]
     eventtype = staticmethod(multigil.Event)
 
@@ -127,23 +150,3 @@ class TestBarrier(lock_tests.BarrierTests):  # type: ignore[misc, name-defined]
                 "defaultTimeout": self.defaultTimeout,
             },
         )
-class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
-    locktype = staticmethod(multigil.RLock)
-
-
-class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
-    locktype = staticmethod(multigil.Condition)
-
-    # A condition has no _recursion_count(), neither threading's nor ours.
-    test_recursion_count = None
-
-
-class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
-    condtype = staticmethod(multigil.Condition)
-
-    # They change numbers that the workers have copies of, and look at their lists while they wait;
-    # test_condition.py has both with what interpreters share.
-    test_notify = test_waitfor = None
-
-    # Its worker has the test itself with it, which cannot be copied.
-    test_waitfor_timeout = None

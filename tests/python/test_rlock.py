@@ -72,10 +72,10 @@ def test_wrong_arguments_of_acquire_are_the_errors_of_threading_rlocks(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ((), TypeError, "takes exactly 1 argument (0 given)"),
-        ((1, 2), TypeError, "takes exactly 1 argument (2 given)"),
-        ((None,), TypeError, "argument 1 must be 2-item tuple, not None"),
-        (((2,),), TypeError, "argument 1 must be tuple of length 2, not 1"),
+        ((), TypeError, r"takes exactly 1 argument \(0 given\)"),
+        ((1, 2), TypeError, r"takes exactly 1 argument \(2 given\)"),
+        ((None,), TypeError, "argument 1 must be 2-item (tuple|sequence), not None"),
+        (((2,),), TypeError, "argument 1 must be (tuple|sequence) of length 2, not 1"),
         (((1, "a"),), TypeError, "argument 1, item 1 must be int, not str"),
         ((("a", 1),), TypeError, "'str' object cannot be interpreted as an integer"),
         (((2**70, 1),), OverflowError, "Python int too large to convert to C ssize_t"),
@@ -85,7 +85,7 @@ def test_wrong_arguments_of_acquire_restore_are_the_errors_of_threading_rlocks(
     arguments: tuple[Any, ...], error: type[Exception], message: str
 ) -> None:
     lock = RLock()
-    with pytest.raises(error, match=re.escape(message)):
+    with pytest.raises(error, match=message):
         lock._acquire_restore(*arguments)
     assert not lock.locked()
 
@@ -307,7 +307,7 @@ def test_a_weak_reference_ends_with_the_last_strong_one() -> None:
 
 
 def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
-    output = run_program.output("""
+    source = """
         import os, threading, multigil
         lock, other = multigil.RLock(), multigil.RLock()
         lock.acquire()
@@ -320,8 +320,9 @@ def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
             other._at_fork_reinit()
             os._exit(not other.acquire(False) or lock.locked())
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lock.locked(), other.locked())
-    """)
-    assert output == "0 True True\n"
+    """
+    # The thread has ended, but the kernel may not have counted it out.
+    assert run_program.output(source, options=["-W", "ignore::DeprecationWarning"]) == "0 True True\n"
 
 
 @pytest.mark.parametrize("make", [Lock, RLock])
