@@ -796,3 +796,25 @@ def put_waiting(q: Queue[Any], told: Queue[Any], leave: Queue[Any]) -> None:
 
 def describe(q: Queue[Any]) -> tuple[str, int]:
     return type(q).__name__, q.maxsize
+
+
+class Named(multigil.PriorityQueue[int]):
+    """A queue that is shared, since it leaves the hooks alone."""
+
+
+def name_and_items(q: Queue[Any]) -> tuple[str, list[Any]]:
+    return type(q).__name__, drain(q)
+
+
+def use_hooks() -> list[object]:
+    """Use a queue that works between the threads of one interpreter only."""
+
+    class WithHook(multigil.PriorityQueue[Any]):
+        def _put(self, item: object) -> None:
+            super()._put(item)
+
+    q = WithHook()
+    thread = threading.Thread(target=q.put_many, args=([3, 1, 2],))
+    thread.start()
+    thread.join()
+    return drain(q)
