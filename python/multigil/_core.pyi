@@ -69,8 +69,12 @@ class Queue[T]:
 class LifoQueue[T](Queue[T]):
     """A queue of which the item that was put last comes first; `queue.LifoQueue` in every method."""
 
+    def __new__(cls, maxsize: int = 0) -> Self: ...
+
 class PriorityQueue[T](Queue[T]):
     """A queue of which the least item comes first; `queue.PriorityQueue` in every method."""
+
+    def __new__(cls, maxsize: int = 0) -> Self: ...
 
 @disjoint_base
 class SimpleQueue[T]:

@@ -5,6 +5,8 @@ as those of the module `queue` do, by a mutex and three conditions. `ffi/python/
 with its own objects: the classes here have no instances.
 """
 
+# ruff: noqa: ARG002, SLF001 - the hooks are called by anybody, and have the parameters of the standard library's
+
 from __future__ import annotations
 
 from collections import deque

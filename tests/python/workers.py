@@ -782,7 +782,7 @@ def take_numbers(q: Queue[Any]) -> list[int]:
     return numbers
 
 
-def put_new(carrier: SimpleQueue[Any], kind: str, items: list[object]) -> None:
+def put_new_with(carrier: SimpleQueue[Any], kind: str, items: list[object]) -> None:
     """Put a new queue of that kind with items in it; every handle here is gone when this returns."""
     q = getattr(multigil, kind)()
     for item in items:
