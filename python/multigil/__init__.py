@@ -17,12 +17,12 @@ from multigil._core import (
     Array,
     Barrier,
     BoundedSemaphore,
+    Condition,
     Empty,
     Event,
     LifoQueue,
     Lock,
     MultigilError,
-    NotShareable,
     PriorityQueue,
     Queue,
     RegionCorrupt,
@@ -39,7 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import ExceptHookArgs
 
-    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
+    from multigil._core import BrokenBarrierError, Full, NotShareable, Owner, ShutDown
     from multigil._diagnosis import Diagnosis, diagnose
     from multigil._hooks import __excepthook__ as __excepthook__
     from multigil._hooks import (
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "multigil._core": ("BrokenBarrierError", "Full", "Owner", "ShutDown"),
+        "multigil._core": ("BrokenBarrierError", "Full", "NotShareable", "Owner", "ShutDown"),
         "multigil._diagnosis": ("Diagnosis", "diagnose"),
         "multigil._hooks": (
             *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
@@ -112,6 +112,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
+    "Condition",
     "Diagnosis",
     "Empty",
     "Event",

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from threading import Condition, Lock
 from time import monotonic
 
-from multigil._core import Empty, Full, ShutDown
+# Our own lock and condition: a wait for those of threading could not be interrupted from another interpreter.
+from multigil._core import Condition, Empty, Full, Lock, ShutDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

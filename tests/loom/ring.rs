@@ -360,7 +360,7 @@ fn get_many_get_many_holds() {
 
 /// Of a batch that meets a seal, the first ones are in.
 fn put_many_seal() {
-    let line = Arc::new(Line::new(&[4, 1]));
+    let line = Arc::new(Line::new(&[4, 2, 2]));
     let other = line.clone();
     let producer = thread::spawn(move || other.put_many(&[1, 2]));
     line.chain.seal(&line.memory);

@@ -344,6 +344,13 @@ class TestNotShareable:
             with pytest.raises(TypeError, match="must be a sequence of Queue"):
                 _core.Subinterpreter("", [q])
 
+    def test_an_interpreter_that_waits_in_it_can_be_interrupted(self) -> None:
+        waiting = started(workers.wait_with_hooks)
+        waiting.join(2 * MOMENT)
+        waiting.interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.result(AMPLE)
+
     def test_it_works_inside_of_an_interpreter(self) -> None:
         assert started(workers.use_hooks).result(AMPLE) == [1, 2, 3]
 

@@ -15,10 +15,10 @@ import multigil
 from multigil import Empty, Full, ShutDown, _core
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from multigil import Barrier, Event, Lock, Queue, RLock, Semaphore, SimpleQueue
+    from multigil import Barrier, Condition, Event, Lock, Queue, RLock, Semaphore, SimpleQueue
 
 
 class Record:
@@ -262,6 +262,46 @@ def make_one_of_each() -> list[Any]:
     lock = multigil.Lock()
     lock.acquire()
     return [multigil.Queue(), multigil.SimpleQueue(), multigil.Event(), multigil.Semaphore(0), lock]
+
+
+class NamedCondition(multigil.Condition):
+    def __init__(self, name: str, lock: Any) -> None:
+        super().__init__(lock)
+        self.name = name
+
+
+def wait_on(condition: Condition) -> bool:
+    with condition:
+        return condition.wait()
+
+
+def locks_of(conditions: Iterable[Condition]) -> list[Any]:
+    return [condition._lock for condition in conditions]
+
+
+def classes_of(condition: Condition) -> tuple[str, str]:
+    return type(condition).__name__, type(condition._lock).__name__
+
+
+def produce_under(not_empty: Condition, not_full: Condition, items: SimpleQueue[int], numbers: Iterable[int]) -> None:
+    """Put numbers, of which there are never more than two."""
+    for number in numbers:
+        with not_full:
+            while items.qsize() == 2:
+                not_full.wait()
+            items.put(number)
+            not_empty.notify()
+
+
+def consume_under(not_empty: Condition, not_full: Condition, items: SimpleQueue[int], count: int) -> list[int]:
+    received = []
+    for _ in range(count):
+        with not_empty:
+            assert not_empty.wait_for(lambda: not items.empty())
+            assert items.qsize() <= 2
+            received.append(items.get_nowait())
+            not_full.notify()
+    return received
 
 
 def lists_of(function: Any) -> list[list[object]]:
@@ -806,13 +846,18 @@ def name_and_items(q: Queue[Any]) -> tuple[str, list[Any]]:
     return type(q).__name__, drain(q)
 
 
+class WithHook(multigil.PriorityQueue[Any]):
+    """A queue that works between the threads of one interpreter only."""
+
+    def _put(self, item: object) -> None:
+        super()._put(item)
+
+
+def wait_with_hooks() -> object:
+    return WithHook().get()
+
+
 def use_hooks() -> list[object]:
-    """Use a queue that works between the threads of one interpreter only."""
-
-    class WithHook(multigil.PriorityQueue[Any]):
-        def _put(self, item: object) -> None:
-            super()._put(item)
-
     q = WithHook()
     thread = threading.Thread(target=q.put_many, args=([3, 1, 2],))
     thread.start()

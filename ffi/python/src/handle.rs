@@ -14,7 +14,8 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Region, SharedBarrier, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore, SharedState,
+    Handle, Region, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
+    SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
@@ -271,6 +272,7 @@ static TYPES: &[SharedType] = &[
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
     shared_type::<SharedRLock>(4, |objects| &objects.rlock_type).watched_as(rlock::watch),
+    shared_type::<SharedCondition>(5, |objects| &objects.condition_type),
     shared_type::<SharedFlag>(6, |objects| &objects.event_type).watched_as(event::watch),
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
     shared_type::<SharedSemaphore>(7, |objects| &objects.semaphore_type).watched_as(itself::<SharedSemaphore>),
@@ -287,6 +289,11 @@ unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static 
         !base.is_null() && ffi::PyObject_TypeCheck(object, base.cast()) != 0
     });
     known.filter(|_| HandleObject::<Queue>::kind(object).is_some())
+}
+
+/// Whether other interpreters can have an object too, as the same one.
+pub(crate) unsafe fn is_shared(state: &State, object: *mut ffi::PyObject) -> bool {
+    type_of(state, object).is_some()
 }
 
 /// How `wait_any` waits for an object, if it is a shared one that can be waited for.

@@ -19,7 +19,7 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
@@ -31,6 +31,7 @@ mod atomics;
 mod barrier;
 mod batch;
 mod codec;
+mod condition;
 mod custom;
 mod diagnosis;
 mod errors;

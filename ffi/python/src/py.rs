@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_int};
 use core::mem::ManuallyDrop;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{NonNull, null, null_mut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::ffi;
@@ -64,6 +64,18 @@ impl Owned {
     pub(crate) unsafe fn attribute(&self, name: &CStr) -> Result<Owned> {
         Owned::from_raw(ffi::PyObject_GetAttrString(self.as_ptr(), name.as_ptr()))
     }
+
+    /// An attribute that may be missing.
+    pub(crate) unsafe fn optional_attribute(&self, name: &CStr) -> Result<Option<Owned>> {
+        match self.attribute(name) {
+            Ok(attribute) => Ok(Some(attribute)),
+            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_AttributeError) != 0 => {
+                ffi::PyErr_Clear();
+                Ok(None)
+            }
+            Err(Raised) => Err(Raised),
+        }
+    }
 }
 
 impl Drop for Owned {
@@ -102,6 +114,23 @@ pub(crate) unsafe fn raise<T>(class: *mut ffi::PyObject, text: &str) -> Result<T
         ffi::Py_DECREF(text.as_ptr());
     }
     Err(Raised)
+}
+
+/// Does something last, whatever came before, as Python's `finally`: if both raised, then what `last` raised leaves, with
+/// the other one as its context.
+pub(crate) unsafe fn finally<T>(result: Result<T>, last: impl FnOnce() -> Result<()>) -> Result<T> {
+    if result.is_ok() {
+        return last().and(result);
+    }
+    let earlier = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+    if last().is_ok() {
+        ffi::PyErr_SetRaisedException(earlier.into_raw());
+    } else {
+        let error = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+        ffi::PyException_SetContext(error.as_ptr(), earlier.into_raw());
+        ffi::PyErr_SetRaisedException(error.into_raw());
+    }
+    result
 }
 
 /// Runs what an entrance does; a panic becomes a SystemError instead of undefined behaviour.
@@ -163,9 +192,14 @@ impl Arguments {
     }
 
     /// No arguments.
-    pub(crate) const NONE: Arguments = Arguments { values: core::ptr::null(), positional: 0, names: null_mut() };
+    pub(crate) const NONE: Arguments = Arguments { values: null(), positional: 0, names: null_mut() };
 
-    /// Calls a function with these arguments after another one.
+    /// Calls a function with them.
+    pub(crate) unsafe fn call(&self, function: &Owned) -> Result<Owned> {
+        Owned::from_raw(ffi::PyObject_Vectorcall(function.as_ptr(), self.values, self.positional, self.names))
+    }
+
+    /// Calls a function with another argument before them.
     pub(crate) unsafe fn pass_on(&self, function: &Owned, first: *mut ffi::PyObject) -> Result<Owned> {
         let named = if self.names.is_null() { 0 } else { ffi::PyTuple_Size(self.names) as usize };
         let others = (0..self.positional + named).map(|place| *self.values.add(place));

@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{array, barrier, event, interpreter, lock, memory, queue, rlock, semaphore, value};
+use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -49,6 +49,8 @@ objects! {
     lock_type,
     /// The type of the name.
     rlock_type,
+    /// The type of the name.
+    condition_type,
     /// The type of the name.
     owner_type,
     /// The type of the name.
@@ -172,7 +174,7 @@ impl State {
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
         let not_shareable = exception(
             c"multigil.NotShareable",
-            c"What was to be sent to another interpreter can only be used in this one.",
+            c"An object that only its own interpreter can use was to be sent to another one.",
             &[base.as_ptr(), ffi::PyExc_TypeError],
         )?;
         add(c"NotShareable", &objects.not_shareable, not_shareable)?;
@@ -199,6 +201,7 @@ impl State {
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
         add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Condition", &objects.condition_type, condition::make_type(module)?)?;
         add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
