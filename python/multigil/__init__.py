@@ -23,7 +23,6 @@ from multigil._core import (
     LifoQueue,
     Lock,
     MultigilError,
-    NotShareable,
     PriorityQueue,
     Queue,
     RegionCorrupt,

@@ -19,7 +19,7 @@ class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
 class NotShareable(MultigilError, TypeError):
-    """What was to be sent to another interpreter can only be used in this one."""
+    """An object that only its own interpreter can use was to be sent to another one."""
 
 class Empty(Exception):
     """`queue.Empty` itself."""
@@ -69,8 +69,12 @@ class Queue[T]:
 class LifoQueue[T](Queue[T]):
     """A queue of which the item that was put last comes first; `queue.LifoQueue` in every method."""
 
+    def __new__(cls, maxsize: int = 0) -> Self: ...
+
 class PriorityQueue[T](Queue[T]):
     """A queue of which the least item comes first; `queue.PriorityQueue` in every method."""
+
+    def __new__(cls, maxsize: int = 0) -> Self: ...
 
 @disjoint_base
 class SimpleQueue[T]:

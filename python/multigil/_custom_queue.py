@@ -5,14 +5,16 @@ as those of the module `queue` do, by a mutex and three conditions. `ffi/python/
 with its own objects: the classes here have no instances.
 """
 
+# ruff: noqa: ARG002, SLF001 - the hooks are called by anybody, and have the parameters of the standard library's
+
 from __future__ import annotations
 
 from collections import deque
 from heapq import heappop, heappush
-from threading import Condition, Lock
 from time import monotonic
 
-from multigil._core import Empty, Full, ShutDown
+# Our own lock and condition: a wait for those of threading could not be interrupted from another interpreter.
+from multigil._core import Condition, Empty, Full, Lock, ShutDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -87,7 +87,11 @@ class TestPriorityQueue(queue_tests.PriorityQueueTest, unittest.TestCase):  # ty
 
 def with_hook(base: type[multigil.Queue[Any]]) -> type[multigil.Queue[Any]]:
     """Make a subclass that has a hook of its own, which does nothing else, and the name that the tests know."""
-    return type(base.__name__, (base,), {"_qsize": lambda self: base._qsize(self)})
+
+    def qsize(self: multigil.Queue[Any]) -> int:
+        return base._qsize(self)
+
+    return type(base.__name__, (base,), {"_qsize": qsize})
 
 
 class TestQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]

@@ -35,9 +35,10 @@ class TestInterface:
         for name, method in inspect.getmembers(theirs, inspect.isfunction):
             if not name.startswith("__"):
                 ours = inspect.signature(getattr(kind, name))
-                names = [[parameter.name for parameter in each.parameters.values()] for each in (
-                    ours, inspect.signature(method)
-                )]
+                names = [
+                    [parameter.name for parameter in each.parameters.values()]
+                    for each in (ours, inspect.signature(method))
+                ]
                 assert names[0] == names[1], name
 
     @pytest.mark.parametrize("kind", BOTH)
@@ -267,7 +268,7 @@ class TestInterpreters:
 
     def test_a_queue_outlives_the_interpreter_that_made_it(self, kind: Any) -> None:
         carrier: SimpleQueue[Any] = SimpleQueue()
-        started(workers.put_new_queue, carrier, kind.__name__, [2, 1]).join(AMPLE)
+        started(workers.put_new_with, carrier, kind.__name__, [2, 1]).join(AMPLE)
         q = carrier.get_nowait()
         assert type(q) is kind
         assert workers.drain(q) == [1, 2]

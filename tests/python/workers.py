@@ -830,7 +830,7 @@ def take_numbers(q: Queue[Any]) -> list[int]:
     return numbers
 
 
-def put_new_queue(carrier: SimpleQueue[Any], kind: str, items: list[object]) -> None:
+def put_new_with(carrier: SimpleQueue[Any], kind: str, items: list[object]) -> None:
     """Put a new queue of that kind with items in it; every handle here is gone when this returns."""
     q = getattr(multigil, kind)()
     for item in items:
@@ -844,3 +844,30 @@ def put_waiting(q: Queue[Any], told: Queue[Any], leave: Queue[Any]) -> None:
 
 def describe(q: Queue[Any]) -> tuple[str, int]:
     return type(q).__name__, q.maxsize
+
+
+class Named(multigil.PriorityQueue[int]):
+    """A queue that is shared, since it leaves the hooks alone."""
+
+
+def name_and_items(q: Queue[Any]) -> tuple[str, list[Any]]:
+    return type(q).__name__, drain(q)
+
+
+class WithHook(multigil.PriorityQueue[Any]):
+    """A queue that works between the threads of one interpreter only."""
+
+    def _put(self, item: object) -> None:
+        super()._put(item)
+
+
+def wait_with_hooks() -> object:
+    return WithHook().get()
+
+
+def use_hooks() -> list[object]:
+    q = WithHook()
+    thread = threading.Thread(target=q.put_many, args=([3, 1, 2],))
+    thread.start()
+    thread.join()
+    return drain(q)

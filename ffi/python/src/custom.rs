@@ -92,9 +92,9 @@ pub(crate) const PRIORITY_QUEUE: usize = 2;
 /// The hooks of one of our classes, for `super()` in those of a subclass.
 pub(crate) const fn hooks<const CLASS: usize>() -> [ffi::PyMethodDef; 4] {
     [
-        py::method_one(c"_init", init::<CLASS>, c"_init($self, maxsize)\n--\n\nA hook: make what holds the items."),
+        py::method_one(c"_init", init::<CLASS>, c"_init($self, maxsize, /)\n--\n\nA hook: make what holds the items."),
         py::method_no_args(c"_qsize", qsize::<CLASS>, c"_qsize($self)\n--\n\nA hook: the number of items."),
-        py::method_one(c"_put", put::<CLASS>, c"_put($self, item)\n--\n\nA hook: put an item."),
+        py::method_one(c"_put", put::<CLASS>, c"_put($self, item, /)\n--\n\nA hook: put an item."),
         py::method_no_args(c"_get", get::<CLASS>, c"_get($self)\n--\n\nA hook: take the next item."),
     ]
 }

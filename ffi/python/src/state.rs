@@ -174,7 +174,7 @@ impl State {
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
         let not_shareable = exception(
             c"multigil.NotShareable",
-            c"What was to be sent to another interpreter can only be used in this one.",
+            c"An object that only its own interpreter can use was to be sent to another one.",
             &[base.as_ptr(), ffi::PyExc_TypeError],
         )?;
         add(c"NotShareable", &objects.not_shareable, not_shareable)?;
