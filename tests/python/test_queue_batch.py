@@ -211,7 +211,7 @@ class TestBothKinds:
         with pytest.raises(ArithmeticError, match="not here") as caught:
             q.get_many()
         assert caught.value.items == [1, [2]]  # type: ignore[attr-defined]
-        assert notes_of(caught.value) == ["get_many(): 2 items were taken before this one, see the attribute 'items'"]
+        assert notes_of(caught.value) == ["get_many(): 2 items were taken before, see the attribute 'items'"]
         assert q.get_many() == [3, [4]]
 
     def test_a_first_item_that_cannot_be_unpickled_is_raised_as_by_get(self, kind: Any) -> None:
