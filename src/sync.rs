@@ -373,7 +373,9 @@ pub mod model {
         BenchSeen,
         // barrier
         Arrived,
-        LastArrived,
+        BarrierSeen,
+        Acted,
+        Broke,
     }
 
     thread_local! {
