@@ -270,7 +270,9 @@ impl Sitting<'_> {
 
 impl Drop for Sitting<'_> {
     fn drop(&mut self) {
-        self.seat.word.store(FREE, Ordering::Release); // Release: the next one here comes after us
+        // An exchange, for somebody may be about to end a wait that is given up here. Release: the next one here comes
+        // after us.
+        self.seat.word.swap(FREE, Ordering::Release);
     }
 }
 

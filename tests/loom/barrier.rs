@@ -131,31 +131,31 @@ fn meet() {
 
 #[test]
 fn meet_holds() {
-    check(2, meet);
+    check(1, meet);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn meet_fails_without_arrived() {
-    twin(2, Part::Arrived, meet);
+    twin(1, Part::Arrived, meet);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn meet_fails_without_barrier_seen() {
-    twin(2, Part::BarrierSeen, meet);
+    twin(1, Part::BarrierSeen, meet);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn meet_fails_without_seat_called() {
-    twin(2, Part::SeatCalled, meet);
+    twin(1, Part::SeatCalled, meet);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn meet_fails_without_seat_heard() {
-    twin(2, Part::SeatHeard, meet);
+    twin(1, Part::SeatHeard, meet);
 }
 
 /// Two generations in a row: nobody is a generation ahead, however slowly the others wake.
@@ -181,6 +181,22 @@ fn meet_again_holds() {
     check(3, meet_again);
 }
 
+/// Whoever comes again while the last one still calls those of the generation before is not taken for one of them.
+fn slow_release() {
+    let meeting = Meeting::of(2);
+    let other = meeting.clone();
+    let other = thread::spawn(move || other.pass().unwrap());
+    meeting.pass().unwrap();
+    let Ok(Arrival::Waiting(0, sitting)) = meeting.arrive() else { panic!("nobody else comes") };
+    other.join().unwrap();
+    assert_eq!(sitting.leave(), None);
+}
+
+#[test]
+fn slow_release_holds() {
+    check(3, slow_release);
+}
+
 /// Four in a room with two seats: the third one waits on a bench, and is called there.
 fn meet_on_benches() {
     let meeting = Meeting::of(4);
@@ -197,7 +213,7 @@ fn meet_on_benches() {
 
 #[test]
 fn meet_on_benches_holds() {
-    check(1, meet_on_benches);
+    check(0, meet_on_benches);
 }
 
 // ---------------------------------------------------------------------------------------------- action
@@ -232,26 +248,24 @@ fn act_fails_without_notify_fence() {
     twin(3, Part::NotifyFence, act);
 }
 
-/// A third one that comes while the last one of two acts is the first of the next generation, with one of them.
-fn act_beside_arrival() {
-    let meeting = Meeting::of(2);
-    let others = [2, 1].map(|times| {
-        let meeting = meeting.clone();
-        thread::spawn(move || {
-            for _ in 0..times {
-                meeting.pass_and(|| meeting.words[0].write(meeting.words[0].read() + 1)).unwrap();
-            }
-        })
+/// The action fails: whoever waits for its end is told.
+fn act_in_vain() {
+    let meeting = Meeting::of(1);
+    let other = meeting.clone();
+    let failing = thread::spawn(move || match other.arrive() {
+        Ok(Arrival::Last(last)) => last.fail(&other.workshop, &other.bell),
+        other => panic!("{other:?}"),
     });
-    meeting.pass_and(|| meeting.words[0].write(meeting.words[0].read() + 1)).unwrap();
-    others.into_iter().for_each(|other| other.join().unwrap());
-    assert_eq!(meeting.words[0].read(), 2);
+    let result = meeting.pass();
+    failing.join().unwrap();
+    assert!(matches!(result, Ok(0) | Err(BarrierError::Broken)), "{result:?}");
+    assert!(meeting.barrier.is_broken());
     meeting.assert_empty();
 }
 
 #[test]
-fn act_beside_arrival_holds() {
-    check(2, act_beside_arrival);
+fn act_in_vain_holds() {
+    check(3, act_in_vain);
 }
 
 // ---------------------------------------------------------------------------------------------- abort, reset
@@ -360,28 +374,49 @@ fn time_out_holds() {
     check(3, time_out);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")] // the seat of one who has arrived is overlooked
-fn time_out_fails_without_broke() {
-    twin(3, Part::Broke, time_out_of_two);
-}
-
-/// So it is when the time of two of three is up: one of them breaks it.
+/// The time of two of three is up: one of them breaks it, and the other one is told.
 fn time_out_of_two() {
     let meeting = Meeting::of(3);
-    let impatient = [meeting.clone(), meeting.clone()].map(|meeting| thread::spawn(move || meeting.pass_in_time()));
-    let passed = meeting.pass().is_ok();
-    let impatient = impatient.map(|impatient| impatient.join().unwrap());
-    let breakers = impatient.iter().filter(|how| **how == GaveUp::Broke).count();
-    assert_eq!(breakers, usize::from(!passed), "{impatient:?}");
-    assert_eq!(impatient.contains(&GaveUp::Passed), passed);
-    assert_eq!(meeting.barrier.is_broken(), !passed);
+    let other = meeting.clone();
+    let other = thread::spawn(move || other.pass_in_time());
+    let both = [meeting.pass_in_time(), other.join().unwrap()];
+    assert!(both.contains(&GaveUp::Broke) && both.contains(&GaveUp::WasBroken), "{both:?}");
     meeting.assert_empty();
 }
 
 #[test]
 fn time_out_of_two_holds() {
-    check(2, time_out_of_two);
+    check(3, time_out_of_two);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")] // the seat of one who has arrived is overlooked
+fn time_out_of_two_fails_without_arrived() {
+    twin(3, Part::Arrived, time_out_of_two);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn time_out_of_two_fails_without_broke() {
+    twin(3, Part::Broke, time_out_of_two);
+}
+
+/// Three come to a barrier of two, and the time of each may be up: they pass in pairs, whoever comes while the last one
+/// acts.
+fn time_out_beside_last() {
+    let meeting = Meeting::of(2);
+    let others = [meeting.clone(), meeting.clone()].map(|other| thread::spawn(move || other.pass_in_time()));
+    let mut all = vec![meeting.pass_in_time()];
+    all.extend(others.map(|other| other.join().unwrap()));
+    let passed = all.iter().filter(|how| **how == GaveUp::Passed).count();
+    assert!(passed == 0 || passed == 2, "{all:?}");
+    assert_eq!(all.contains(&GaveUp::Broke), meeting.barrier.is_broken());
+    meeting.assert_empty();
+}
+
+#[test]
+fn time_out_beside_last_holds() {
+    check(1, time_out_beside_last);
 }
 
 /// One who leaves does not make the others wait for ever: they pass, because it came, or the barrier is broken.
