@@ -203,7 +203,8 @@ impl Barrier {
 
     /// Tells those of a generation that has just ended in vain, and those who wait for its action's end.
     fn dismiss(&self, seen: u64, benches: &impl Benches, bell: &Bell) {
-        self.waiters.call_all(benches, Call::Dismissed, |ticket| ticket == generation(seen));
+        let ended = generation(seen);
+        self.waiters.call_all(benches, Call::Dismissed, ended, |ticket| ticket == ended);
         self.acted.notify_all(bell);
     }
 
@@ -241,7 +242,7 @@ impl Last<'_> {
             return Err(BarrierError::Broken);
         }
         let ended = generation(self.acting);
-        barrier.waiters.call_all(benches, Call::Called, |ticket| ticket == ended);
+        barrier.waiters.call_all(benches, Call::Called, ended, |ticket| ticket == ended);
         barrier.acted.notify_all(bell);
         Ok(())
     }

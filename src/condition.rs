@@ -31,21 +31,47 @@ impl Condition {
     /// Calls the `count` waiters that came first, and gives how many it were.
     pub fn notify(&self, benches: &impl Benches, count: u32) -> u32 {
         let next = self.tickets.load(Ordering::Relaxed);
-        let age = |ticket| next.wrapping_sub(ticket);
-        let call_one = |_: &u32| self.waiters.call_first(benches, Call::Called, |ticket| is_before(ticket, next), age);
-        (0..count).take_while(call_one).count() as u32
+        (0..count).take_while(|_| self.call_first(benches, next)).count() as u32
     }
 
     /// Calls everybody who waits now.
     pub fn notify_all(&self, benches: &impl Benches) {
         let next = self.tickets.load(Ordering::Relaxed);
-        self.waiters.call_all(benches, Call::Called, |ticket| is_before(ticket, next));
+        self.waiters.call_all(benches, Call::Called, next, |ticket| is_before(ticket, next));
+    }
+
+    /// Ends a wait: None, or the call if there was one.
+    pub fn leave(&self, sitting: Sitting<'_>) -> Option<Called> {
+        sitting.leave_with_mark().map(|(_, next)| Called { next })
+    }
+
+    /// Calls somebody else in the place of one who was called and can't do what it was called for. It is one who waited
+    /// when that call was made: who came later was not meant.
+    pub fn pass_on(&self, benches: &impl Benches, called: Called) {
+        self.call_first(benches, called.next);
+    }
+
+    fn call_first(&self, benches: &impl Benches, next: u32) -> bool {
+        let age = |ticket| next.wrapping_sub(ticket);
+        self.waiters.call_first(benches, Call::Called, next, |ticket| is_before(ticket, next), age)
+    }
+
+    /// Forgets all waiters: for a forked child, where there are none.
+    pub fn forget_waiters(&self, benches: &impl Benches) {
+        self.waiters.vacate(benches);
     }
 
     /// Those who wait.
     pub fn waiters(&self) -> &Waiters {
         &self.waiters
     }
+}
+
+/// The call that ended a wait.
+#[derive(Debug)]
+pub struct Called {
+    /// The ticket after those of all who waited when the call was made.
+    next: u32,
 }
 
 /// Whether a ticket was given before `next` is: tickets start again after 2^32, and no two waiters are that far apart.

@@ -53,6 +53,22 @@ pub enum GetError {
     OutOfMemory(#[from] OutOfMemory),
 }
 
+/// Why a queue that keeps an order did not do what it should; it is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum OrderedError<R, C> {
+    /// A [`PutError`] or a [`GetError`].
+    #[error("{0}")]
+    Refused(R),
+    /// The comparison of two messages failed.
+    #[error("the comparison of two messages failed")]
+    Incomparable(C),
+}
+
+/// A thread used a queue from within a comparison of the queue's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("queue is in use by this thread: comparing two of its items used the queue itself")]
+pub struct InUse;
+
 /// Why a wait ended without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum WaitError {
@@ -99,6 +115,17 @@ pub enum BarrierError {
     /// There was no memory for one more who waits.
     #[error(transparent)]
     OutOfMemory(OutOfMemory),
+}
+
+/// Why there is no new memory of some name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NameError {
+    /// There is memory of this name already.
+    #[error("there is memory of this name already")]
+    Exists,
+    /// There was none left.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// `task_done` was called more often than messages were put.

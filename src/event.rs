@@ -133,6 +133,28 @@ impl Event {
         result
     }
 
+    /// As [`Event::wait_until`], for what may need more than a wait has, such as a lock that is held or the GIL: when
+    /// `attempt` says so, the caller gets a [`Turn`]. `ready` says whether it is worth an attempt.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn wait_for<'a, T, R: Fn() -> bool>(
+        &'a self,
+        bell: &'a Bell,
+        patience: &Patience<'_>,
+        mut attempt: impl FnMut() -> Attempt<T>,
+        ready: R,
+    ) -> Result<Result<T, Turn<'a, R>>, WaitError> {
+        let attempt = || match attempt() {
+            Attempt::Done(value) => Some(Some(value)),
+            Attempt::NotYet => None,
+            Attempt::Leave => Some(None),
+        };
+        let result = self.wait_until(bell, patience, attempt, || false)?;
+        let turn = Turn { event: self, bell, ready }; // dropped at once if it was done
+        Ok(result.ok_or(turn))
+    }
+
     /// Comes before each look at the condition: the wake that was under way has arrived.
     pub fn look(&self) {
         if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
@@ -159,6 +181,35 @@ impl Event {
     /// How many threads wait here.
     pub fn waiting(&self) -> u32 {
         self.sleepers.load(Ordering::Relaxed) & !WAKING
+    }
+}
+
+/// What became of an attempt inside a wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt<T> {
+    /// It was successful, or waiting does not change anything.
+    Done(T),
+    /// It will be worth another one when the event has happened.
+    NotYet,
+    /// It is to be made outside of the wait.
+    Leave,
+}
+
+/// The right to act on a wake. When it is dropped and there is something left, be it because there was more or because
+/// its owner failed, the wake is passed on.
+#[derive(Debug)]
+#[must_use = "the wake is passed on when this is dropped"]
+pub struct Turn<'a, R: Fn() -> bool> {
+    event: &'a Event,
+    bell: &'a Bell,
+    ready: R,
+}
+
+impl<R: Fn() -> bool> Drop for Turn<'_, R> {
+    fn drop(&mut self) {
+        if essential!(TurnPassesOn: (self.ready)()) {
+            self.event.notify_one(self.bell);
+        }
     }
 }
 

@@ -134,6 +134,15 @@ impl Slab {
     }
 }
 
+/// A block that was just taken.
+#[derive(Clone, Copy, Debug)]
+struct Claimed {
+    index: u32,
+    generation: u32,
+    /// Nobody has written to it since the kernel gave its pages.
+    is_zero: bool,
+}
+
 /// A heap over segments of memory.
 #[derive(Debug)]
 pub(crate) struct Heap {
@@ -189,8 +198,7 @@ impl Heap {
 
     /// Takes a block of at least `bytes` bytes for `owner`.
     pub(crate) fn take(&self, owner: PeerId, bytes: usize) -> Result<u32, OutOfMemory> {
-        let (index, _) = self.claim(Family::Data, bytes, OWNED | u64::from(owner.get()) << PEER_SHIFT)?;
-        Ok(index)
+        Ok(self.claim(Family::Data, bytes, OWNED | u64::from(owner.get()) << PEER_SHIFT)?.index)
     }
 
     /// Hands a block that its producer owns to the queue, or one that the queue owns to its consumer.
@@ -266,12 +274,17 @@ impl Heap {
 
     /// Makes an object of `bytes` bytes with one reference, all zero but for its kind.
     pub(crate) fn create_object(&self, kind: ObjectKind, bytes: usize) -> Result<ObjectId, OutOfMemory> {
+        let refused = |error: OutOfMemory| OutOfMemory { requested: bytes as u64, ..error };
         // The reference is there from the start, but nobody knows the id before this returns.
-        // A power of two is aligned to itself in its slab, and so to a cache line.
-        let (index, generation) = self.claim(Family::Data, bytes.next_power_of_two(), OBJECT | REFERENCE)?;
-        let (memory, size) = self.memory(index).expect("it was just taken");
-        // SAFETY: the block is ours alone until its id is known, and it is that large.
-        unsafe { memory.write_bytes(0, size) };
+        // Blocks for a multiple of the smallest one are such multiples themselves, and so aligned to it in their slab.
+        let room = bytes.checked_next_multiple_of(MIN_BLOCK_BYTES).unwrap_or(usize::MAX);
+        let block = self.claim(Family::Data, room, OBJECT | REFERENCE).map_err(refused)?;
+        let Claimed { index, generation, is_zero } = block;
+        let (memory, _) = self.memory(index).expect("it was just taken");
+        if !is_zero {
+            // SAFETY: the block is ours alone until its id is known, and it is that large.
+            unsafe { memory.write_bytes(0, bytes) };
+        }
         // SAFETY: every object starts with a header, which is zero now; blocks are aligned to 128 bytes.
         unsafe { memory.cast::<ObjectHeader>().as_ref() }.kind.store(kind as u32, Ordering::Release);
         Ok(ObjectId { index, generation })
@@ -346,16 +359,16 @@ impl Heap {
         descriptor.fetch_sub(REFERENCE, Ordering::AcqRel) & REFERENCES == REFERENCE
     }
 
-    /// Claims a block of a class: the descriptor's new low bits are `state`. Gives its index and generation.
-    fn claim(&self, family: Family, bytes: usize, state: u64) -> Result<(u32, u32), OutOfMemory> {
+    /// Claims a block of a class: the descriptor's new low bits are `state`.
+    fn claim(&self, family: Family, bytes: usize, state: u64) -> Result<Claimed, OutOfMemory> {
         let number = class_of(bytes)
             .ok_or_else(|| OutOfMemory { requested: bytes as u64, available: crate::region::available_memory() })?;
         let class = &self.classes(family)[number];
         let hint = class.hint.load(Ordering::Relaxed);
         if let Some((_, descriptor)) = self.find(hint)
-            && let Some(generation) = self.claim_one(family, class, class_bytes(number), descriptor, state)
+            && let Some(block) = self.claim_one(family, class, class_bytes(number), hint, descriptor, state)
         {
-            return Ok((hint, generation));
+            return Ok(block);
         }
         if class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed)
             && let Some(found) = self.search(family, class, DIRTY, state)
@@ -372,18 +385,19 @@ impl Heap {
     }
 
     /// Claims a free block of a class that has the flag `wanted`, if there is one where it looks.
-    fn search(&self, family: Family, class: &Class, wanted: u64, state: u64) -> Option<(u32, u32)> {
+    fn search(&self, family: Family, class: &Class, wanted: u64, state: u64) -> Option<Claimed> {
         let mut number = class.newest.load(Ordering::Acquire);
         while let Some(slab) = self.slab(number << PLACE_BITS) {
             let start = slab.cursor.load(Ordering::Relaxed);
             for step in 0..slab.count.min(SEARCH) {
                 let place = if start + step < slab.count { start + step } else { start + step - slab.count };
                 let descriptor = slab.descriptor(place)?;
+                let index = number << PLACE_BITS | place as u32;
                 if descriptor.load(Ordering::Relaxed) & wanted == wanted
-                    && let Some(generation) = self.claim_one(family, class, slab.block_bytes, descriptor, state)
+                    && let Some(block) = self.claim_one(family, class, slab.block_bytes, index, descriptor, state)
                 {
                     slab.cursor.store((place + 1) % slab.count, Ordering::Relaxed);
-                    return Some((number << PLACE_BITS | place as u32, generation));
+                    return Some(block);
                 }
             }
             slab.cursor.store((start + slab.count.min(SEARCH)) % slab.count, Ordering::Relaxed);
@@ -397,9 +411,10 @@ impl Heap {
         family: Family,
         class: &Class,
         block_bytes: usize,
+        index: u32,
         descriptor: &AtomicU64,
         state: u64,
-    ) -> Option<u32> {
+    ) -> Option<Claimed> {
         let seen = descriptor.load(Ordering::Relaxed);
         if seen & STATE != FREE {
             return None;
@@ -415,7 +430,7 @@ impl Heap {
         } else if block_bytes >= LARGE_BYTES {
             self.idle_large(family).fetch_sub(block_bytes, Ordering::Relaxed);
         }
-        Some(generation)
+        Some(Claimed { index, generation, is_zero: seen & DIRTY == 0 })
     }
 
     /// Adds a slab to a class, unless somebody did so since `newest` was read.
@@ -463,17 +478,19 @@ impl Heap {
 
     /// Gives pages of small free blocks back to the kernel, where a class keeps more of them than it should.
     ///
-    /// Called when a queue that had grown gives a ring back. Looks at a few slabs each time.
+    /// Called when a queue that had grown gives a ring back. It goes on from where it found enough the last time: a
+    /// queue's blocks become free in the order in which its slabs were made.
     #[cold]
     pub(crate) fn trim(&self, me: PeerId) {
-        /// Slabs a call looks at.
-        const SLABS: usize = 32;
         let slab_count = *self.slab_count.lock() as usize;
-        for _ in 0..slab_count.min(SLABS) {
+        for _ in 0..slab_count {
             let number = self.trim_cursor.fetch_add(1, Ordering::Relaxed) % slab_count;
             let Some(slab) = self.slab((number as u32) << PLACE_BITS) else { continue };
             if slab.block_bytes < LARGE_BYTES && self.idle_bytes(slab) > RETAINED_SMALL_BYTES {
                 self.trim_slab(slab, me);
+                if self.idle_bytes(slab) <= RETAINED_SMALL_BYTES {
+                    return;
+                }
             }
         }
     }
@@ -600,7 +617,7 @@ impl Rings for Heap {
 
     fn allocate(&self, slots: usize) -> Result<RingRef, OutOfMemory> {
         debug_assert!(slots.is_power_of_two() && slots <= MAX_RING_SLOTS);
-        let (index, generation) = self.claim(Family::Ring, slots * size_of::<Slot>(), QUEUED)?;
+        let Claimed { index, generation, .. } = self.claim(Family::Ring, slots * size_of::<Slot>(), QUEUED)?;
         Ok(RingRef::new(index, generation))
     }
 

@@ -9,7 +9,8 @@
 //!           └────────────────┴──────────────────────────────┴─────────────────────┘
 //!  a block is one of
 //!    payload   the bytes of a message that does not fit into a slot
-//!    object    the state of a queue or a lock
+//!    object    the state of a queue or a lock, or memory for everybody
+//!    table     entries of 64 bytes of a queue that keeps an order: key, meta, and the payload's first word or its block
 //!    ring      2^k slots of 128 bytes; memory that was once a ring is only ever a ring again
 //!
 //!  slot      0        8        16                                                128
@@ -49,6 +50,8 @@ use core::num::NonZeroU16;
 
 use bytemuck::{Pod, Zeroable};
 
+#[cfg(not(loom))]
+use crate::key::KEY_WORDS;
 #[cfg(not(loom))]
 use crate::sync::AtomicU32;
 use crate::sync::{AtomicU64, OwnedWord};
@@ -101,6 +104,20 @@ pub struct RingHeader {
     pub(crate) turn: AtomicU64,
     /// The ring that follows, as a [`RingRef`](crate::ring::RingRef), or that none does; see `ring.rs`.
     pub(crate) next: AtomicU64,
+}
+
+/// A place in a table: what a queue that keeps an order knows of a message.
+///
+/// Whoever holds the queue's lock is alone with it.
+#[cfg(not(loom))]
+#[repr(C, align(64))]
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// A [`Key`](crate::key::Key).
+    pub(crate) key: [OwnedWord; KEY_WORDS + 1],
+    pub(crate) meta: OwnedWord,
+    /// A payload of at most 8 bytes; otherwise the index of its block.
+    pub(crate) payload: OwnedWord,
 }
 
 /// What a message is: its kind, how many objects it keeps alive, its length in bytes.
@@ -182,6 +199,10 @@ macro_rules! object_kinds {
 object_kinds! {
     /// A [`Queue`](crate::queue::Queue).
     Queue = b"QUEU", "queues";
+    /// A [`LifoQueue`](crate::ordered::LifoQueue).
+    LifoQueue = b"LIFO", "lifo_queues";
+    /// A [`PriorityQueue`](crate::ordered::PriorityQueue).
+    PriorityQueue = b"PRIO", "priority_queues";
     /// A [`Lock`](crate::lock::Lock).
     Lock = b"LOCK", "locks";
     /// An [`RLock`](crate::lock::RLock).
@@ -194,6 +215,8 @@ object_kinds! {
     Condition = b"COND", "conditions";
     /// A [`Barrier`](crate::barrier::Barrier).
     Barrier = b"BARR", "barriers";
+    /// A [`Memory`](crate::memory::Memory).
+    Memory = b"MEMO", "memories";
     /// More seats for those who wait at a condition or a barrier; see [`waiters`](crate::waiters).
     Bench = b"BNCH", "benches";
 }
@@ -209,6 +232,7 @@ pub(crate) struct ObjectHeader {
 
 #[cfg(not(loom))]
 const _: () = {
+    assert!(size_of::<Entry>() == 64);
     assert!(size_of::<Slot>() == 128 && core::mem::offset_of!(Slot, payload) == 16);
     assert!(size_of::<RingHeader>() == 64);
     assert!(size_of::<ObjectId>() == 8);

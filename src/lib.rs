@@ -11,15 +11,19 @@
 //! | [`error`] | what can go wrong, an enum an operation | no |
 //! | [`event`] | sleep until a condition may hold, free of charge while nobody sleeps | one borrowed word |
 //! | [`lock`] | a lock in a word that names its owner, and a reentrant one | no |
+//! | [`key`] | values as bytes in the order of the values | no |
 //! | [`flag`], [`semaphore`] | a flag and a number to wait for | no |
 //! | [`waiters`] | who waits, in the order in which they came, each in a seat of its own | no |
 //! | [`condition`], [`barrier`] | what is made of seats | no |
+//! | [`memory`] | numbers and bytes that everybody sees, and who waits for a change of them | no |
 //! | [`ring`] | the lock-free ring, and the chain that lets it grow | no |
 //! | `region` | where the bytes are: segments of anonymous memory | addresses |
 //! | `heap` | blocks of any size, each with its owner's name | structures over memory |
 //! | `peer` | who takes part | no |
 //! | [`object`] | handles that keep objects alive, messages that own blocks | handles, copies |
-//! | [`queue`] | put, get, shut down, join | no |
+//! | [`control`] | what all queues have in common: a bound, a shutdown, tasks | no |
+//! | [`queue`] | first in, first out: put, get | no |
+//! | [`ordered`] | last in, first out; the least first | no |
 //!
 //! # A message
 //! ```text
@@ -41,17 +45,23 @@ pub mod condition;
 pub mod error;
 pub mod event;
 pub mod flag;
+pub mod key;
 pub mod layout;
 pub mod lock;
+pub mod memory;
 pub mod ring;
 pub mod semaphore;
 pub(crate) mod sync;
 pub mod waiters;
 
 #[cfg(not(loom))]
+pub mod control;
+#[cfg(not(loom))]
 pub(crate) mod heap;
 #[cfg(not(loom))]
 pub mod object;
+#[cfg(not(loom))]
+pub mod ordered;
 #[cfg(not(loom))]
 pub(crate) mod peer;
 #[cfg(not(loom))]

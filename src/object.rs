@@ -8,25 +8,30 @@
 //! lives; a message owns its block, so it may copy to it and from it.
 #![expect(unsafe_code, reason = "handles borrow what they keep alive; messages copy into blocks they own")]
 
+use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use crossbeam_utils::CachePadded;
+use parking_lot::Mutex;
 
 use crate::barrier::Barrier;
 use crate::condition::Condition;
-use crate::error::{AttachError, OutOfMemory};
+use crate::error::{AttachError, NameError, OutOfMemory};
 use crate::event::Bell;
 use crate::flag::Flag;
 use crate::heap::{Heap, Usage};
-use crate::layout::{INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
+use crate::memory::{Element, Format, Memory};
+use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
 use crate::peer::Peers;
 use crate::queue::Queue;
 use crate::ring::Cell;
 use crate::semaphore::Semaphore;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::waiters::{Bench, Benches};
 
 /// Shared memory and everything in it.
@@ -36,6 +41,8 @@ pub struct Region {
     heap: Heap,
     peers: Peers,
     bell: CachePadded<Bell>,
+    /// Memory that has a name, each with a reference of its own.
+    names: Mutex<HashMap<String, ObjectId>>,
     /// How many objects there are of each kind, in the order of [`ObjectKind::ALL`].
     objects: [AtomicU64; ObjectKind::ALL.len()],
 }
@@ -78,6 +85,7 @@ impl Region {
             heap: Heap::new()?,
             peers: Peers::new(),
             bell: CachePadded::default(),
+            names: Mutex::default(),
             objects: std::array::from_fn(|_| AtomicU64::new(0)),
         })
     }
@@ -129,7 +137,7 @@ impl Region {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
-        let queue = self.create::<Queue>(me)?;
+        let queue = self.create::<Queue>(me, 0)?;
         if let Err(error) = queue.initialize(&self.heap, maxsize) {
             // Not a queue yet: take the reference back without emptying it.
             let id = queue.id;
@@ -139,6 +147,20 @@ impl Region {
             self.count(ObjectKind::Queue).fetch_sub(1, Ordering::Relaxed);
             return Err(error);
         }
+        Ok(queue)
+    }
+
+    /// Makes a queue that keeps an order; `maxsize` as in [`OrderedQueue::set_maxsize`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_ordered_queue<O: Order>(
+        &self,
+        me: PeerId,
+        maxsize: i64,
+    ) -> Result<Handle<'_, OrderedQueue<O>>, OutOfMemory> {
+        let queue = self.create::<OrderedQueue<O>>(me, 0)?;
+        queue.initialize(maxsize);
         Ok(queue)
     }
 
@@ -154,13 +176,67 @@ impl Region {
     where
         Shared<T>: SharedState,
     {
-        let object = self.create::<Shared<T>>(me)?;
+        let object = self.create::<Shared<T>>(me, 0)?;
         initialize(&object);
         Ok(object)
     }
 
-    fn create<T: SharedState>(&self, me: PeerId) -> Result<Handle<'_, T>, OutOfMemory> {
-        let id = self.heap.create_object(T::KIND, size_of::<T>())?;
+    /// Makes memory of `length` bytes, all zero.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`].
+    pub fn create_memory(
+        &self,
+        me: PeerId,
+        format: Format,
+        length: usize,
+    ) -> Result<Handle<'_, SharedMemory>, OutOfMemory> {
+        let memory = self.create::<SharedMemory>(me, length)?;
+        memory.initialize(format, length as u64);
+        Ok(memory)
+    }
+
+    /// The same with a name by which others find it ([`Region::open_memory`]) and which keeps it alive, until
+    /// [`Region::unlink_memory`].
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn create_named_memory(
+        &self,
+        me: PeerId,
+        name: &str,
+        format: Format,
+        length: usize,
+    ) -> Result<Handle<'_, SharedMemory>, NameError> {
+        let mut names = self.names.lock();
+        if names.contains_key(name) {
+            return Err(NameError::Exists);
+        }
+        let memory = self.create_memory(me, format, length)?;
+        let named = self.heap.acquire_object(memory.id, ObjectKind::Memory);
+        debug_assert!(named.is_ok(), "we hold a reference to it");
+        names.insert(name.to_owned(), memory.id);
+        Ok(memory)
+    }
+
+    /// A handle to the memory of that name, if there is one.
+    pub fn open_memory(&self, me: PeerId, name: &str) -> Option<Handle<'_, SharedMemory>> {
+        let names = self.names.lock();
+        names.get(name).and_then(|id| self.attach(*id, me).ok())
+    }
+
+    /// Takes a name away; false if there is none like it. The memory lives until its last handle has gone.
+    pub fn unlink_memory(&self, me: PeerId, name: &str) -> bool {
+        let unlinked = self.names.lock().remove(name);
+        if let Some(id) = unlinked {
+            self.release(id, me);
+        }
+        unlinked.is_some()
+    }
+
+    /// Makes an object with so many bytes behind its state.
+    fn create<T: SharedState>(&self, me: PeerId, bytes: usize) -> Result<Handle<'_, T>, OutOfMemory> {
+        let id = self.heap.create_object(T::KIND, size_of::<T>().saturating_add(bytes))?;
         self.count(T::KIND).fetch_add(1, Ordering::Relaxed);
         Ok(self.handle(id, me).expect("it was just made"))
     }
@@ -204,11 +280,10 @@ impl Region {
                     ended.push(id);
                 }
             };
-            // SAFETY (all three): the last reference was just taken back, so the object, which is of that kind, is ours
-            // alone until we give back its block.
             match kind {
                 ObjectKind::Queue => {
-                    if let Some(queue) = unsafe { self.heap.object::<Queue>(id).map(|queue| queue.as_ref()) } {
+                    // SAFETY: it is of that kind, and ours alone until we give back its block.
+                    if let Some(queue) = unsafe { self.last::<Queue>(id) } {
                         let mut message = Message::new(self, me);
                         message.prepare(u64::MAX);
                         while queue.take(self, me, &mut message).is_ok() {
@@ -217,16 +292,27 @@ impl Region {
                         queue.destroy(&self.heap, me);
                     }
                 }
+                ObjectKind::LifoQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<LifoQueue>(id) } {
+                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                    }
+                }
+                ObjectKind::PriorityQueue => {
+                    // SAFETY: as above.
+                    if let Some(queue) = unsafe { self.last::<PriorityQueue>(id) } {
+                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                    }
+                }
                 ObjectKind::Condition => {
-                    if let Some(object) =
-                        unsafe { self.heap.object::<SharedCondition>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedCondition>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
                 ObjectKind::Barrier => {
-                    if let Some(object) = unsafe { self.heap.object::<SharedBarrier>(id).map(|object| object.as_ref()) }
-                    {
+                    // SAFETY: as above.
+                    if let Some(object) = unsafe { self.last::<SharedBarrier>(id) } {
                         object.waiters().benches(self).map(bench_id).for_each(release);
                     }
                 }
@@ -237,8 +323,26 @@ impl Region {
         }
     }
 
+    /// An object whose last reference was just taken back.
+    ///
+    /// # Safety
+    /// It is of that kind, and its block is given back only afterwards.
+    unsafe fn last<T: SharedState>(&self, id: ObjectId) -> Option<&T> {
+        // SAFETY: without a reference nobody else finds the object, and its block stays the caller's.
+        unsafe { self.heap.object::<T>(id).map(|object| object.as_ref()) }
+    }
+
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// The entries of a table, a block that belongs to one queue; none if there is no block of that index.
+    pub(crate) fn table(&self, block: u32) -> &[Entry] {
+        let Some((memory, bytes)) = self.heap.memory(block) else { return &[] };
+        // SAFETY: blocks are aligned to two cache lines, any bytes are valid entries, and all that changes in them is
+        // atomic. The block is a table for as long as its queue lives, which the caller holds a reference to; nobody
+        // else knows the block.
+        unsafe { core::slice::from_raw_parts(memory.cast().as_ptr(), bytes / size_of::<Entry>()) }
     }
 
     /// The locks that somebody holds, reentrant ones included, and who holds them.
@@ -358,11 +462,20 @@ shared! {
     SharedCondition: Condition;
     /// A [`Barrier`] as an object.
     SharedBarrier: Barrier;
+    /// A [`Memory`] as an object, with its bytes behind it.
+    SharedMemory: Memory;
 }
+
+const _: () = assert!(size_of::<SharedMemory>() == 128);
 
 // SAFETY: as the trait asks; see queue.rs.
 unsafe impl SharedState for Queue {
     const KIND: ObjectKind = ObjectKind::Queue;
+}
+
+// SAFETY: as the trait asks; see ordered.rs.
+unsafe impl<O: Order> SharedState for OrderedQueue<O> {
+    const KIND: ObjectKind = O::KIND;
 }
 
 /// A reference to an object: keeps it alive.
@@ -403,6 +516,50 @@ impl<T: SharedState> Deref for Handle<'_, T> {
     fn deref(&self) -> &T {
         // SAFETY: the handle is a reference to the object, whose state therefore stays.
         unsafe { self.state.as_ref() }
+    }
+}
+
+impl Handle<'_, SharedMemory> {
+    /// Where its bytes are, and how many: valid as long as anybody has a handle to it, and aligned to 128 bytes.
+    ///
+    /// Others may read and write them at any time, so no reference to them is sound: they are for those who copy them
+    /// through pointers, and for code that does not follow Rust's rules anyway.
+    pub fn bytes(&self) -> (NonNull<u8>, usize) {
+        // How large the block is, is private knowledge; how much of it is used lies in the region, and may be wrong.
+        let room = self.region.heap.memory(self.id.index).map_or(0, |(_, size)| size - size_of::<SharedMemory>());
+        let length = usize::try_from(self.length()).map_or(room, |length| length.min(room));
+        // SAFETY: the object was made with its bytes behind it, in one block.
+        (unsafe { self.state.add(1) }.cast(), length)
+    }
+
+    /// How many elements it has.
+    pub fn elements(&self) -> usize {
+        match self.format().width {
+            0 => 0,
+            width => self.bytes().1 / width as usize,
+        }
+    }
+
+    /// The element at that place, if there is one.
+    pub fn element(&self, place: usize) -> Option<Element<'_>> {
+        let width = self.format().width as usize;
+        let (bytes, length) = self.bytes();
+        if width == 0 || place >= length / width {
+            return None;
+        }
+        // SAFETY: the element is inside the memory, which the handle keeps alive, and aligned to its width, as the
+        // bytes are to 128. It is only accessed by atomics of this width: the width never changes. What those do who
+        // were given the address is outside of Rust; an atomic may have any value at any time.
+        unsafe {
+            let start = bytes.add(place * width);
+            match width {
+                1 => Some(Element::One(start.cast::<AtomicU8>().as_ref())),
+                2 => Some(Element::Two(start.cast::<AtomicU16>().as_ref())),
+                4 => Some(Element::Four(start.cast::<AtomicU32>().as_ref())),
+                8 => Some(Element::Eight(start.cast::<AtomicU64>().as_ref())),
+                _ => None, // only memory that somebody wrote over
+            }
+        }
     }
 }
 
@@ -613,6 +770,63 @@ impl<'r> Message<'r> {
         let count = if memory.is_null() { 0 } else { usize::from(self.meta().pins) };
         // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
         (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
+    }
+
+    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
+    /// entry. The message is empty afterwards.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`]; the message is as it was then.
+    pub(crate) fn move_to_entry(&mut self) -> Result<(u64, u64), OutOfMemory> {
+        let meta = self.meta();
+        if meta.is_inline() && meta.length > 8 {
+            let block = self.region.heap.take(self.me, INLINE_BYTES)?;
+            if let Some((memory, _)) = self.region.heap.memory(block) {
+                // SAFETY: the block was just taken, and holds that many bytes.
+                unsafe { memory.cast().copy_from_nonoverlapping(NonNull::from(&self.cell.payload), 1) };
+            }
+            self.cell.payload[0] = u64::from(block);
+        }
+        if meta.length > 8 {
+            self.region.heap.hand_over(self.cell.payload[0] as u32, None);
+        }
+        self.disown();
+        Ok((meta.pack(), self.cell.payload[0]))
+    }
+
+    /// Becomes the message of an entry, which does not have it any more.
+    pub(crate) fn take_entry(&mut self, meta: u64, payload: u64) {
+        self.empty();
+        let block = self.read_entry(meta, payload);
+        if let Some(block) = block {
+            self.region.heap.hand_over(block, Some(self.me));
+            if self.meta().is_inline() {
+                self.region.heap.give_back(self.me, block);
+            }
+        }
+    }
+
+    /// The message of an entry, for a look at it: the entry still has it.
+    pub(crate) fn of_entry(region: &'r Region, me: PeerId, meta: u64, payload: u64) -> ManuallyDrop<Message<'r>> {
+        let mut message = ManuallyDrop::new(Message::new(region, me));
+        message.read_entry(meta, payload);
+        message
+    }
+
+    /// Makes the cell of what an entry holds, and gives the block's index if there is one.
+    fn read_entry(&mut self, meta: u64, payload: u64) -> Option<u32> {
+        self.cell.meta = meta;
+        self.cell.payload[0] = payload;
+        let meta = self.meta();
+        if meta.length <= 8 {
+            return None;
+        }
+        let block = payload as u32;
+        if let (true, Some((memory, _))) = (meta.is_inline(), self.region.heap.memory(block)) {
+            // SAFETY: the block is the entry's, and no block is smaller than a slot's payload.
+            self.cell.payload = unsafe { memory.cast().read() };
+        }
+        Some(block)
     }
 
     /// Gives the references of the message to `each`; the message has none afterwards.

@@ -7,20 +7,14 @@
 use core::time::Duration;
 use std::time::Instant;
 
-use crossbeam_utils::CachePadded;
-
-use crate::error::{GetError, OutOfMemory, PutError, TooManyDone, WaitError};
-use crate::event::{Event, Patience, Watchable};
+use crate::control::{AnyQueue, Control};
+use crate::error::{GetError, OutOfMemory, PutError, WaitError};
+use crate::event::{Patience, Watchable};
 use crate::heap::Heap;
 use crate::layout::{Meta, ObjectHeader, PeerId};
 use crate::object::{Message, Region};
-use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, PopError, PushError};
-use crate::sync::{AtomicU64, Ordering, fence_after_read_modify_write, spin_loop};
-
-/// It was shut down: the chain is sealed, or will be in a moment.
-const SHUT_DOWN: u32 = 1;
-/// No more gets either.
-const IMMEDIATE: u32 = 2;
+use crate::ring::{Cell, Chain, FIRST_RING_SLOTS, Place, PopError, PushError};
+use crate::sync::{fence_after_read_modify_write, spin_loop};
 
 /// Messages of more bytes are only given to those who are prepared for them.
 pub const LARGE_BYTES: u64 = 1 << 20;
@@ -33,33 +27,19 @@ const OWNER_TIME: Duration = Duration::from_millis(2);
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Queue {
-    control: CachePadded<Control>,
+    control: Control,
     chain: Chain,
-    /// Tasks that were reported done.
-    done: CachePadded<AtomicU64>,
-}
-
-/// What every `put` and `get` reads and hardly anybody writes.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Control {
-    header: ObjectHeader,
-    /// The most messages that the queue may hold, as an `i64`; 0 or less for any number.
-    maxsize: AtomicU64,
-    not_empty: Event,
-    not_full: Event,
-    all_done: Event,
 }
 
 impl AsRef<ObjectHeader> for Queue {
     fn as_ref(&self) -> &ObjectHeader {
-        &self.control.header
+        self.control.as_ref()
     }
 }
 
 impl Queue {
     pub(crate) fn initialize(&self, heap: &Heap, maxsize: i64) -> Result<(), OutOfMemory> {
-        self.control.maxsize.store(maxsize as u64, Ordering::Relaxed);
+        self.control.initialize(maxsize);
         self.chain.initialize(heap, FIRST_RING_SLOTS)
     }
 
@@ -98,8 +78,10 @@ impl Queue {
     ) -> Result<(), PutError> {
         let mut put_rest = || {
             let before = *put;
-            let rest = messages.iter_mut().skip(before);
-            let result = rest.map(|message| self.push(message, region, me).inspect(|()| *put += 1)).collect();
+            let mut result = Ok(());
+            while *put < messages.len() && result.is_ok() {
+                result = self.push(&mut messages[*put..], region, me).map(|count| *put += count);
+            }
             if *put != before {
                 self.announce(region, me);
             }
@@ -133,35 +115,37 @@ impl Queue {
 
     #[inline(always)]
     fn try_put(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
-        self.push(message, region, me)?;
+        self.push(core::slice::from_mut(message), region, me)?;
         self.announce(region, me);
         Ok(())
     }
 
-    /// Puts a message, and tells nobody.
+    /// Puts some of the messages, at least the first, and tells nobody; how many.
     #[inline(always)]
-    fn push(&self, message: &mut Message<'_>, region: &Region, me: PeerId) -> Result<(), PutError> {
-        let block = message.block();
-        let hand_over = || {
-            if let Some(block) = block {
-                region.heap().hand_over(block, None);
+    fn push(&self, messages: &mut [Message<'_>], region: &Region, me: PeerId) -> Result<usize, PutError> {
+        let heap = region.heap();
+        let cell = |place: usize| messages[place].cell();
+        let hand_over = |place: usize| {
+            if let Some(block) = messages[place].block() {
+                heap.hand_over(block, None);
             }
         };
-        match self.chain.push(region.heap(), me, self.limit(), message.cell(), hand_over) {
-            Ok(()) => {}
-            Err(PushError::Full) => return Err(PutError::Full),
-            Err(PushError::Sealed) => return Err(PutError::ShutDown),
-            Err(PushError::OutOfMemory(error)) => return Err(PutError::OutOfMemory(error)),
+        match self.chain.push_some(heap, me, self.limit(), messages.len(), cell, hand_over) {
+            Ok(count) => {
+                messages[..count].iter_mut().for_each(Message::disown);
+                Ok(count)
+            }
+            Err(PushError::Full) => Err(PutError::Full),
+            Err(PushError::Sealed) => Err(PutError::ShutDown),
+            Err(PushError::OutOfMemory(error)) => Err(PutError::OutOfMemory(error)),
         }
-        message.disown();
-        Ok(())
     }
 
     /// Tells consumers of messages that were put, or put back.
     #[inline(always)]
     fn announce(&self, region: &Region, me: PeerId) {
         self.control.not_empty.notify_one(region.bell()); // and its fence orders the commit before the flags
-        if self.flags() & IMMEDIATE != 0 {
+        if self.control.is_shut_down_immediately() {
             self.drain(region, me); // shut down meanwhile: nobody will get them
         }
     }
@@ -188,20 +172,20 @@ impl Queue {
 
     /// Several gets of one thread, of which producers are told once.
     pub fn batch<'q>(&'q self, region: &'q Region, me: PeerId) -> Batch<'q> {
-        Batch { queue: self, region, me, untold: false }
+        Batch { queue: self, region, me, place: None, untold: false }
     }
 
     /// A get that tells no producer of the free place.
     #[inline(always)]
-    fn get_untold(
-        &self,
+    fn get_untold<'q>(
+        &'q self,
         message: &mut Message<'_>,
-        region: &Region,
+        region: &'q Region,
         me: PeerId,
         patience: Option<&Patience<'_>>,
-    ) -> Result<(), GetError> {
+    ) -> Result<Place<'q>, GetError> {
         self.obtain(region, patience, || {
-            if self.flags() & IMMEDIATE != 0 {
+            if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
             }
             Ok(self.take(region, me, message)?)
@@ -221,7 +205,7 @@ impl Queue {
     ) -> Result<(), GetError> {
         self.obtain(region, patience, || {
             message.empty();
-            if self.flags() & IMMEDIATE != 0 {
+            if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
             }
             let result = self.copy_oldest(region, me, message);
@@ -252,16 +236,16 @@ impl Queue {
 
     /// Calls `attempt` until it gives a message, or says that waiting would not change anything.
     #[inline(always)]
-    fn obtain(
+    fn obtain<T>(
         &self,
         region: &Region,
         patience: Option<&Patience<'_>>,
-        mut attempt: impl FnMut() -> Result<(), TryGetError>,
-    ) -> Result<(), GetError> {
+        mut attempt: impl FnMut() -> Result<T, TryGetError>,
+    ) -> Result<T, GetError> {
         let error = match attempt() {
             Err(TryGetError::Final(error)) => return Err(error),
             Err(error) => error,
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
         };
         let Some(patience) = patience else {
             return if error == TryGetError::Empty { Err(GetError::Empty) } else { obtain_from_busy(attempt) };
@@ -269,7 +253,7 @@ impl Queue {
         let attempt = || match attempt() {
             Err(TryGetError::Empty | TryGetError::Busy | TryGetError::Peeked) => None,
             Err(TryGetError::Final(error)) => Some(Err(error)),
-            Ok(()) => Some(Ok(())),
+            Ok(value) => Some(Ok(value)),
         };
         match self.control.not_empty.wait_until(region.bell(), patience, attempt, || !self.is_empty()) {
             Ok(result) => result,
@@ -289,15 +273,16 @@ impl Queue {
 
     /// Takes the oldest message into `message` if that is prepared for it, whatever the queue's state, and tells nobody.
     #[inline(always)]
-    pub(crate) fn take(&self, region: &Region, me: PeerId, message: &mut Message<'_>) -> Result<(), PopError> {
+    pub(crate) fn take<'q>(
+        &'q self,
+        region: &'q Region,
+        me: PeerId,
+        message: &mut Message<'_>,
+    ) -> Result<Place<'q>, PopError> {
         let heap = region.heap();
         message.empty();
         let most = message.prepared_for();
-        let result = self.chain.pop(heap, me, most, message.cell_mut(), |cell| {
-            if !Meta::unpack(cell.meta).is_inline() {
-                heap.hand_over(cell.payload[0] as u32, Some(me));
-            }
-        });
+        let result = self.chain.pop(heap, me, most, message.cell_mut(), |cell| take_over(heap, me, cell));
         if result.is_err() {
             message.disown();
         }
@@ -315,7 +300,7 @@ impl Queue {
         let mut throw_away = || {
             while self.chain.popped() < end {
                 match self.take(region, me, &mut message) {
-                    Ok(()) => drop(self.task_done(region)), // more may have been reported done than were got
+                    Ok(_) => drop(self.task_done(region)), // more may have been reported done than were got
                     Err(PopError::Busy | PopError::Peeked) => return None,
                     Err(PopError::Empty | PopError::Ended | PopError::Large(_)) => break,
                 }
@@ -342,91 +327,14 @@ impl Queue {
 
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
     pub fn shut_down(&self, immediate: bool, region: &Region, me: PeerId) {
-        let flags = SHUT_DOWN | if immediate { IMMEDIATE } else { 0 };
-        self.control.header.flags.fetch_or(flags, Ordering::AcqRel);
+        self.control.shut_down(immediate);
         self.chain.seal(region.heap());
         if immediate {
             // A put that has claimed its slot already sees the flag when it is done, or the drain sees its message.
             fence_after_read_modify_write();
             self.drain(region, me);
-            self.control.all_done.notify_all(region.bell());
         }
-        self.control.not_empty.notify_all(region.bell());
-        self.control.not_full.notify_all(region.bell());
-    }
-
-    /// Whether it was shut down.
-    pub fn is_shut_down(&self) -> bool {
-        self.flags() & SHUT_DOWN != 0
-    }
-
-    /// Reports a task done that somebody got.
-    ///
-    /// # Errors
-    /// [`TooManyDone`].
-    pub fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
-        let mut done = self.done.load(Ordering::Relaxed);
-        loop {
-            let pushed = self.chain.pushed();
-            if done >= pushed {
-                return Err(TooManyDone);
-            }
-            // Release: what was done comes before `join` returns.
-            match self.done.compare_exchange_weak(done, done + 1, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => {
-                    if done + 1 == pushed {
-                        self.control.all_done.notify_all(region.bell());
-                    }
-                    return Ok(());
-                }
-                Err(now) => done = now,
-            }
-        }
-    }
-
-    /// Waits until every message that was put has been reported done.
-    ///
-    /// # Errors
-    /// [`WaitError`].
-    pub fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
-        let all_done = || (self.unfinished() == 0).then_some(());
-        if all_done().is_some() {
-            return Ok(());
-        }
-        self.control.all_done.wait_until(region.bell(), patience, all_done, || false)
-    }
-
-    /// Messages that were put and not reported done.
-    pub fn unfinished(&self) -> u64 {
-        let done = self.done.load(Ordering::Acquire);
-        self.chain.pushed().saturating_sub(done)
-    }
-
-    /// How many messages there are.
-    pub fn len(&self) -> u64 {
-        self.chain.len()
-    }
-
-    /// Whether there is no message.
-    pub fn is_empty(&self) -> bool {
-        self.chain.is_empty()
-    }
-
-    /// Whether there is no place.
-    pub fn is_full(&self) -> bool {
-        self.len() >= self.limit()
-    }
-
-    /// The most messages that the queue holds; 0 or less for any number.
-    pub fn maxsize(&self) -> i64 {
-        self.control.maxsize.load(Ordering::Relaxed) as i64
-    }
-
-    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
-    pub fn set_maxsize(&self, maxsize: i64, region: &Region) {
-        // An exchange, since the wake below asks for a read-modify-write before it.
-        self.control.maxsize.swap(maxsize as u64, Ordering::AcqRel);
-        self.control.not_full.notify_all(region.bell());
+        self.control.wake_all(immediate, region.bell());
     }
 
     pub(crate) fn destroy(&self, heap: &Heap, me: PeerId) {
@@ -435,19 +343,31 @@ impl Queue {
 
     #[inline(always)]
     fn limit(&self) -> u64 {
-        u64::try_from(self.maxsize()).ok().filter(|limit| *limit != 0).unwrap_or(u64::MAX)
+        self.control.limit()
+    }
+}
+
+impl AnyQueue for Queue {
+    #[inline(always)]
+    fn control(&self) -> &Control {
+        &self.control
     }
 
-    #[inline(always)]
-    fn flags(&self) -> u32 {
-        self.control.header.flags.load(Ordering::Acquire)
+    #[inline]
+    fn len(&self) -> u64 {
+        self.chain.len()
+    }
+
+    #[inline]
+    fn put_in_all(&self) -> u64 {
+        self.chain.pushed()
     }
 }
 
 /// Ready when a `get` would not wait.
 impl Watchable for Queue {
     fn is_ready(&self) -> bool {
-        !self.is_empty() || self.is_shut_down()
+        self.has_something()
     }
 
     fn watch(&self) {
@@ -464,12 +384,22 @@ impl Watchable for Queue {
     }
 }
 
+/// What a message that was taken has in the heap is the consumer's now.
+#[inline(always)]
+fn take_over(heap: &Heap, me: PeerId, cell: &Cell) {
+    if !Meta::unpack(cell.meta).is_inline() {
+        heap.hand_over(cell.payload[0] as u32, Some(me));
+    }
+}
+
 /// Several gets of one thread. Producers are told of all the free places at once, when it is dropped at the latest.
 #[derive(Debug)]
 pub struct Batch<'q> {
     queue: &'q Queue,
     region: &'q Region,
     me: PeerId,
+    /// Where the next message may be.
+    place: Option<Place<'q>>,
     /// Places are free that nobody was told of.
     untold: bool,
 }
@@ -481,13 +411,41 @@ impl Batch<'_> {
     /// [`GetError`].
     #[inline]
     pub fn get(&mut self, message: &mut Message<'_>, patience: Option<&Patience<'_>>) -> Result<(), GetError> {
-        self.queue.get_untold(message, self.region, self.me, patience)?;
+        if !self.get_next(message) {
+            self.leave_place();
+            self.place = Some(self.queue.get_untold(message, self.region, self.me, patience)?);
+        }
         self.untold = true;
         Ok(())
     }
 
-    /// Tells producers of the places that are free so far.
+    /// Takes the message that is next to the last one.
+    #[inline(always)]
+    fn get_next(&mut self, message: &mut Message<'_>) -> bool {
+        let Some(place) = &mut self.place else { return false };
+        if self.queue.control.is_shut_down_immediately() {
+            return false;
+        }
+        let (heap, me) = (self.region.heap(), self.me);
+        message.empty();
+        let most = message.prepared_for();
+        let on_claim = |cell: &Cell| take_over(heap, me, cell);
+        let is_taken = self.queue.chain.pop_next(me, most, message.cell_mut(), on_claim, place);
+        if !is_taken {
+            message.disown();
+        }
+        is_taken
+    }
+
+    fn leave_place(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.queue.chain.leave_place(place);
+        }
+    }
+
+    /// Tells producers, and whoever counts, of the places that are free so far.
     pub fn tell(&mut self) {
+        self.leave_place();
         if core::mem::take(&mut self.untold) {
             self.queue.control.not_full.notify_one(self.region.bell());
         }
@@ -502,14 +460,14 @@ impl Drop for Batch<'_> {
 
 /// A get that may not wait, for a message that somebody has just in hand: others behind it may be complete.
 #[cold]
-fn obtain_from_busy(mut attempt: impl FnMut() -> Result<(), TryGetError>) -> Result<(), GetError> {
+fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> Result<T, GetError> {
     let deadline = Instant::now() + OWNER_TIME;
     loop {
         for _ in 0..64 {
             spin_loop();
         }
         let error = match attempt() {
-            Ok(()) => return Ok(()),
+            Ok(value) => return Ok(value),
             Err(TryGetError::Final(error)) => return Err(error),
             Err(TryGetError::Empty) => return Err(GetError::Empty),
             Err(TryGetError::Busy) => GetError::Empty,
@@ -549,5 +507,5 @@ impl From<PopError> for TryGetError {
 
 const _: () = {
     assert!(size_of::<Queue>() == 512);
-    assert!(core::mem::offset_of!(Queue, control) == 0 && core::mem::offset_of!(Control, header) == 0);
+    assert!(core::mem::offset_of!(Queue, control) == 0);
 };

@@ -8,6 +8,7 @@ use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
 use parking_lot::RwLock;
 
 use crate::error::OutOfMemory;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Bytes of the first segment: enough for a program that never has more than a few thousand messages waiting.
 /// The kernel gives pages only when they are touched.
@@ -71,7 +72,7 @@ impl Segments {
         self.all.read().iter().map(span).collect()
     }
 
-    /// Gives the pages that are wholly inside a span back to the kernel; they read as zero afterwards.
+    /// Gives the pages that are wholly inside a span back to the kernel; the span reads as zero afterwards.
     ///
     /// # Safety
     /// Nobody uses the span.
@@ -86,12 +87,28 @@ impl Segments {
             let offset = span.start as usize - segment.memory.as_mut_ptr() as usize;
             let start = offset.next_multiple_of(page_bytes());
             let end = (offset + span.length) / page_bytes() * page_bytes();
-            if start < end {
-                // SAFETY: the caller says that nobody uses these bytes. Failure leaves them as they are, which costs
-                // only memory: whoever takes them next writes them first.
-                let _ = unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+            let give_back = || {
+                // SAFETY: the caller says that nobody uses these bytes.
+                unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) }
+            };
+            // The kernel refuses where the program has locked its memory.
+            let (before, after) = if start < end && give_back().is_ok() { (start, end) } else { (offset, offset) };
+            for (from, to) in [(offset, before), (after, offset + span.length)] {
+                // SAFETY: as above; these bytes are some of the span's.
+                unsafe { zero(segment.memory.as_mut_ptr().add(from), to - from) };
             }
         }
+    }
+}
+
+/// Makes words zero: one by one, because whoever is late may still look at the words of a ring.
+///
+/// # Safety
+/// The words are the caller's, aligned and inside a segment.
+unsafe fn zero(start: *mut u8, bytes: usize) {
+    for place in (0..bytes).step_by(size_of::<AtomicU64>()) {
+        // SAFETY: as the caller says.
+        unsafe { AtomicU64::from_ptr(start.add(place).cast()) }.store(0, Ordering::Relaxed);
     }
 }
 

@@ -115,17 +115,6 @@ pub struct Ring<'a> {
     pub slots: &'a [Slot],
 }
 
-impl Slot {
-    /// Copies the payload of the message that the cell's meta tells of. The slot is ours.
-    #[inline(always)]
-    fn read_payload(&self, cell: &mut Cell) {
-        let words = Meta::unpack(cell.meta).slot_words();
-        for (to, from) in cell.payload[..words].iter_mut().zip(&self.payload) {
-            *to = from.read();
-        }
-    }
-}
-
 impl<'a> Ring<'a> {
     /// Prepares the ring for a first message at position `base`. Nobody else knows the ring yet.
     pub(crate) fn initialize(&self, reference: RingRef, base: u64) {
@@ -141,19 +130,104 @@ impl<'a> Ring<'a> {
         self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
     }
 
-    /// The slot of a position and its turn.
+    /// The ring as it is in this life of its memory.
     #[inline(always)]
-    fn slot(&self, position: u64) -> (&'a Slot, u64) {
-        let offset = position.wrapping_sub(self.header.base.load(Ordering::Acquire));
-        let slot = &self.slots[offset as usize & (self.slots.len() - 1)];
-        let turn = self.header.turn.load(Ordering::Acquire).wrapping_add(offset >> self.slots.len().trailing_zeros());
-        (slot, turn & (u64::MAX >> TURN_SHIFT))
+    fn life(self) -> Life<'a> {
+        let base = self.header.base.load(Ordering::Acquire);
+        let turn = self.header.turn.load(Ordering::Acquire);
+        Life { slots: self.slots, base, turn }
     }
 
     /// Whether no slot holds a message or is being written or read.
     fn is_quiet(&self) -> bool {
         // Acquire: what the last reader of a slot did comes before what the next owner of the memory does.
         self.slots.iter().all(|slot| slot.word.load(Ordering::Acquire) & STATE == FREE)
+    }
+}
+
+/// A ring's slots in one life of its memory.
+#[derive(Clone, Copy, Debug)]
+struct Life<'a> {
+    slots: &'a [Slot],
+    base: u64,
+    turn: u64,
+}
+
+/// A position in a ring.
+#[derive(Clone, Copy, Debug)]
+struct Spot<'a> {
+    life: Life<'a>,
+    position: u64,
+    /// The position's slot,
+    slot: &'a Slot,
+    /// and the slot's turn at this position.
+    turn: u64,
+}
+
+impl<'a> Life<'a> {
+    #[inline(always)]
+    fn spot(self, position: u64) -> Spot<'a> {
+        let offset = position.wrapping_sub(self.base);
+        let slot = &self.slots[offset as usize & (self.slots.len() - 1)];
+        let turn = self.turn.wrapping_add(offset >> self.slots.len().trailing_zeros());
+        Spot { life: self, position, slot, turn: turn & (u64::MAX >> TURN_SHIFT) }
+    }
+}
+
+impl Spot<'_> {
+    /// What the slot's word holds while it is ours in that state, but for CLOSED, which may be set at any time.
+    #[inline(always)]
+    fn ours(&self, state: u64, me: PeerId) -> u64 {
+        word(state, self.turn, me.get())
+    }
+
+    /// Writes a cell to the slot, which is ours, and publishes it.
+    #[inline(always)]
+    fn write(&self, me: PeerId, cell: &Cell, on_claim: impl FnOnce()) {
+        self.slot.meta.store(cell.meta, Ordering::Relaxed);
+        let words = Meta::unpack(cell.meta).slot_words();
+        for (to, from) in self.slot.payload.iter().zip(&cell.payload[..words]) {
+            to.write(*from);
+        }
+        on_claim();
+        // The commit: the message is in the queue. An addition, since CLOSED may have been set meanwhile.
+        // SYNC POINT: Release publishes meta and payload to the look of the consumer.
+        let change = word(READY, self.turn, 0).wrapping_sub(self.ours(WRITING, me));
+        self.slot.word.fetch_add(change, essential!(Commit: Ordering::Release));
+    }
+
+    /// Claims the slot, whose message is READY as `seen` says, for `state`, and reads the message's meta; false if the
+    /// word has changed.
+    #[inline(always)]
+    fn claim_ready(&self, seen: u64, state: u64, me: PeerId, most: u64, cell: &mut Cell) -> Result<bool, PopError> {
+        // Read before the slot is ours: the claim fails if it was another message's in between.
+        cell.meta = self.slot.meta.load(Ordering::Relaxed);
+        let length = Meta::unpack(cell.meta).length;
+        if length > most {
+            return Err(PopError::Large(length));
+        }
+        let claimed = self.ours(state, me) | seen & CLOSED;
+        // Relaxed: meta and payload were seen with the word.
+        Ok(self.slot.word.compare_exchange(seen, claimed, Ordering::Relaxed, Ordering::Relaxed).is_ok())
+    }
+
+    /// Reads the payload of the message, whose slot is ours.
+    #[inline(always)]
+    fn read(&self, cell: &mut Cell) {
+        let words = Meta::unpack(cell.meta).slot_words();
+        for (to, from) in cell.payload[..words].iter_mut().zip(&self.slot.payload) {
+            *to = from.read();
+        }
+    }
+
+    /// Reads the message, whose slot is ours, and gives the slot to the producer of the next turn.
+    #[inline(always)]
+    fn take(&self, me: PeerId, cell: &mut Cell, on_claim: impl FnOnce(&Cell)) {
+        self.read(cell);
+        on_claim(cell);
+        // An addition, as in `write`. SYNC POINT: Release, so that the next producer's bytes come after our reading.
+        let change = word(FREE, self.turn + 1, 0).wrapping_sub(self.ours(READING, me));
+        self.slot.word.fetch_add(change, essential!(HandBack: Ordering::Release));
     }
 }
 
@@ -242,38 +316,40 @@ struct Front {
 pub(crate) const FIRST_RING_SLOTS: usize = 32;
 pub(crate) const MAX_RING_SLOTS: usize = 4096;
 
+/// What stands for any number of messages.
+pub(crate) const NO_LIMIT: u64 = u64::MAX;
+
+/// The most slots that one producer has at a time: consumers wait for the first as long as it takes to claim them all.
+const MOST_CLAIMED: usize = 16;
+
 /// What one look at an end of the chain found.
 struct Look<'r> {
     /// The ring's [`RingRef`].
     name: u64,
     ring: Ring<'r>,
-    position: u64,
-    /// The position's slot,
-    slot: &'r Slot,
-    /// the slot's turn at this position
-    turn: u64,
-    /// and what its word held.
+    spot: Spot<'r>,
+    /// What the slot's word held.
     seen: u64,
 }
 
 impl Look<'_> {
     /// Whether the ring ends at this position. CLOSED on a FREE word closes its own turn, on any other the next one.
     fn is_end(&self) -> bool {
-        match (self.seen >> TURN_SHIFT).cmp(&self.turn) {
+        match (self.seen >> TURN_SHIFT).cmp(&self.spot.turn) {
             Compare::Less => self.seen & CLOSED != 0,
-            Compare::Equal => self.seen == word(FREE, self.turn, 0) | CLOSED,
+            Compare::Equal => self.seen == word(FREE, self.spot.turn, 0) | CLOSED,
             Compare::Greater => false,
         }
     }
 }
 
-/// The slot of the oldest cell, which is ours.
-struct Claimed<'r> {
+/// Where a consumer goes on that takes several messages; see [`Chain::pop_next`].
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'r> {
+    life: Life<'r>,
     position: u64,
-    slot: &'r Slot,
-    turn: u64,
-    /// What its word holds now, but for CLOSED, which may be set at any time.
-    mine: u64,
+    /// How far `head` was pushed.
+    told: u64,
 }
 
 /// Looks at the slot of the position that `hint` holds.
@@ -288,13 +364,13 @@ fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> L
         let ring = rings.ring(RingRef(name));
         // SYNC POINT: Acquire; whoever pushed the hint there knew the ring that the position is in.
         let position = hint.load(essential!(HintSeen: Ordering::Acquire));
-        let (slot, turn) = ring.slot(position);
+        let spot = ring.life().spot(position);
         // SYNC POINT: Acquire; what the slot's last owner did is done.
-        let seen = slot.word.load(essential!(WordSeen: Ordering::Acquire));
+        let seen = spot.slot.word.load(essential!(WordSeen: Ordering::Acquire));
         if essential!(SameRing: ring_name.load(Ordering::Relaxed) != name) {
             continue;
         }
-        return Look { name, ring, position, slot, turn, seen };
+        return Look { name, ring, spot, seen };
     }
 }
 
@@ -324,32 +400,56 @@ impl Chain {
         cell: &Cell,
         on_claim: impl Fn(),
     ) -> Result<(), PushError> {
+        self.push_some(rings, me, limit, 1, |_| cell, |_| on_claim()).map(|_| ())
+    }
+
+    /// Appends some of `count` cells in their order, at least the first one, unless the chain holds `limit` already; how
+    /// many. Cells of others come before or after them.
+    ///
+    /// `on_claim` runs for each as in [`Chain::push`].
+    ///
+    /// # Errors
+    /// [`PushError`]; nothing was taken then.
+    #[inline(always)]
+    pub fn push_some<'c>(
+        &self,
+        rings: &impl Rings,
+        me: PeerId,
+        limit: u64,
+        count: usize,
+        cell: impl Fn(usize) -> &'c Cell,
+        on_claim: impl Fn(usize),
+    ) -> Result<usize, PushError> {
+        let first = self.claim_free(rings, me, limit)?;
+        let mut claimed = 1;
+        while claimed < count.min(MOST_CLAIMED) && self.claim_next(&first, claimed as u64, me, limit) {
+            claimed += 1;
+        }
+        // Before a consumer can take one: `head` is never beyond `tail`.
+        essential!(TailFirst: advance(&self.back.tail, first.position, first.position + claimed as u64));
+        for place in 0..claimed {
+            first.life.spot(first.position + place as u64).write(me, cell(place), || on_claim(place));
+        }
+        Ok(claimed)
+    }
+
+    /// Claims the first free slot.
+    #[inline(always)]
+    fn claim_free<'r>(&self, rings: &'r impl Rings, me: PeerId, limit: u64) -> Result<Spot<'r>, PushError> {
         loop {
             let look = look(rings, &self.back.tail_ring, &self.back.tail);
-            let Look { position, slot, turn, seen, .. } = look;
+            let Look { spot: spot @ Spot { position, slot, turn, .. }, seen, .. } = look;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen == word(FREE, turn, 0) => {
                     if self.seems_full(position, limit) && self.is_full(rings, limit) {
                         return Err(PushError::Full);
                     }
-                    let mine = word(WRITING, turn, me.get());
                     // The claim. Release: whoever finds the slot claimed, and pushes `tail`, knows how far `head` was
                     // for us. What the last reader of the slot did was seen by `look`.
                     let ordering = essential!(Claim: Ordering::Release);
-                    if slot.word.compare_exchange(seen, mine, ordering, Ordering::Relaxed).is_err() {
-                        continue;
+                    if slot.word.compare_exchange(seen, spot.ours(WRITING, me), ordering, Ordering::Relaxed).is_ok() {
+                        return Ok(spot);
                     }
-                    advance(&self.back.tail, position);
-                    slot.meta.store(cell.meta, Ordering::Relaxed);
-                    let words = Meta::unpack(cell.meta).slot_words();
-                    for (to, from) in slot.payload.iter().zip(&cell.payload[..words]) {
-                        to.write(*from);
-                    }
-                    on_claim();
-                    // The commit: the message is in the queue. An addition, since CLOSED may have been set meanwhile.
-                    // SYNC POINT: Release publishes meta and payload to the look of the consumer.
-                    slot.word.fetch_add(word(READY, turn, 0).wrapping_sub(mine), essential!(Commit: Ordering::Release));
-                    return Ok(());
                 }
                 _ if look.is_end() => self.go_on(rings, me, &look)?,
                 // Still taken from the turn before: the ring is full.
@@ -361,35 +461,75 @@ impl Chain {
                     let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
                 }
                 // Somebody claimed the position and did not push `tail` yet.
-                Compare::Equal | Compare::Greater => advance(&self.back.tail, position),
+                Compare::Equal | Compare::Greater => advance(&self.back.tail, position, position + 1),
             }
         }
     }
 
+    /// Claims the slot `offset` positions behind `first`, if it is free. All before it are ours: so the ring does not end
+    /// before it, and stays a ring of this chain.
+    #[inline(always)]
+    fn claim_next(&self, first: &Spot<'_>, offset: u64, me: PeerId, limit: u64) -> bool {
+        let spot = first.life.spot(first.position + offset);
+        let free = word(FREE, spot.turn, 0);
+        // SYNC POINT: Acquire; what the last reader of the slot did is done.
+        spot.slot.word.load(essential!(NextSeen: Ordering::Acquire)) == free
+            && !self.seems_full(spot.position, limit)
+            // As in `claim_free`.
+            && spot.slot.word.compare_exchange(free, spot.ours(WRITING, me), Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
     /// Takes the oldest cell, unless its message has more than `most` bytes. What is in `cell` is arbitrary if it fails.
+    /// Gives the place behind it, for [`Chain::pop_next`].
     ///
     /// `on_claim` runs while the slot still names the consumer: what the cell names changes hands there.
     ///
     /// # Errors
     /// [`PopError`].
     #[inline]
-    pub fn pop(
+    pub fn pop<'r>(
         &self,
-        rings: &impl Rings,
+        rings: &'r impl Rings,
         me: PeerId,
         most: u64,
         cell: &mut Cell,
         on_claim: impl FnOnce(&Cell),
-    ) -> Result<(), PopError> {
-        let Claimed { position, slot, turn, mine } = self.claim_oldest(rings, me, most, READING, cell)?;
-        advance(&self.front.head, position);
-        slot.read_payload(cell);
-        on_claim(cell);
-        // The slot goes to the producer of the next turn. An addition, as in `push`.
-        // SYNC POINT: Release, so that the next producer's bytes come after our reading.
-        let free = word(FREE, turn + 1, 0);
-        slot.word.fetch_add(free.wrapping_sub(mine), essential!(HandBack: Ordering::Release));
-        Ok(())
+    ) -> Result<Place<'r>, PopError> {
+        let spot = self.claim_oldest(rings, me, most, READING, cell)?;
+        let next = spot.position + 1;
+        advance(&self.front.head, spot.position, next);
+        spot.take(me, cell, on_claim);
+        Ok(Place { life: spot.life, position: next, told: next })
+    }
+
+    /// Takes the next cell, if it is there and its message has not more than `most` bytes; whether it was taken.
+    ///
+    /// `head` stays behind until [`Chain::leave_place`], but for others who find it there. The ring may be another's
+    /// meanwhile: no word in it has a turn of this life then.
+    #[inline]
+    pub fn pop_next(
+        &self,
+        me: PeerId,
+        most: u64,
+        cell: &mut Cell,
+        on_claim: impl FnOnce(&Cell),
+        place: &mut Place<'_>,
+    ) -> bool {
+        let spot = place.life.spot(place.position);
+        // SYNC POINT: Acquire; the message is written.
+        let seen = spot.slot.word.load(essential!(NextSeen: Ordering::Acquire));
+        let is_ready = seen & !CLOSED == word(READY, spot.turn, 0);
+        let is_taken = is_ready && spot.claim_ready(seen, READING, me, most, cell) == Ok(true);
+        if is_taken {
+            spot.take(me, cell, on_claim);
+            place.position += 1;
+        }
+        is_taken
+    }
+
+    /// Pushes `head` to the place.
+    pub fn leave_place(&self, place: Place<'_>) {
+        advance(&self.front.head, place.told, place.position);
     }
 
     /// Copies the oldest cell and leaves it, unless its message has more than `most` bytes. What is in `cell` is
@@ -407,13 +547,13 @@ impl Chain {
         cell: &mut Cell,
         on_claim: impl FnOnce(&Cell),
     ) -> Result<(), PopError> {
-        let Claimed { slot, turn, mine, .. } = self.claim_oldest(rings, me, most, PEEKING, cell)?;
-        slot.read_payload(cell);
+        let spot = self.claim_oldest(rings, me, most, PEEKING, cell)?;
+        spot.read(cell);
         on_claim(cell);
-        // As it was before. An addition, as in `push`.
+        // As it was before. An addition, as in `write`.
         // SYNC POINT: Release; our reading comes before that of the consumer, whom the next producer waits for.
-        let ready = word(READY, turn, 0);
-        slot.word.fetch_add(ready.wrapping_sub(mine), essential!(PutBack: Ordering::Release));
+        let change = word(READY, spot.turn, 0).wrapping_sub(spot.ours(PEEKING, me));
+        spot.slot.word.fetch_add(change, essential!(PutBack: Ordering::Release));
         Ok(())
     }
 
@@ -426,23 +566,14 @@ impl Chain {
         most: u64,
         state: u64,
         cell: &mut Cell,
-    ) -> Result<Claimed<'r>, PopError> {
+    ) -> Result<Spot<'r>, PopError> {
         loop {
             let look = look(rings, &self.front.head_ring, &self.front.head);
-            let Look { position, slot, turn, seen, .. } = look;
+            let Look { spot: spot @ Spot { position, turn, .. }, seen, .. } = look;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen & STATE == READY => {
-                    // Read before the slot is ours: the claim fails if it was another message's in between.
-                    cell.meta = slot.meta.load(Ordering::Relaxed);
-                    let length = Meta::unpack(cell.meta).length;
-                    if length > most {
-                        return Err(PopError::Large(length));
-                    }
-                    let mine = word(state, turn, me.get());
-                    // The claim. Relaxed: meta and payload were seen by `look`.
-                    let claimed = mine | seen & CLOSED;
-                    if slot.word.compare_exchange(seen, claimed, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-                        return Ok(Claimed { position, slot, turn, mine });
+                    if spot.claim_ready(seen, state, me, most, cell)? {
+                        return Ok(spot);
                     }
                 }
                 Compare::Equal if seen & STATE == WRITING => return Err(PopError::Busy),
@@ -453,14 +584,14 @@ impl Chain {
                 // Nobody wrote this turn yet: the slot is still being read in the turn before.
                 Compare::Less => return Err(PopError::Empty),
                 // Somebody took the position and did not push `head` yet.
-                Compare::Equal | Compare::Greater => advance(&self.front.head, position),
+                Compare::Equal | Compare::Greater => advance(&self.front.head, position, position + 1),
             }
         }
     }
 
     /// Whether the oldest message is just being written, or looked at: whoever does that is done soon.
     pub fn is_busy(&self, rings: &impl Rings) -> bool {
-        let Look { turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
+        let Look { spot: Spot { turn, .. }, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
         seen >> TURN_SHIFT == turn && matches!(seen & STATE, WRITING | PEEKING)
     }
 
@@ -509,8 +640,9 @@ impl Chain {
     /// Whether there may be `limit` messages before `position`.
     #[inline(always)]
     fn seems_full(&self, position: u64, limit: u64) -> bool {
-        // Saturating: the message of that position may have been put and got since the position was read.
-        position.saturating_sub(self.front.head.load(Ordering::Acquire)) >= limit
+        // Without a limit, producers leave the consumers' line alone. Saturating: the message of that position may have
+        // been put and got since the position was read.
+        limit != NO_LIMIT && position.saturating_sub(self.front.head.load(Ordering::Acquire)) >= limit
     }
 
     /// Whether `limit` messages are there for sure: pushes `head` past what was claimed by then.
@@ -519,7 +651,8 @@ impl Chain {
         loop {
             // Before the look: what was put later may have found room that the look does not show.
             let tail = self.back.tail.load(Ordering::Acquire);
-            let Look { position: head, turn, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
+            let look = look(rings, &self.front.head_ring, &self.front.head);
+            let Look { spot: Spot { position: head, turn, .. }, seen, .. } = look;
             if tail.saturating_sub(head) < limit {
                 return false;
             }
@@ -531,7 +664,7 @@ impl Chain {
             if !claimed {
                 return true;
             }
-            advance(&self.front.head, head);
+            advance(&self.front.head, head, head + 1);
         }
     }
 
@@ -540,7 +673,7 @@ impl Chain {
     pub fn seal(&self, rings: &impl Rings) {
         loop {
             let look = look(rings, &self.back.tail_ring, &self.back.tail);
-            let Look { position, slot, turn, seen, .. } = look;
+            let Look { spot: Spot { position, slot, turn, .. }, seen, .. } = look;
             if look.is_end() {
                 let reference = RingRef(look.name);
                 let (nothing, never) = (reference.nothing_follows(), reference.nothing_will_follow());
@@ -553,7 +686,7 @@ impl Chain {
                 // The close, as in `push`, and of a slot that nobody has claimed yet.
                 let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
             } else {
-                advance(&self.back.tail, position);
+                advance(&self.back.tail, position, position + 1);
             }
         }
     }
@@ -561,7 +694,7 @@ impl Chain {
     /// Moves producers from a ring that is closed to the one behind it, which is made if need be.
     #[cold]
     fn go_on(&self, rings: &impl Rings, me: PeerId, look: &Look<'_>) -> Result<(), PushError> {
-        let Look { name, ring, position, .. } = *look;
+        let Look { name, ring, spot: Spot { position, .. }, .. } = *look;
         let nothing = RingRef(name).nothing_follows();
         let mut next = ring.header.next.load(Ordering::Acquire);
         if next == nothing {
@@ -632,9 +765,14 @@ impl Chain {
     }
 }
 
-/// Pushes a hint past a position that is known to be claimed.
+/// Pushes a hint from a position, or where it is now, to another; all before that one are known to be claimed.
 #[inline(always)]
-fn advance(hint: &AtomicU64, position: u64) {
-    // SYNC POINT: Release, so that whoever looks there has seen the claim, and the ring. Failure: somebody else did it.
-    let _ = hint.compare_exchange(position, position + 1, essential!(Advance: Ordering::Release), Ordering::Relaxed);
+fn advance(hint: &AtomicU64, from: u64, to: u64) {
+    let mut at = from;
+    // SYNC POINT: Release, so that whoever looks there has seen the claim, and the ring. Failure: others push it, too.
+    while at < to
+        && let Err(now) = hint.compare_exchange(at, to, essential!(Advance: Ordering::Release), Ordering::Relaxed)
+    {
+        at = now;
+    }
 }

@@ -23,6 +23,10 @@ pub(crate) use self::model::{AtomicU32, AtomicU64};
 #[cfg(not(loom))]
 pub(crate) type AtomicBool = core::sync::atomic::AtomicBool;
 #[cfg(not(loom))]
+pub(crate) type AtomicU8 = core::sync::atomic::AtomicU8;
+#[cfg(not(loom))]
+pub(crate) type AtomicU16 = core::sync::atomic::AtomicU16;
+#[cfg(not(loom))]
 pub(crate) type AtomicU32 = core::sync::atomic::AtomicU32;
 #[cfg(not(loom))]
 pub(crate) type AtomicU64 = core::sync::atomic::AtomicU64;
@@ -332,6 +336,8 @@ pub mod model {
         HandBack,
         PutBack,
         PeekedStays,
+        NextSeen,
+        TailFirst,
         Link,
         MoveOn,
         Leave,
@@ -345,6 +351,7 @@ pub mod model {
         PassOn,
         Watched,
         WatchersCounted,
+        TurnPassesOn,
         BellRung,
         BellSeen,
         // lock
@@ -376,6 +383,10 @@ pub mod model {
         BarrierSeen,
         Acted,
         Broke,
+        // memory
+        ChangeBeforeSleepers,
+        SleepersBeforeChange,
+        PassedOn,
     }
 
     thread_local! {

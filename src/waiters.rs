@@ -3,7 +3,7 @@
 //! ```text
 //!   63            32 31      16 15         4 3    2 1     0
 //!  +----------------+----------+------------+------+-------+
-//!  | ticket         |    0     |   peer     |   0  | state |
+//!  | ticket or mark |    0     |   peer     |   0  | state |
 //!  +----------------+----------+------------+------+-------+
 //!
 //!   FREE       → WAITING    whoever wants to wait: its name and ticket come with the same compare-and-swap
@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Each waiter is ended by exactly one compare-and-swap of its seat, its own or another's, so a call is never taken by
-//! anybody else, and a waiter that gives up just when it is called finds out. Tickets say who came first.
+//! anybody else, and a waiter that gives up just when it is called finds out. Tickets say who came first; a call writes
+//! a mark of its own in their place.
 //!
 //! Seats that do not fit into the object itself are on benches: blocks linked from there, which stay as long as it does.
 #![forbid(unsafe_code)]
@@ -28,6 +29,7 @@ const FREE: u64 = 0;
 const WAITING: u64 = 1;
 const CALLED: u64 = 2;
 const DISMISSED: u64 = 3;
+const PEER: u64 = 0xFFF0;
 const PEER_SHIFT: u32 = 4;
 const TICKET_SHIFT: u32 = 32;
 
@@ -126,12 +128,13 @@ impl Waiters {
         }
     }
 
-    /// Ends the wait of whoever holds the ticket that `first` prefers, among those that `among` accepts; false if
-    /// nobody does.
+    /// Ends the wait of whoever holds the ticket of the greatest age, among those that `among` accepts; false if nobody
+    /// does.
     pub(crate) fn call_first(
         &self,
         benches: &impl Benches,
         call: Call,
+        mark: u32,
         among: impl Fn(u32) -> bool,
         age: impl Fn(u32) -> u32,
     ) -> bool {
@@ -140,19 +143,24 @@ impl Waiters {
             let oldest = self.seats(benches).filter_map(waiting).max_by_key(|(_, word)| age(ticket(*word)));
             match oldest {
                 None => return false,
-                Some((seat, word)) if end(seat, word, call) => return true,
+                Some((seat, word)) if end(seat, word, call, mark) => return true,
                 Some(_) => {} // it gave up, or somebody else called it: look again
             }
         }
     }
 
     /// Ends the wait of all whose tickets `among` accepts.
-    pub(crate) fn call_all(&self, benches: &impl Benches, call: Call, among: impl Fn(u32) -> bool) {
+    pub(crate) fn call_all(&self, benches: &impl Benches, call: Call, mark: u32, among: impl Fn(u32) -> bool) {
         for seat in self.seats(benches) {
             if let Some(word) = waiting(seat).filter(|word| among(ticket(*word))) {
-                end(seat, word, call); // if it fails, then somebody else has ended that wait
+                end(seat, word, call, mark); // if it fails, then somebody else has ended that wait
             }
         }
+    }
+
+    /// Frees all seats: for a forked child, where nobody is who waits.
+    pub(crate) fn vacate(&self, benches: &impl Benches) {
+        self.seats(benches).for_each(|seat| seat.word.store(FREE, Ordering::Relaxed)); // Relaxed: nobody else is there
     }
 
     /// How many wait.
@@ -195,11 +203,12 @@ fn ticket(word: u64) -> u32 {
 }
 
 /// Ends a wait; false if it is that wait no more.
-fn end(seat: &Seat, word: u64, call: Call) -> bool {
+fn end(seat: &Seat, word: u64, call: Call, mark: u32) -> bool {
     let state = if call == Call::Called { CALLED } else { DISMISSED };
+    let called = u64::from(mark) << TICKET_SHIFT | word & PEER | state;
     // SYNC POINT: Release publishes what the caller did to the Acquire in `Sitting::call`.
     let release = essential!(SeatCalled: Ordering::Release);
-    if seat.word.compare_exchange(word, word & !STATE | state, release, Ordering::Relaxed).is_err() {
+    if seat.word.compare_exchange(word, called, release, Ordering::Relaxed).is_err() {
         return false;
     }
     essential!(SeatCounts: count(seat)); // after the word: whoever read the count before does not fall asleep
@@ -247,24 +256,34 @@ impl Sitting<'_> {
     /// The call, if it has come.
     pub fn call(&self) -> Option<Call> {
         // SYNC POINT: Acquire sees what the caller did before the Release in `end`.
-        match self.seat.word.load(essential!(SeatHeard: Ordering::Acquire)) & STATE {
-            CALLED => Some(Call::Called),
-            DISMISSED => Some(Call::Dismissed),
-            _ => None,
-        }
+        call(self.seat.word.load(essential!(SeatHeard: Ordering::Acquire)))
     }
 
     /// Gives the wait up: None, or the call if that came first.
     pub fn leave(self) -> Option<Call> {
-        // Acquire as in `call`, when it fails.
-        let given_up = self.seat.word.compare_exchange(self.word, FREE, Ordering::Release, Ordering::Acquire);
-        match given_up {
+        self.leave_with_mark().map(|(call, _)| call)
+    }
+
+    /// Gives the wait up: None, or the call and its mark if that came first.
+    pub(crate) fn leave_with_mark(self) -> Option<(Call, u32)> {
+        // Release: the next one here comes after us. Acquire as in `call`, when it fails.
+        let heard = essential!(SeatHeard: Ordering::Acquire);
+        match self.seat.word.compare_exchange(self.word, FREE, Ordering::Release, heard) {
             Ok(_) => {
                 core::mem::forget(self);
                 None
             }
-            Err(_) => self.call(),
+            Err(word) => call(word).map(|call| (call, ticket(word))),
         }
+    }
+}
+
+/// What ended the wait, if it has ended.
+fn call(word: u64) -> Option<Call> {
+    match word & STATE {
+        CALLED => Some(Call::Called),
+        DISMISSED => Some(Call::Dismissed),
+        _ => None,
     }
 }
 

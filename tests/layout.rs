@@ -2,7 +2,8 @@
 
 use multigil::layout::{INLINE_BYTES, Meta, ObjectId, PeerId, RingHeader, Slot};
 use multigil::lock::Lock;
-use multigil::object::SharedLock;
+use multigil::object::{SharedLock, SharedMemory};
+use multigil::ordered::PriorityQueue;
 use multigil::queue::Queue;
 use multigil::ring::{Chain, RingRef};
 
@@ -11,7 +12,9 @@ fn sizes() {
     assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (128, 128));
     assert_eq!((size_of::<RingHeader>(), align_of::<RingHeader>()), (64, 64));
     assert_eq!((size_of::<ObjectId>(), align_of::<ObjectId>()), (8, 4));
-    assert_eq!((size_of::<Lock>(), size_of::<SharedLock>(), size_of::<Queue>()), (8, 128, 512));
+    assert_eq!((size_of::<Lock>(), size_of::<SharedLock>(), size_of::<Queue>()), (12, 128, 512));
+    assert_eq!((size_of::<SharedMemory>(), align_of::<SharedMemory>()), (128, 128), "the bytes come right behind");
+    assert_eq!(size_of::<PriorityQueue>(), 512, "control, tasks, lock and table have a line each");
     assert_eq!(size_of::<Chain>(), 256, "producers and consumers have a line each");
     assert_eq!(INLINE_BYTES, 128 - 16);
 }

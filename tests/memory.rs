@@ -2,6 +2,7 @@
 
 mod support;
 
+use multigil::control::AnyQueue;
 use multigil::object::{Message, Region};
 
 use support::{limit, payload};

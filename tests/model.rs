@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use std::time::Duration;
 
+use multigil::control::AnyQueue;
 use multigil::error::{GetError, PutError, TooManyDone};
 use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectKind, PeerId};

@@ -17,6 +17,7 @@ import report
 import roundtrip
 import start
 import throughput
+import values
 from model import Contender, Outcome, Scenario, Settings
 from workers import HAS_MULTIGIL, Failed
 
@@ -56,7 +57,7 @@ def chosen(options: argparse.Namespace, settings: Settings) -> Iterator[Scenario
             return True
         return any(part.strip() in contender.name for part in parts)
 
-    for room in (throughput, roundtrip, start, locks, footprint):
+    for room in (throughput, roundtrip, start, locks, values, footprint):
         for scenario in room.scenarios(settings):
             if fnmatchcase(scenario.name, options.only):
                 contenders = tuple(each for each in scenario.contenders if is_chosen(each, scenario))

@@ -11,10 +11,13 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+import roles
 from workers import HAS_MULTIGIL, Kind
 
 if HAS_MULTIGIL:
@@ -41,6 +44,21 @@ class Exclusion(Protocol):
     def release(self) -> None: ...
 
 
+class AtomicNumber(Protocol):
+    """What the scenarios use of a number that is added to in one step; it pickles on its way to a worker."""
+
+    @property
+    def fetch_add(self) -> Callable[[int], object]: ...
+
+
+class LockedNumber(Protocol):
+    """What the scenarios use of a number that is added to under its lock; it pickles on its way to a worker."""
+
+    value: int
+
+    def get_lock(self) -> AbstractContextManager[object]: ...
+
+
 @dataclass(frozen=True)
 class QueuePeer:
     """A queue between one kind of workers."""
@@ -60,6 +78,16 @@ class LockPeer:
     name: str
     kind: Kind
     make: Callable[[], Exclusion]
+
+
+@dataclass(frozen=True)
+class ValuePeer:
+    """A number between one kind of workers, and how they add to it."""
+
+    name: str
+    kind: Kind
+    make: Callable[[], Any]
+    role: Callable[[str, Any, int], None]
 
 
 @dataclass(frozen=True)
@@ -118,3 +146,16 @@ def locks() -> list[LockPeer]:
         LockPeer("threading.Lock, threads", Kind.THREAD, threading.Lock),
         LockPeer("multiprocessing.Lock", Kind.FORKSERVER, PROCESSES.Lock),
     ]
+
+
+def values() -> list[ValuePeer]:
+    """The shared numbers that this Python has; ours between interpreters first."""
+    peers: list[ValuePeer] = []
+    if HAS_MULTIGIL:
+        make = partial(multigil.Value, "q")
+        peers += [
+            ValuePeer("multigil.Value, fetch_add", Kind.INTERPRETER, make, roles.fetch_add),
+            ValuePeer("multigil.Value, get_lock", Kind.INTERPRETER, make, roles.add_with_lock),
+        ]
+    make_theirs = partial(PROCESSES.Value, "q")
+    return [*peers, ValuePeer("multiprocessing.Value, get_lock", Kind.FORKSERVER, make_theirs, roles.add_with_lock)]

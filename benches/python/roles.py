@@ -11,7 +11,7 @@ from gate import Gate
 from workloads import Integers, Mismatch, Records, Workload
 
 if TYPE_CHECKING:
-    from peers import Channel, Exclusion
+    from peers import AtomicNumber, Channel, Exclusion, LockedNumber
 
 END = -1
 """What the one who asks sends last."""
@@ -119,6 +119,27 @@ def contend(folder: str, lock: Exclusion, counter: str, count: int) -> None:
             acquire()
             numbers[0] += 1
             release()
+        gate.report({"start": start, "stop": time.monotonic_ns()})
+
+
+def fetch_add(folder: str, value: AtomicNumber, count: int) -> None:
+    """Add to a shared number in one step each time."""
+    with Gate(folder) as gate:
+        add = value.fetch_add
+        start = gate.pass_through()
+        for _ in range(count):
+            add(1)
+        gate.report({"start": start, "stop": time.monotonic_ns()})
+
+
+def add_with_lock(folder: str, value: LockedNumber, count: int) -> None:
+    """Add to a shared number under its lock."""
+    with Gate(folder) as gate:
+        lock = value.get_lock()
+        start = gate.pass_through()
+        for _ in range(count):
+            with lock:
+                value.value += 1
         gate.report({"start": start, "stop": time.monotonic_ns()})
 
 

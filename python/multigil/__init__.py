@@ -14,18 +14,23 @@ of `threading` are here too, so that a program changes over by `import multigil 
 from __future__ import annotations
 
 from multigil._core import (
+    Array,
     Barrier,
     BoundedSemaphore,
+    Condition,
     Empty,
     Event,
+    LifoQueue,
     Lock,
     MultigilError,
+    PriorityQueue,
     Queue,
     RegionCorrupt,
     RLock,
     Semaphore,
     SimpleQueue,
     StaleHandle,
+    Value,
     __version__,  # noqa: F401
     wait_any,
 )
@@ -34,7 +39,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import ExceptHookArgs
 
-    from multigil._core import BrokenBarrierError, Full, Owner, ShutDown
+    from multigil._core import BrokenBarrierError, Full, NotShareable, Owner, ShutDown
     from multigil._diagnosis import Diagnosis, diagnose
     from multigil._hooks import __excepthook__ as __excepthook__
     from multigil._hooks import (
@@ -67,10 +72,11 @@ if TYPE_CHECKING:
     )
     from multigil.interpreter import activeCount as activeCount
     from multigil.interpreter import currentThread as currentThread
+    from multigil.shared_memory import SharedMemory
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "multigil._core": ("BrokenBarrierError", "Full", "Owner", "ShutDown"),
+        "multigil._core": ("BrokenBarrierError", "Full", "NotShareable", "Owner", "ShutDown"),
         "multigil._diagnosis": ("Diagnosis", "diagnose"),
         "multigil._hooks": (
             *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
@@ -81,6 +87,7 @@ else:
         "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
+        "multigil.shared_memory": ("SharedMemory",),
     }
 
     def __getattr__(name: str) -> object:
@@ -101,9 +108,11 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 
 __all__ = [
     "TIMEOUT_MAX",
+    "Array",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
+    "Condition",
     "Diagnosis",
     "Empty",
     "Event",
@@ -111,20 +120,25 @@ __all__ = [
     "Full",
     "Interpreter",
     "InterpreterDied",
+    "LifoQueue",
     "Lock",
     "MultigilError",
+    "NotShareable",
     "Owner",
+    "PriorityQueue",
     "Queue",
     "RLock",
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",
+    "SharedMemory",
     "ShutDown",
     "SimpleQueue",
     "StaleHandle",
     "Thread",
     "ThreadError",
     "Timer",
+    "Value",
     "active_count",
     "concurrent_tee",
     "current_interpreter",

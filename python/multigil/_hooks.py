@@ -11,6 +11,7 @@ from _thread import get_ident
 from threading import ExceptHookArgs
 
 import multigil
+from multigil._core import current_interpreter_id, look_into, subinterpreters
 
 # ruff: noqa: PLW0603  (each interpreter has its own)
 
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 _trace: TraceFunction | None = None
 _profile: ProfileFunction | None = None
+# Since there was a hook for the first time, every call says which there are, and that there is none any more.
+_in_use = False
+
+# How long an interpreter may take to hear of a function for all threads: one that keeps its GIL in a call of C cannot.
+_SECONDS_TO_HEAR = 1.0
 
 
 # --- tracing and profiling --------------------------------------------------------------------------------------
@@ -44,12 +50,11 @@ def settrace(func: TraceFunction | None) -> None:
 
 
 def settrace_all_threads(func: TraceFunction | None) -> None:
-    """Set a trace function as `settrace` does, and for all threads that now run in this interpreter.
+    """Set a trace function as `settrace` does, and for all threads of all interpreters that run now.
 
-    Code that already runs in other interpreters is not reached.
+    An interpreter that keeps its GIL for longer than a second, in a call of C, is left out.
     """
-    settrace(func)
-    sys._settraceallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
+    _set_everywhere("trace", func)
 
 
 def gettrace() -> TraceFunction | None:
@@ -68,17 +73,42 @@ def setprofile(func: ProfileFunction | None) -> None:
 
 
 def setprofile_all_threads(func: ProfileFunction | None) -> None:
-    """Set a profile function as `setprofile` does, and for all threads that now run in this interpreter.
+    """Set a profile function as `setprofile` does, and for all threads of all interpreters that run now.
 
-    Code that already runs in other interpreters is not reached.
+    An interpreter that keeps its GIL for longer than a second, in a call of C, is left out.
     """
-    setprofile(func)
-    sys._setprofileallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
+    _set_everywhere("profile", func)
 
 
 def getprofile() -> ProfileFunction | None:
     """Get the function that `setprofile` has set, here or where this interpreter was started."""
     return _profile
+
+
+def set_here(kind: str, func: Any) -> None:
+    """Set a function of one kind, for all threads of this interpreter too."""
+    if kind == "trace":
+        settrace(func)
+        sys._settraceallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
+    else:
+        setprofile(func)
+        sys._setprofileallthreads(func)  # type: ignore[attr-defined]  # noqa: SLF001  (as threading's does)
+
+
+def _set_everywhere(kind: str, func: Any) -> None:
+    from multigil import _transfer
+
+    source = f"""\
+from pickle import loads
+from multigil import _hooks
+_hooks.set_here({kind!r}, loads({_transfer.ByValue(func).packed()!r}))
+result = b""
+"""
+    here = current_interpreter_id()
+    set_here(kind, func)
+    for id in (0, *(one.id for one in subinterpreters() if one.name is not None)):
+        if id is not None and id != here:
+            look_into(id, source, _SECONDS_TO_HEAR)
 
 
 # --- exceptions -------------------------------------------------------------------------------------------------
@@ -96,7 +126,7 @@ def excepthook(args: ExceptHookArgs, /) -> None:
     import traceback
 
     name = get_ident() if args.thread is None else args.thread.name
-    sys.stderr.write(f"Exception in interpreter {name}:\n")
+    sys.stderr.write(f"Exception in thread {name}:\n")
     traceback.print_exception(args.exc_type, args.exc_value, args.exc_traceback, file=sys.stderr)
     sys.stderr.flush()
 
@@ -119,26 +149,34 @@ def call_excepthook(error: BaseException) -> None:
 # --- on the way -------------------------------------------------------------------------------------------------
 
 
+_NONE: Hooks = (None, None, None)
+
+
 def present() -> Hooks | None:
-    """What the user has set here; None if nothing is."""
+    """What the user has set here; None if nothing ever was."""
+    global _in_use
     hook: Hook | None = multigil.excepthook
-    if hook is excepthook:
-        hook = None
-    return (hook, _trace, _profile) if hook or _trace or _profile else None
+    hooks = (None if hook is excepthook else hook, _trace, _profile)
+    _in_use = _in_use or hooks != _NONE
+    return hooks if _in_use else None
 
 
-def call(hooks: Hooks | None, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+def call(hooks: Hooks, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call a function where the hooks have arrived. They stay, for what is started from here."""
     global _trace, _profile
-    hook, _trace, _profile = hooks or (None, None, None)
+    hook, _trace, _profile = hooks
     multigil.excepthook = hook or excepthook  # type: ignore[assignment]
-    before = sys.gettrace(), sys.getprofile()
+    trace, profile = _trace, _profile
+    trace_before, profile_before = sys.gettrace(), sys.getprofile()
     try:
-        if _trace is not None:
-            sys.settrace(_trace)
-        if _profile is not None:
-            sys.setprofile(_profile)
+        if trace is not None:
+            sys.settrace(trace)
+        if profile is not None:
+            sys.setprofile(profile)
         return function(*args, **kwargs)
     finally:
-        sys.settrace(before[0])
-        sys.setprofile(before[1])
+        # What the function itself has set stays.
+        if profile is not None and sys.getprofile() is profile:
+            sys.setprofile(profile_before)
+        if trace is not None and sys.gettrace() is trace:
+            sys.settrace(trace_before)

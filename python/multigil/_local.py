@@ -21,8 +21,8 @@ class local(_thread._local):  # noqa: N801, SLF001  (what `threading.local` is)
 
     A subclass may have an `__init__`, which is called with the constructor's arguments in each thread that uses it.
 
-    Sent to another interpreter it arrives empty, as it is in a new thread. What is stored there stays, because it
-    arrives as the same object each time, for as long as the first one exists where it was made.
+    Sent to another interpreter it arrives as it is in a new thread: empty, after a call of `__init__`. What is stored
+    there stays, because it arrives as the same object each time, for as long as the first one exists where it was made.
     """
 
     __slots__ = ("_arguments", "_key", "_token")

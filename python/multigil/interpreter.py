@@ -10,6 +10,8 @@ from _thread import TIMEOUT_MAX, get_ident, get_native_id
 from multigil import _exit, _hooks, _worker
 from multigil._core import (
     Empty,
+    Event,
+    NotShareable,
     ShutDown,
     SimpleQueue,
     Subinterpreter,
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from contextvars import Context
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
-
-    from multigil._core import Subinterpreter
 
 __all__ = [
     "TIMEOUT_MAX",
@@ -88,7 +88,6 @@ class Interpreter:
         "_calling",
         "_closed",
         "_daemonic",
-        "_has_hooks",
         "_kwargs",
         "_lock",
         "_name",
@@ -114,7 +113,7 @@ class Interpreter:
     ) -> None:
         assert group is None, "group argument must be None for now"
         if context:
-            raise TypeError(
+            raise NotShareable(
                 "context variables cannot be sent to an interpreter, which begins with an empty context: "
                 "pass their values as arguments"
             )
@@ -146,7 +145,6 @@ class Interpreter:
         self._box: SimpleQueue[Any] | None = None  # for the target's outcome
         self._outcome: list[Any] = []
         self._closed = False
-        self._has_hooks = False
         self._travels = False
         self._lock = threading.RLock()
         # One call at a time, as they run one at a time there. Reentrant for the sake of signal handlers.
@@ -378,11 +376,8 @@ class Interpreter:
         Raises TimeoutError when it has not ended within `timeout` seconds: it cannot be reached in a call into C that
         takes long. Raises RuntimeError before the start.
         """
-        if self._worker is None and isinstance(self._body, Subinterpreter) and self is not current_interpreter():
-            ended = _worker.terminate(self._body, timeout)
-        else:
-            ended = self._started("terminate").terminate(timeout)
-        if not ended:
+        body = self._other("terminate")
+        if not (_worker.terminate(body, timeout) if self._worker is None else self._worker.terminate(timeout)):
             raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
 
     def close(self) -> None:
@@ -426,9 +421,15 @@ class Interpreter:
             raise RuntimeError(f"cannot {purpose} interpreter before it is started")
         return self._worker
 
+    def _other(self, purpose: str) -> Subinterpreter:
+        """The interpreter, from wherever it was started, if it is neither this one nor the main one."""
+        if self._worker is None and isinstance(self._body, Subinterpreter) and self is not current_interpreter():
+            return self._body
+        return self._started(purpose).subinterpreter
+
     def _awaited(self) -> Subinterpreter:
         """What `wait_any` waits for the end of."""
-        return self._started("wait for").subinterpreter
+        return self._other("wait for")
 
     def _opened(self) -> Worker:
         self._check_initialized()
@@ -468,12 +469,9 @@ class Interpreter:
         _exit.make_spares()
 
     def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
-        """Let a call bring the hooks that are set here, or the news that they are not any more."""
+        """Let a call bring the hooks that are set here."""
         hooks = _hooks.present()
-        if hooks is None and not self._has_hooks:
-            return call
-        self._has_hooks = True
-        return _hooks.call, (hooks, *call), {}
+        return call if hooks is None else (_hooks.call, (hooks, *call), {})
 
     def _take(self, worker: Worker) -> None:
         """Give a worker this object's name, by which all interpreters know it from now on."""
@@ -490,19 +488,38 @@ class Interpreter:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         if not self._travels:
-            raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+            if self._body is None:
+                raise NotShareable(f"cannot pickle {type(self).__name__!r} object that is not started")
+            body = self._body
+            return _recognize, (body.number, body.id, self.name, body.ident, body.native_id)
         state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()
         return _arrive, (type(self), self._name, self._daemonic, self._target, self._args, self._kwargs), state
 
 
+def _recognize(number: int, id: int | None, name: str, ident: int | None, native_id: int | None) -> Interpreter:
+    """The object here of an interpreter whose object was sent."""
+    if number == 0:
+        return main_interpreter()
+    found = _known.get(number) or next((_object_of(body) for body in subinterpreters() if body.number == number), None)
+    if found is None:
+        ended = Event() if number > 0 else None
+        if ended is not None:
+            ended.set()
+        found = _object_of(_Body(number, id, name, (ident, native_id, ended)))
+    return found
+
+
 class _Body:
-    """The main interpreter, or one that multigil did not make, where others have a `Subinterpreter`."""
+    """What others have a `Subinterpreter` for: the main one, one that multigil did not make, or one that has ended.
+
+    The number of the first is 0, and those of the second are negative.
+    """
 
     daemon = False
 
-    def __init__(self, id: int, name: str, thread: _worker.MainThread) -> None:
+    def __init__(self, number: int, id: int | None, name: str, thread: _worker.MainThread) -> None:
+        self.number = number
         self.id = id
-        self.number = -id  # no subinterpreter's
         self.name = name
         self.ident, self.native_id, self._ended = thread
 
@@ -532,6 +549,10 @@ def _nothing() -> None:
 
 
 def _run(interpreter: Interpreter) -> object:
+    """Run an object with a `run` of its own, which is the current interpreter from here on."""
+    global _current
+    interpreter._body = body = _own_body()  # noqa: SLF001
+    _current = _known[body.number] = interpreter
     return interpreter.run()
 
 
@@ -543,12 +564,9 @@ def _arrive(
     args: Iterable[Any],
     kwargs: Mapping[str, Any],
 ) -> Interpreter:
-    """The copy of an object with a `run` of its own is the current interpreter where it arrives."""
-    global _current
+    """Make the copy of an object with a `run` of its own. It comes here as well, if it was sent in vain."""
     interpreter = object.__new__(kind)
     interpreter._set_up(name, daemon, target, args, kwargs)
-    interpreter._body = body = _own_body()
-    _current = _known[body.number] = interpreter
     return interpreter
 
 
@@ -574,7 +592,7 @@ def main_interpreter() -> Interpreter:
     """The interpreter that the program was started in."""
     global _main
     if _main is None:
-        _main = _object_of(_Body(_MAIN_ID, "MainInterpreter", _worker.main_thread()))
+        _main = _object_of(_Body(0, _MAIN_ID, "MainThread", _worker.main_thread()))
     return _main
 
 
@@ -584,7 +602,7 @@ def _own_body() -> Subinterpreter | _Body:
         if body.id == id:
             return body
     thread = threading.main_thread()
-    return _Body(id, f"Interpreter-{id}", (thread.ident, thread.native_id, None))
+    return _Body(-id, id, f"Interpreter-{id}", (thread.ident, thread.native_id, None))
 
 
 def _object_of(body: Subinterpreter | _Body) -> Interpreter:

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::WaitError;
-use multigil::event::{Bell, Event, Patience, wait_any};
+use multigil::event::{Attempt, Bell, Event, Patience, wait_any};
 use multigil::model::{AtomicU64, Part};
 use multigil::semaphore::Semaphore;
 
@@ -155,6 +155,40 @@ fn wake_of_one_who_gives_up() {
 #[test]
 fn wake_of_one_who_gives_up_holds() {
     check(2, wake_of_one_who_gives_up);
+}
+
+/// Two waiters that act after the wait, one of which fails: the other one gets what the first was woken for.
+fn turn_passed_on() {
+    let tokens = Arc::new(Tokens::default());
+    let acting = |fails: bool| {
+        let tokens = tokens.clone();
+        thread::spawn(move || {
+            let ready = || tokens.count.load(Ordering::Relaxed) > 0;
+            let attempt = || if ready() { Attempt::<()>::Leave } else { Attempt::NotYet };
+            loop {
+                let _turn = tokens.event.wait_for(&tokens.bell, &Patience::endless(), attempt, ready).unwrap();
+                if fails || tokens.try_take().is_some() {
+                    break;
+                }
+            }
+        })
+    };
+    let waiters = [acting(true), acting(false)];
+    tokens.give();
+    tokens.give();
+    waiters.into_iter().for_each(|waiter| waiter.join().unwrap());
+    assert_eq!(tokens.count.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn turn_passed_on_holds() {
+    check(2, turn_passed_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn turn_passed_on_fails_without_turn_passes_on() {
+    twin(2, Part::TurnPassesOn, turn_passed_on);
 }
 
 /// `notify_all` reaches everybody.

@@ -16,6 +16,7 @@ mod barrier;
 mod event;
 mod flag;
 mod lock;
+mod memory;
 mod ring;
 mod semaphore;
 mod waiters;

@@ -110,12 +110,43 @@ impl Line {
 
     fn get(&self) -> Result<u64, PopError> {
         let mut cell = Cell::default();
-        self.chain.pop(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
+        self.chain.pop(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|_| cell.payload[0])
     }
 
     fn peek(&self) -> Result<u64, PopError> {
         let mut cell = Cell::default();
         self.chain.peek(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}).map(|()| cell.payload[0])
+    }
+
+    /// Puts several messages; how many were let in.
+    fn put_many(&self, messages: &[u64]) -> usize {
+        let cells: Vec<_> = messages.iter().map(|message| cell(*message)).collect();
+        let mut put = 0;
+        while put < cells.len() {
+            let rest = &cells[put..];
+            match self.chain.push_some(&self.memory, me(), NO_LIMIT, rest.len(), |place| &rest[place], |_| {}) {
+                Ok(count) => put += count,
+                Err(error) => {
+                    assert_eq!(error, PushError::Sealed);
+                    break;
+                }
+            }
+        }
+        put
+    }
+
+    /// Gets up to three messages, the later ones without a look at `head`.
+    fn get_many(&self) -> Vec<u64> {
+        let mut got = Vec::new();
+        let mut cell = Cell::default();
+        if let Ok(mut place) = self.chain.pop(&self.memory, me(), NO_LIMIT, &mut cell, |_| {}) {
+            got.push(cell.payload[0]);
+            while got.len() < 3 && self.chain.pop_next(me(), NO_LIMIT, &mut cell, |_| {}, &mut place) {
+                got.push(cell.payload[0]);
+            }
+            self.chain.leave_place(place);
+        }
+        got
     }
 
     /// All that is left.
@@ -234,6 +265,132 @@ fn slow_consumer_delays_nobody() {
         let mut first = Cell::default();
         line.chain.pop(&line.memory, me(), NO_LIMIT, &mut first, on_claim).unwrap();
         assert_eq!((first.payload[0], line.drain()), (1, vec![]));
+    });
+}
+
+// ---------------------------------------------------------------------------------------------- batches
+
+/// A batch and another producer: all messages are in, those of the batch in their order.
+fn put_many_put() {
+    let line = Arc::new(Line::new(&[4]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.put(3));
+    assert_eq!(line.put_many(&[1, 2]), 2);
+    producer.join().unwrap();
+    let got = line.drain();
+    assert_eq!(got.iter().copied().filter(|message| *message < 3).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(sorted(got), [1, 2, 3]);
+}
+
+#[test]
+fn put_many_put_holds() {
+    check(3, put_many_put);
+}
+
+/// A batch in and a batch out: what is got is what was put, in that order, and there never seem to be more messages
+/// than were put, or fewer than none.
+fn put_many_get_many() {
+    let line = Arc::new(Line::new(&[2, 2]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.put_many(&[1, 2]));
+    let mut got = line.get_many();
+    assert!(line.chain.len() <= 2, "as many as there are");
+    got.extend(line.get_many());
+    assert_eq!(producer.join().unwrap(), 2);
+    got.extend(line.get_many());
+    assert_eq!(got, [1, 2], "what was put is got");
+    assert_eq!((line.chain.len(), line.chain.pushed()), (0, 2), "as many as there are");
+}
+
+#[test]
+fn put_many_get_many_holds() {
+    check(3, put_many_get_many);
+}
+
+#[test]
+#[should_panic(expected = "as many as there are")]
+fn put_many_get_many_fails_without_tail_first() {
+    twin(3, Part::TailFirst, put_many_get_many);
+}
+
+#[test]
+#[should_panic(expected = "what was put is got")]
+fn put_many_get_many_fails_without_next_seen() {
+    twin(3, Part::NextSeen, put_many_get_many);
+}
+
+/// A batch goes into the slots that a consumer leaves, or into the next ring.
+fn put_many_into_left_slots() {
+    let line = Arc::new(Line::with(&[2, 2], &[1, 2]));
+    let other = line.clone();
+    let consumer = thread::spawn(move || [other.get().unwrap(), other.get().unwrap()]);
+    assert_eq!(line.put_many(&[3, 4]), 2);
+    assert_eq!(consumer.join().unwrap(), [1, 2]);
+    assert_eq!(line.drain(), [3, 4]);
+}
+
+#[test]
+fn put_many_into_left_slots_holds() {
+    check(3, put_many_into_left_slots);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn put_many_into_left_slots_fails_without_next_seen() {
+    twin(3, Part::NextSeen, put_many_into_left_slots);
+}
+
+/// Two who take several at once: each message is got once, and by each in their order.
+fn get_many_get_many() {
+    let line = Arc::new(Line::with(&[4], &[1, 2, 3]));
+    let other = line.clone();
+    let consumer = thread::spawn(move || other.get_many());
+    let mine = line.get_many();
+    let theirs = consumer.join().unwrap();
+    assert!(mine.is_sorted() && theirs.is_sorted());
+    let mut got = [mine, theirs].concat();
+    got.extend(line.drain());
+    assert_eq!(sorted(got), [1, 2, 3]);
+}
+
+#[test]
+fn get_many_get_many_holds() {
+    check(3, get_many_get_many);
+}
+
+/// Of a batch that meets a seal, the first ones are in.
+fn put_many_seal() {
+    let line = Arc::new(Line::new(&[4, 2, 2]));
+    let other = line.clone();
+    let producer = thread::spawn(move || other.put_many(&[1, 2]));
+    line.chain.seal(&line.memory);
+    let put = producer.join().unwrap();
+    assert_eq!(line.drain(), [1, 2][..put]);
+    assert_eq!((line.get(), line.put_many(&[3])), (Err(PopError::Ended), 0));
+}
+
+#[test]
+fn put_many_seal_holds() {
+    check(3, put_many_seal);
+}
+
+/// Whoever goes on in a ring that belongs to another chain by then takes nothing there.
+#[test]
+fn stale_place_is_empty() {
+    loom::model(|| {
+        let line = Line::with(&[1, 2], &[1, 2]);
+        let mut cell = Cell::default();
+        let mut place = line.chain.pop(&line.memory, me(), NO_LIMIT, &mut cell, |_| {}).unwrap();
+        assert_eq!((line.get(), line.memory.taken()), (Ok(2), 1));
+        let other = Chain::default();
+        other.initialize(&line.memory, 1).unwrap();
+        for _ in 0..3 {
+            other.push(&line.memory, me(), NO_LIMIT, &self::cell(3), || {}).unwrap();
+            assert!(!line.chain.pop_next(me(), NO_LIMIT, &mut cell, |_| {}, &mut place));
+            other.pop(&line.memory, me(), NO_LIMIT, &mut cell, |_| {}).unwrap();
+        }
+        line.chain.leave_place(place);
+        assert_eq!(line.get(), Err(PopError::Empty));
     });
 }
 

@@ -115,7 +115,7 @@ def test_a_cycle_through_the_end_of_an_interpreter() -> None:
     patient.join(AMPLE)
     rescuer.join(AMPLE)
     ((cycle,),) = found
-    assert {thread.name for thread in cycle} == {"MainInterpreter", "patient"}
+    assert {thread.name for thread in cycle} == {"MainThread", "patient"}
 
 
 def test_an_interpreter_that_keeps_its_gil_is_named() -> None:

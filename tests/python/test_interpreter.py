@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,11 @@ import pytest
 import multigil
 import workers
 from harness import AMPLE, MOMENT, in_thread, started
-from multigil import Interpreter, Queue, SimpleQueue
+from multigil import Interpreter, Queue, SimpleQueue, _exit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from harness import ProgramRunner
 
 
@@ -193,6 +197,45 @@ class TestNames:
         interpreter.start()
         assert interpreter.result(AMPLE) == "worker"
 
+    def test_a_change_is_seen_on_both_sides(self) -> None:
+        with Interpreter(name="first") as interpreter:
+            assert interpreter.call(workers.own_name) == "first"
+            interpreter.name = "second"
+            assert interpreter.call(workers.own_name) == "second"
+            interpreter.call(workers.rename, "third")
+            assert interpreter.name == "third"
+        assert repr(interpreter) == f"<Interpreter(third, stopped {interpreter.ident})>"
+
+    def test_any_text_is_a_name(self) -> None:
+        for name in ("\ud800 alone", "zero \0 in it", "é" * 100):
+            interpreter = Interpreter(target=workers.own_name, name=name)
+            interpreter.start()
+            assert interpreter.result(AMPLE) == interpreter.name == name
+            interpreter.join(AMPLE)
+
+    def test_the_kernel_knows_its_beginning(self) -> None:
+        with Interpreter(name="seen by the kernel") as interpreter:
+            assert interpreter.call(workers.kernel_name) == "seen by the ker"
+            interpreter.name = "by 0\0"
+            assert interpreter.call(workers.kernel_name) == "by 0"
+
+    def test_numbers_are_given_once_wherever_one_is_made(self) -> None:
+        inside = started(workers.default_name).result(AMPLE)
+        assert int(inside.removeprefix("Interpreter-")) < int(Interpreter().name.removeprefix("Interpreter-"))
+
+    def test_the_old_methods_warn(self) -> None:
+        interpreter = Interpreter(name="old")
+        with pytest.warns(DeprecationWarning, match="get the name attribute") as warned:
+            assert interpreter.getName() == "old"
+        assert warned[0].filename == __file__
+        with pytest.warns(DeprecationWarning, match="set the name attribute"):
+            interpreter.setName("new")
+        with pytest.warns(DeprecationWarning, match="set the daemon attribute"):
+            interpreter.setDaemon(True)
+        with pytest.warns(DeprecationWarning, match="get the daemon attribute"):
+            assert interpreter.isDaemon() is True
+        assert repr(interpreter) == "<Interpreter(new, initial daemon)>"
+
 
 class TestAttributes:
     def test_the_identifiers_are_none_before_the_start_and_those_seen_inside_afterwards(self) -> None:
@@ -241,6 +284,61 @@ class TestAttributes:
         q.put(None)
         interpreter.join()
         assert repr(interpreter) == f"<Interpreter(worker, stopped{suffix} {interpreter.ident})>"
+
+
+class TestContext:
+    def test_an_interpreter_begins_with_an_empty_context(self) -> None:
+        variable = contextvars.ContextVar[str]("variable")
+        variable.set("here")
+        for context in (None, contextvars.Context()):
+            interpreter = Interpreter(target=workers.context_is_empty, context=context)
+            interpreter.start()
+            assert interpreter.result(AMPLE) is True
+
+    def test_one_that_is_not_empty_is_a_type_error(self) -> None:
+        context = contextvars.Context()
+        context.run(contextvars.ContextVar[str]("variable").set, "here")
+        with pytest.raises(TypeError, match="pass their values as arguments"):
+            Interpreter(target=int, context=context)
+
+
+class TestStackSize:
+    @pytest.fixture(autouse=True)
+    def _size_is_as_before(self) -> Iterator[None]:
+        yield
+        multigil.stack_size(0)
+
+    def test_it_is_that_of_threads_too(self) -> None:
+        assert multigil.stack_size(1 << 20) == 0
+        assert workers.thread_stack_size() == 1 << 20
+        assert multigil.stack_size() == 1 << 20
+        assert multigil.stack_size() == 0
+
+    @pytest.mark.parametrize("size", [-1, 1, "big", None])
+    def test_one_that_is_no_size_is_an_error_and_changes_nothing(self, size: Any) -> None:
+        multigil.stack_size(1 << 20)
+        with pytest.raises((ValueError, TypeError)):
+            multigil.stack_size(size)
+        assert multigil.stack_size(0) == 1 << 20
+
+    @pytest.mark.skipif(sys.version_info < (3, 13), reason="ctypes does not load in an interpreter of 3.12")
+    @pytest.mark.parametrize(("size", "least"), [(0, 16 << 20), (64 << 10, 512 << 10), (32 << 20, 32 << 20)])
+    def test_interpreters_get_at_least_what_was_set_or_else_16_mib(self, size: int, least: int) -> None:
+        multigil.stack_size(size)
+        # The C library keeps stacks of threads that have ended, and may give a larger one.
+        assert started(workers.stack_bytes).result(AMPLE) >= least
+        assert started(workers.stack_bytes_of_a_nested_one).result(AMPLE) >= least
+
+    def test_threads_in_an_interpreter_get_what_was_set(self) -> None:
+        multigil.stack_size(1 << 20)
+        assert started(workers.thread_stack_size).result(AMPLE) == 1 << 20
+
+    def test_interpreters_that_were_made_ahead_are_not_used_when_another_size_is_wanted(self) -> None:
+        started(int).join(AMPLE)
+        spares = list(_exit._all.spares)
+        multigil.stack_size(1 << 20)
+        started(int).join(AMPLE)
+        assert list(_exit._all.spares) == spares
 
 
 class Doubling(Interpreter):
@@ -294,6 +392,137 @@ class TestListing:
 
     def test_inside_the_current_one_is_not_the_main_one(self) -> None:
         assert started(workers.is_main).result(AMPLE) is False
+
+    def test_the_main_one_is_called_as_the_main_thread(self) -> None:
+        assert multigil.main_interpreter().name == threading.main_thread().name == "MainThread"
+
+    def test_they_are_listed_everywhere(self) -> None:
+        with Interpreter(name="first") as first, Interpreter(name="second") as second:
+            expected = ["MainThread", "first", "second"]
+            assert [interpreter.name for interpreter in multigil.enumerate()] == expected
+            for interpreter in (first, second):
+                assert interpreter.call(workers.listing) == (expected, 3, interpreter.name, "MainThread")
+
+    def test_those_that_another_one_started_are_listed(self) -> None:
+        go: Queue[None] = Queue()
+        with Interpreter(name="outer") as outer:
+            outer.call(workers.start_named, go.get, (), "inner", daemon=True)
+            names, count, *_ = outer.call(workers.listing)
+            assert (names, count) == (["MainThread", "outer", "inner"], 3)
+            inner = multigil.enumerate()[-1]
+            assert inner.name == "inner"
+            assert inner is multigil.enumerate()[-1]
+            assert inner.daemon
+            assert inner.is_alive()
+            inner.join(0.01)
+            assert inner.is_alive()
+            go.put(None)
+            inner.join(AMPLE)
+            assert not inner.is_alive()
+            assert inner not in multigil.enumerate()
+            assert outer.call(workers.listing)[0] == ["MainThread", "outer"]
+            assert repr(inner) == f"<Interpreter(inner, stopped daemon {inner.ident})>"
+
+    def test_one_that_another_one_started_can_be_terminated_but_not_asked(self) -> None:
+        with Interpreter() as outer:
+            outer.call(workers.start_named, workers.spin, (), "inner")
+            outer.call(workers.start_named, Queue().get, (), "waiting")
+            spinning, waiting = multigil.enumerate()[-2:]
+            for inner in (spinning, waiting):
+                assert workers.errors_of(inner) == [
+                    "interpreters can only be started once",
+                    "cannot wait for interpreter that was not started from here",
+                    "cannot interrupt interpreter that was not started from here",
+                    "cannot close interpreter that was not started from here",
+                    "cannot call interpreter that was not started from here",
+                    "cannot set daemon status of active interpreter",
+                ]
+                assert inner.is_alive()
+                inner.terminate(AMPLE)
+                assert not inner.is_alive()
+
+    def test_an_open_one_that_another_one_opened_can_be_terminated(self) -> None:
+        with Interpreter() as outer:
+            outer.exec("import multigil; inner = multigil.Interpreter(name='open'); inner.call(int)")
+            inner = multigil.enumerate()[-1]
+            assert inner.name == "open"
+            inner.terminate(AMPLE)
+            assert outer.call(workers.listing)[0] == ["MainThread", outer.name]
+
+    def test_spares_are_not_listed(self) -> None:
+        started(int).join(AMPLE)
+        assert len(_exit._all.spares) > 0
+        assert multigil.enumerate() == [multigil.main_interpreter()]
+
+    def test_the_main_one_has_ended_when_the_main_thread_has(self, run_program: ProgramRunner) -> None:
+        output = run_program.output("""
+            import multigil, time
+            def watch(started):
+                main = multigil.main_interpreter()
+                started.put(main.is_alive())
+                main.join()
+                print(main.is_alive(), main)
+            started = multigil.Queue()
+            multigil.Interpreter(target=watch, args=(started,)).start()
+            print(started.get(), multigil.main_interpreter().ident, flush=True)
+        """)
+        first, second = output.splitlines()
+        ident = first.removeprefix("True ")
+        assert second == f"False <Interpreter(MainThread, stopped {ident})>"
+
+    def test_the_old_names_warn(self) -> None:
+        with pytest.warns(DeprecationWarning, match="use current_thread") as warned:
+            assert multigil.currentThread() is multigil.main_interpreter()
+        assert warned[0].filename == __file__
+        with pytest.warns(DeprecationWarning, match="use active_count"):
+            assert multigil.activeCount() == 1
+
+
+class TestSending:
+    """An interpreter's object arrives elsewhere as the object that stands for it there."""
+
+    def test_it_is_recognized_where_it_was_started(self) -> None:
+        with Interpreter() as one:
+            assert one.call(workers.who_am_i) is one
+            assert one.call(workers.identity, multigil.main_interpreter()) is multigil.main_interpreter()
+            with Interpreter() as other:
+                assert other.call(workers.identity, one) is one
+
+    def test_elsewhere_it_shows_the_same(self) -> None:
+        with Interpreter(name="one") as one, Interpreter(daemon=True) as other:
+            one.call(int)
+            assert other.call(workers.facts, one) == workers.facts(one)
+            assert other.call(workers.is_same, one, one) is True
+        assert started(workers.facts, one).result(AMPLE) == workers.facts(one)
+
+    def test_it_can_be_joined_there(self) -> None:
+        go: Queue[None] = Queue()
+        one = started(go.get)
+        joining = started(one.join)
+        go.put(None)
+        joining.join(AMPLE)
+        assert not one.is_alive()
+        assert joining.result() is None
+
+    def test_it_is_the_current_one_where_it_runs(self) -> None:
+        with Interpreter() as one:
+            own = one.call(workers.errors_of, one)
+            assert own[0] == "interpreters can only be started once"
+            assert set(own[1:-1]) == {
+                f"cannot {verb} current interpreter" for verb in ("wait for", "interrupt", "close", "call")
+            }
+
+    def test_one_that_is_not_started_cannot_be_sent(self) -> None:
+        q: Queue[Any] = Queue()
+        with pytest.raises(TypeError, match="cannot pickle 'Interpreter' object that is not started"):
+            q.put(Interpreter())
+        assert q.empty()
+
+    def test_a_subclass_comes_home_as_itself(self) -> None:
+        interpreter = Doubling(21)
+        interpreter.start()
+        assert started(workers.identity, interpreter).result(AMPLE) is interpreter
+        interpreter.join(AMPLE)
 
 
 class TestExcepthook:

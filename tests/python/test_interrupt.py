@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import multigil
 import workers
 from harness import AMPLE, MOMENT, in_thread, started
-from multigil import Empty, Interpreter, Lock, Queue, SimpleQueue
+from multigil import Barrier, BoundedSemaphore, Empty, Event, Interpreter, Lock, Queue, Semaphore, SimpleQueue, wait_any
 
 # Within this time a running loop must notice. It is 50 ms on an idle machine.
 SOON = 1.0
@@ -28,6 +29,9 @@ def held_lock() -> Lock:
     return lock
 
 
+# A file descriptor that is never ready to be read.
+SILENT, _ = os.pipe()
+
 # What never returns: a function and its arguments, made anew for each test.
 ENDLESS: dict[str, Any] = {
     "an endless loop": lambda: (workers.spin,),
@@ -38,6 +42,14 @@ ENDLESS: dict[str, Any] = {
     "Queue.join": lambda: (full_queue().join,),
     "Lock.acquire": lambda: (held_lock().acquire,),
     "Lock.acquire with a timeout": lambda: (held_lock().acquire, True, 3_600),
+    "Event.wait": lambda: (Event().wait,),
+    "Event.wait with a timeout": lambda: (Event().wait, 3_600),
+    "Semaphore.acquire": lambda: (Semaphore(0).acquire,),
+    "BoundedSemaphore.acquire with a timeout": lambda: (BoundedSemaphore(0).acquire, True, 3_600),
+    "Barrier.wait": lambda: (Barrier(2).wait,),
+    "Barrier.wait with a timeout": lambda: (Barrier(2, timeout=3_600).wait,),
+    "wait_any": lambda: (wait_any, Queue(), held_lock(), Event(), Semaphore(0)),
+    "wait_any with a file descriptor": lambda: (wait_any, Event(), SILENT),
     "Interpreter.join": lambda: (workers.started_and_joined, Queue().get),
     "Interpreter.result": lambda: (workers.started_and_waited_for, Queue().get),
 }

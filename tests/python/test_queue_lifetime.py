@@ -12,13 +12,24 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import in_fresh_process
-from multigil import Lock, MultigilError, Queue, SimpleQueue, StaleHandle, _core
+from multigil import (
+    Barrier,
+    BoundedSemaphore,
+    Event,
+    Lock,
+    MultigilError,
+    Queue,
+    Semaphore,
+    SimpleQueue,
+    StaleHandle,
+    _core,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = [Queue, SimpleQueue, Lock]
-Shared = Queue[Any] | SimpleQueue[Any] | Lock
+KINDS = [Queue, SimpleQueue, Lock, Event, Semaphore, BoundedSemaphore]
+Shared = Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore
 
 
 def identity_of(shared: Shared) -> tuple[int, int, int, int]:
@@ -125,6 +136,20 @@ def test_creating_and_dropping_leaves_nothing() -> None:
     kept.clear()
     for name in ("queues", "locks", "bytes_in_use"):
         assert counted(name) == before[name]
+
+
+@in_fresh_process
+def test_creating_and_dropping_the_others_leaves_nothing() -> None:
+    before = _core.statistics()
+    makers: dict[str, Callable[[], object]] = {"events": Event, "semaphores": BoundedSemaphore}
+    for name, maker in {**makers, "barriers": lambda: Barrier(2, gc.collect)}.items():
+        for _ in range(1_000):
+            maker()
+        kept = [maker() for _ in range(3)]
+        assert counted(name) == before[name] + 3
+        kept.clear()
+        assert counted(name) == before[name]
+    assert counted("bytes_in_use") == before["bytes_in_use"]
 
 
 @in_fresh_process

@@ -80,6 +80,11 @@ unsafe fn encode_bytes(kind: u8, start: *const u8, length: usize, message: &mut 
     message.set_bytes(kind, bytes).or_else(|error| errors::out_of_memory(error))
 }
 
+/// Whether making an object of the message may run any code of Python's.
+pub(crate) fn runs_python(message: &Message<'_>) -> bool {
+    message.kind() == kind::PICKLE
+}
+
 /// Makes an object of a message.
 #[inline(always)]
 pub(crate) unsafe fn decode(state: &'static State, message: &Message<'_>) -> Result<Owned> {
@@ -207,7 +212,8 @@ unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mu
         match pickler.pickle(object) {
             Ok(pieces) if !names_main(&pieces) => {
                 if pieces.len() == 1 {
-                    *state.idle_pickler.lock() = Some(pickler);
+                    let other = state.idle_pickler.lock().replace(pickler);
+                    drop(other); // without the lock: nobody knows what that runs
                 } // otherwise its memo has grown, and clearing that would cost every later message
                 Ok(pieces)
             }

@@ -35,12 +35,15 @@ unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
 const fn class_name(kind: ObjectKind) -> &'static CStr {
     match kind {
         ObjectKind::Queue => c"Queue",
+        ObjectKind::LifoQueue => c"LifoQueue",
+        ObjectKind::PriorityQueue => c"PriorityQueue",
         ObjectKind::Lock => c"Lock",
         ObjectKind::RLock => c"RLock",
         ObjectKind::Flag => c"Event",
         ObjectKind::Semaphore => c"Semaphore",
         ObjectKind::Condition => c"Condition",
         ObjectKind::Barrier => c"Barrier",
+        ObjectKind::Memory => c"Value or Array", // nobody waits for others
         ObjectKind::Bench => c"Bench",
     }
 }

@@ -9,9 +9,7 @@ use crate::state::State;
 /// Raises MemoryError with both numbers.
 #[cold]
 pub(crate) unsafe fn out_of_memory<T>(error: OutOfMemory) -> Result<T> {
-    let OutOfMemory { requested, available } = error;
-    let text = format!("a message of {requested} bytes does not fit: {available} bytes of memory are available");
-    raise(ffi::PyExc_MemoryError, &text)
+    raise(ffi::PyExc_MemoryError, &error.to_string())
 }
 
 #[cold]

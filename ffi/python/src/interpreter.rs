@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::event::{Event, Watchable};
-use multigil::layout::ObjectId;
+use multigil::layout::{ObjectId, ObjectKind};
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -37,6 +37,9 @@ use crate::wait::{self, Request, Seat, Subject};
 const STACK_BYTES: usize = 16 << 20;
 /// The fewest bytes of stack: to make an interpreter and import a few modules there takes 160 KiB.
 const LEAST_STACK_BYTES: usize = 512 << 10;
+
+/// How much of a thread's name the kernel keeps.
+const SHOWN_BYTES: usize = 15;
 
 /// All that were made in this process, by whichever interpreter.
 static ALL: Mutex<All> = Mutex::new(All { count: 0, alive: Vec::new() });
@@ -94,6 +97,17 @@ struct Facts {
     ended: bool,
 }
 
+impl Facts {
+    /// Gives the thread the name in the kernel, where `top -H` and debuggers see it, as CPython does since 3.14.
+    fn show_name(&self) {
+        if let (Some(name), Some(native_id), false) = (&self.name, self.native_id, self.ended) {
+            let shown = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            let shown = &shown[..shown.len().min(SHOWN_BYTES)];
+            drop(std::fs::write(format!("/proc/self/task/{native_id}/comm"), shown)); // no harm if it can't be done
+        }
+    }
+}
+
 impl Shared {
     fn has_ended(&self) -> bool {
         self.facts.lock().ended
@@ -126,7 +140,11 @@ impl Shared {
         }
         let native_id = libc::gettid();
         let ident = ffi::PyThread_get_thread_ident();
-        self.facts.lock().native_id = Some(native_id);
+        {
+            let mut facts = self.facts.lock();
+            facts.native_id = Some(native_id);
+            facts.show_name();
+        }
         self.begun.notify_all(self.region.bell()); // unlocking was the read-modify-write that it asks for
         let thread = create()?;
         let interpreter = ffi::PyInterpreterState_Get();
@@ -399,7 +417,9 @@ unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handl
     let mut handles = Vec::new();
     for place in 0..ffi::PyTuple_Size(queues.as_ptr()) {
         let queue = ffi::PyTuple_GetItem(queues.as_ptr(), place); // borrowed
-        if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0 {
+        if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0
+            || HandleObject::<Queue>::kind(queue) != Some(ObjectKind::Queue)
+        {
             return raise(ffi::PyExc_TypeError, "Subinterpreter() argument 'queues' must be a sequence of Queue");
         }
         let id = HandleObject::<Queue>::of(queue).1.id();
@@ -653,7 +673,9 @@ unsafe extern "C" fn set_name(object: *mut ffi::PyObject, value: *mut ffi::PyObj
         let (mut start, mut length) = (null_mut(), 0);
         check(ffi::PyBytes_AsStringAndSize(bytes.as_ptr(), &raw mut start, &raw mut length))?;
         let name = core::slice::from_raw_parts(start.cast::<u8>(), length as usize).to_vec();
-        parts(object).1.facts.lock().name = Some(name);
+        let mut facts = parts(object).1.facts.lock();
+        facts.name = Some(name);
+        facts.show_name();
         Ok(())
     })
 }

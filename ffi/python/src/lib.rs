@@ -19,24 +19,35 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
-//! | [`queue`], [`lock`], [`rlock`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
+//! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
+//! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | this one | the module |
 
+mod array;
+mod atomics;
 mod barrier;
+mod batch;
 mod codec;
+mod condition;
+mod custom;
 mod diagnosis;
 mod errors;
 mod event;
 mod handle;
 mod interpreter;
 mod lock;
+mod memory;
+mod ordered;
 mod py;
 mod queue;
 mod rlock;
 mod semaphore;
 mod state;
+mod typecode;
+mod value;
 mod wait;
 mod wait_any;
 
@@ -51,7 +62,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 14] = [
+static mut METHODS: [ffi::PyMethodDef; 17] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -106,6 +117,21 @@ A queue is ready when it has an item or is shut down, a lock when it could be ac
 semaphore when its value is positive, an Interpreter when it has ended, a file descriptor (an int, or an object with a\n\
 method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
 after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
+    ),
+    py::method_fast(
+        c"create_memory",
+        memory::create,
+        c"create_memory($module, name, size)\n--\n\nMake memory of that name; None if there is some already.",
+    ),
+    py::method_one(
+        c"open_memory",
+        memory::open,
+        c"open_memory($module, name, /)\n--\n\nGive the memory of that name; None if there is none.",
+    ),
+    py::method_one(
+        c"unlink_memory",
+        memory::unlink,
+        c"unlink_memory($module, name, /)\n--\n\nTake a name away from its memory; whether there was one.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,

@@ -16,7 +16,7 @@ use crate::wait::{self, Subject, Willing};
 
 type Object = HandleObject<SharedLock>;
 
-unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
+pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, lock) = Object::of(object);
     let me = owner(state);
     match (lock.try_acquire(me), willing) {
@@ -35,9 +35,23 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
     }
 }
 
-unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
+pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
     lock.release(state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+}
+
+/// Takes the lock; an exception leaves only when it is taken.
+pub(crate) unsafe fn restore(object: *mut ffi::PyObject) -> Result<()> {
+    let (state, lock) = Object::of(object);
+    let me = owner(state);
+    if lock.try_acquire(me) {
+        return Ok(());
+    }
+    wait::insist(state, Subject::of(lock), |patience| lock.acquire(me, patience))
+}
+
+pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
+    Object::of(object).1.is_locked()
 }
 
 /// How willing a call of a lock's `acquire` is to wait.
@@ -50,7 +64,7 @@ pub(crate) unsafe fn willing(arguments: Arguments) -> Result<Willing> {
     wait::lock_timeout(blocking, timeout)
 }
 
-pub(crate) unsafe extern "C" fn lock_acquire(
+unsafe extern "C" fn lock_acquire(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -64,7 +78,7 @@ unsafe extern "C" fn lock_release(object: *mut ffi::PyObject, _: *mut ffi::PyObj
 }
 
 unsafe extern "C" fn lock_locked(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.is_locked()))
+    py::guard_bool(|| Ok(is_locked(object)))
 }
 
 unsafe extern "C" fn lock_enter(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -106,7 +120,7 @@ pub(crate) unsafe fn repr(object: *mut ffi::PyObject, is_locked: bool, more: &CS
 }
 
 unsafe extern "C" fn lock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| repr(object, Object::of(object).1.is_locked(), c""))
+    py::guard(|| repr(object, is_locked(object), c""))
 }
 
 /// The object of Python's that says who holds a lock: an [`Owner`], or None.
@@ -176,7 +190,7 @@ unsafe extern "C" fn new_lock(
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 11] = [
     py::method_fast(
         c"acquire",
         lock_acquire,
@@ -190,6 +204,13 @@ If blocking is true, wait for it, at most timeout seconds if that is not -1. Oth
         c"release($self)\n--\n\nGive the lock back, whoever took it. Raises RuntimeError if nobody holds it.",
     ),
     py::method_no_args(c"locked", lock_locked, c"locked($self)\n--\n\nWhether somebody holds the lock."),
+    py::method_fast(
+        c"acquire_lock",
+        lock_acquire,
+        c"acquire_lock($self, blocking=True, timeout=-1)\n--\n\nAn old name of acquire().",
+    ),
+    py::method_no_args(c"release_lock", lock_release, c"release_lock($self)\n--\n\nAn old name of release()."),
+    py::method_no_args(c"locked_lock", lock_locked, c"locked_lock($self)\n--\n\nAn old name of locked()."),
     py::method_no_args(c"__enter__", lock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", lock_exit, c"Give the lock back."),
     py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"Free the lock in a forked child."),

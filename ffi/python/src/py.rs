@@ -2,7 +2,7 @@
 
 use core::ffi::{CStr, c_int};
 use core::mem::ManuallyDrop;
-use core::ptr::{NonNull, null_mut};
+use core::ptr::{NonNull, null, null_mut};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::ffi;
@@ -64,6 +64,18 @@ impl Owned {
     pub(crate) unsafe fn attribute(&self, name: &CStr) -> Result<Owned> {
         Owned::from_raw(ffi::PyObject_GetAttrString(self.as_ptr(), name.as_ptr()))
     }
+
+    /// An attribute that may be missing.
+    pub(crate) unsafe fn optional_attribute(&self, name: &CStr) -> Result<Option<Owned>> {
+        match self.attribute(name) {
+            Ok(attribute) => Ok(Some(attribute)),
+            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_AttributeError) != 0 => {
+                ffi::PyErr_Clear();
+                Ok(None)
+            }
+            Err(Raised) => Err(Raised),
+        }
+    }
 }
 
 impl Drop for Owned {
@@ -102,6 +114,23 @@ pub(crate) unsafe fn raise<T>(class: *mut ffi::PyObject, text: &str) -> Result<T
         ffi::Py_DECREF(text.as_ptr());
     }
     Err(Raised)
+}
+
+/// Does something last, whatever came before, as Python's `finally`: if both raised, then what `last` raised leaves, with
+/// the other one as its context.
+pub(crate) unsafe fn finally<T>(result: Result<T>, last: impl FnOnce() -> Result<()>) -> Result<T> {
+    if result.is_ok() {
+        return last().and(result);
+    }
+    let earlier = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+    if last().is_ok() {
+        ffi::PyErr_SetRaisedException(earlier.into_raw());
+    } else {
+        let error = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+        ffi::PyException_SetContext(error.as_ptr(), earlier.into_raw());
+        ffi::PyErr_SetRaisedException(error.into_raw());
+    }
+    result
 }
 
 /// Runs what an entrance does; a panic becomes a SystemError instead of undefined behaviour.
@@ -162,6 +191,22 @@ impl Arguments {
         Arguments { values, positional: count as usize, names }
     }
 
+    /// No arguments.
+    pub(crate) const NONE: Arguments = Arguments { values: null(), positional: 0, names: null_mut() };
+
+    /// Calls a function with them.
+    pub(crate) unsafe fn call(&self, function: &Owned) -> Result<Owned> {
+        Owned::from_raw(ffi::PyObject_Vectorcall(function.as_ptr(), self.values, self.positional, self.names))
+    }
+
+    /// Calls a function with another argument before them.
+    pub(crate) unsafe fn pass_on(&self, function: &Owned, first: *mut ffi::PyObject) -> Result<Owned> {
+        let named = if self.names.is_null() { 0 } else { ffi::PyTuple_Size(self.names) as usize };
+        let others = (0..self.positional + named).map(|place| *self.values.add(place));
+        let all: Vec<_> = core::iter::once(first).chain(others).collect();
+        Owned::from_raw(ffi::PyObject_Vectorcall(function.as_ptr(), all.as_ptr(), self.positional + 1, self.names))
+    }
+
     /// The only argument, if there is just one and it has no name.
     #[inline(always)]
     pub(crate) unsafe fn single(&self) -> Option<*mut ffi::PyObject> {
@@ -173,7 +218,18 @@ impl Arguments {
         self.positional == 0 && self.names.is_null()
     }
 
+    /// Checks that at most so many arguments have no name.
+    pub(crate) unsafe fn positional_at_most(&self, function: &str, count: usize) -> Result<()> {
+        if self.positional <= count {
+            return Ok(());
+        }
+        let given = self.positional;
+        let text = format!("{function}() takes at most {count} positional arguments ({given} given)");
+        raise(ffi::PyExc_TypeError, &text)
+    }
+
     /// The arguments of `function` by place; null where one is missing. The first `required` may not be.
+    #[inline]
     pub(crate) unsafe fn parse<const COUNT: usize>(
         &self,
         function: &str,
@@ -181,9 +237,22 @@ impl Arguments {
         required: usize,
     ) -> Result<[*mut ffi::PyObject; COUNT]> {
         let mut found = [null_mut(); COUNT];
-        if self.positional > COUNT {
-            let (given, takes) = (self.positional, if COUNT == 1 { "argument" } else { "arguments" });
-            return raise(ffi::PyExc_TypeError, &format!("{function}() takes at most {COUNT} {takes} ({given} given)"));
+        self.parse_into(function, &parameters, required, &mut found)?;
+        Ok(found)
+    }
+
+    /// The same for any number of arguments.
+    pub(crate) unsafe fn parse_into(
+        &self,
+        function: &str,
+        parameters: &[&CStr],
+        required: usize,
+        found: &mut [*mut ffi::PyObject],
+    ) -> Result<()> {
+        let count = parameters.len();
+        if self.positional > count {
+            let (given, takes) = (self.positional, if count == 1 { "argument" } else { "arguments" });
+            return raise(ffi::PyExc_TypeError, &format!("{function}() takes at most {count} {takes} ({given} given)"));
         }
         for (place, value) in found.iter_mut().enumerate().take(self.positional) {
             *value = *self.values.add(place);
@@ -208,7 +277,7 @@ impl Arguments {
             found[parameter] = *self.values.add(self.positional + place);
         }
         match found.iter().take(required).position(|value| value.is_null()) {
-            None => Ok(found),
+            None => Ok(()),
             Some(missing) => {
                 let name = parameters[missing].to_string_lossy();
                 raise(
@@ -264,17 +333,32 @@ pub(crate) unsafe fn unsigned(object: *mut ffi::PyObject) -> Result<u64> {
     if value == u64::MAX && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value) }
 }
 
-/// Any integer; one that is beyond 64 bits is as far away as can be.
+/// Any integer; one whose magnitude is beyond 64 bits is as far away as can be.
 pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
     let number = Owned::from_raw(ffi::PyNumber_Index(object))?;
     let mut overflow = 0;
     let value = ffi::PyLong_AsLongLongAndOverflow(number.as_ptr(), &raw mut overflow);
-    match overflow {
-        0 if value == -1 && !ffi::PyErr_Occurred().is_null() => Err(Raised),
-        0 => Ok(value.into()),
-        ..0 => Ok(i128::MIN),
-        1.. => Ok(i128::MAX),
+    if overflow == 0 {
+        return if value == -1 && !ffi::PyErr_Occurred().is_null() { Err(Raised) } else { Ok(value.into()) };
     }
+    let magnitude = Owned::from_raw(ffi::PyNumber_Absolute(number.as_ptr()))?;
+    let value = ffi::PyLong_AsUnsignedLongLong(magnitude.as_ptr());
+    if value == u64::MAX && !ffi::PyErr_Occurred().is_null() {
+        ffi::PyErr_Clear();
+        return Ok(if overflow < 0 { i128::MIN } else { i128::MAX });
+    }
+    Ok(i128::from(value) * i128::from(overflow.signum()))
+}
+
+/// The text of a `str`, which lives as long as it does.
+pub(crate) unsafe fn utf8<'a>(object: *mut ffi::PyObject) -> Result<&'a str> {
+    let mut length = 0;
+    let text = ffi::PyUnicode_AsUTF8AndSize(object, &raw mut length);
+    if text.is_null() {
+        return Err(Raised);
+    }
+    let bytes = core::slice::from_raw_parts(text.cast(), length as usize);
+    core::str::from_utf8(bytes).or_else(|_| raise(ffi::PyExc_SystemError, "CPython's UTF-8 is wrong"))
 }
 
 /// `tp_traverse` of objects that hold nothing but their type.

@@ -17,7 +17,7 @@ use crate::{errors, lock};
 
 type Object = HandleObject<SharedRLock>;
 
-unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
+pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, lock) = Object::of(object);
     let me = owner(state);
     match (lock.try_acquire(me), willing) {
@@ -37,12 +37,12 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
     }
 }
 
-unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
+pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
     lock.release(owner(state), state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
-pub(crate) unsafe extern "C" fn rlock_acquire(
+unsafe extern "C" fn rlock_acquire(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
     count: ffi::Py_ssize_t,
@@ -56,7 +56,7 @@ unsafe extern "C" fn rlock_release(object: *mut ffi::PyObject, _: *mut ffi::PyOb
 }
 
 unsafe extern "C" fn rlock_locked(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.lock().is_locked()))
+    py::guard_bool(|| Ok(is_locked(object)))
 }
 
 unsafe extern "C" fn rlock_enter(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -72,11 +72,18 @@ unsafe extern "C" fn rlock_exit(
     py::guard_none(|| release(object))
 }
 
-unsafe extern "C" fn is_owned(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| {
-        let (state, lock) = Object::of(object);
-        Ok(lock.is_owned(owner(state)))
-    })
+pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
+    Object::of(object).1.lock().is_locked()
+}
+
+/// Whether the calling thread holds the lock.
+pub(crate) unsafe fn is_owned(object: *mut ffi::PyObject) -> bool {
+    let (state, lock) = Object::of(object);
+    lock.is_owned(owner(state))
+}
+
+unsafe extern "C" fn rlock_is_owned(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_bool(|| Ok(is_owned(object)))
 }
 
 unsafe extern "C" fn recursion_count(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -87,15 +94,28 @@ unsafe extern "C" fn recursion_count(object: *mut ffi::PyObject, _: *mut ffi::Py
     })
 }
 
+/// Gives the lock back; how often the calling thread had taken it.
+pub(crate) unsafe fn give_back(object: *mut ffi::PyObject) -> Result<u32> {
+    let (state, lock) = Object::of(object);
+    let given_back = lock.release_save(owner(state), state.region.bell());
+    given_back.or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+}
+
+/// Takes the lock so often; an exception leaves only when it is taken.
+pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
+    let (state, lock) = Object::of(object);
+    let me = owner(state);
+    if lock.try_restore(me, count) {
+        return Ok(());
+    }
+    wait::insist(state, Subject::of(lock), |patience| lock.restore(me, count, patience))
+}
+
 /// Gives `(count, owner)`, as `threading`'s.
 unsafe extern "C" fn release_save(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let (state, lock) = Object::of(object);
-        let me = owner(state);
-        match lock.release_save(me, state.region.bell()) {
-            Ok(count) => Owned::from_raw(ffi::Py_BuildValue(c"II".as_ptr(), count, me.thread)),
-            Err(error) => raise(ffi::PyExc_RuntimeError, &error.to_string()),
-        }
+        let me = owner(Object::of(object).0);
+        Owned::from_raw(ffi::Py_BuildValue(c"II".as_ptr(), give_back(object)?, me.thread))
     })
 }
 
@@ -114,44 +134,6 @@ unsafe extern "C" fn acquire_restore(object: *mut ffi::PyObject, arguments: *mut
     })
 }
 
-/// Takes the lock so often; an exception leaves only when the lock is taken.
-pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
-    let (state, lock) = Object::of(object);
-    let me = owner(state);
-    if lock.try_restore(me, count) {
-        return Ok(());
-    }
-    wait::insist(state, Subject::of(lock), |patience| lock.restore(me, count, patience))
-}
-
-/// To `wait_any`, it is ready when the one who waits would get it.
-pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
-    Box::new(Watched { lock: Object::of(object).1, me })
-}
-
-struct Watched {
-    lock: &'static RLock,
-    me: Owner,
-}
-
-impl Watchable for Watched {
-    fn is_ready(&self) -> bool {
-        self.lock.is_owned(self.me) || self.lock.lock().is_ready()
-    }
-
-    fn watch(&self) {
-        self.lock.lock().watch();
-    }
-
-    fn look(&self) -> bool {
-        self.lock.lock().look()
-    }
-
-    fn unwatch(&self) {
-        self.lock.lock().unwatch();
-    }
-}
-
 /// In a forked child nobody else holds the lock: `threading` calls this for its own.
 unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
@@ -161,6 +143,11 @@ unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyO
         }
         Ok(())
     })
+}
+
+/// To `wait_any`, it is ready when the one who waits would get it.
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
+    Box::new(Object::of(object).1.for_owner(me))
 }
 
 unsafe extern "C" fn rlock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -219,7 +206,7 @@ Raises RuntimeError if this thread does not hold it.",
     py::method_no_args(c"locked", rlock_locked, c"locked($self)\n--\n\nWhether somebody holds the lock."),
     py::method_no_args(c"__enter__", rlock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", rlock_exit, c"Give the lock back once."),
-    py::method_no_args(c"_is_owned", is_owned, c"_is_owned($self)\n--\n\nWhether this thread holds the lock."),
+    py::method_no_args(c"_is_owned", rlock_is_owned, c"_is_owned($self)\n--\n\nWhether this thread holds the lock."),
     py::method_no_args(
         c"_recursion_count",
         recursion_count,

@@ -13,7 +13,7 @@ use pyo3::ffi;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise};
-use crate::{barrier, event, interpreter, lock, queue, rlock, semaphore};
+use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -40,11 +40,17 @@ objects! {
     /// The type of the name.
     queue_type,
     /// The type of the name.
+    lifo_queue_type,
+    /// The type of the name.
+    priority_queue_type,
+    /// The type of the name.
     simple_queue_type,
     /// The type of the name.
     lock_type,
     /// The type of the name.
     rlock_type,
+    /// The type of the name.
+    condition_type,
     /// The type of the name.
     owner_type,
     /// The type of the name.
@@ -55,6 +61,12 @@ objects! {
     bounded_semaphore_type,
     /// The type of the name.
     barrier_type,
+    /// The type of the name.
+    value_type,
+    /// The type of the name.
+    array_type,
+    /// The type of the name.
+    memory_type,
     /// The type of the name.
     subinterpreter_type,
     /// The type of the file that picklers write to.
@@ -72,7 +84,11 @@ objects! {
     /// The exception of the name.
     region_corrupt,
     /// The exception of the name.
+    not_shareable,
+    /// The exception of the name.
     interpreter_terminated,
+    /// `multigil._custom_queue`, once it was needed.
+    custom_queue,
     /// `multigil._core.attach`.
     attach,
     /// `_pickle.Pickler`.
@@ -156,6 +172,12 @@ impl State {
             &[base.as_ptr(), ffi::PyExc_ValueError],
         )?;
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let not_shareable = exception(
+            c"multigil.NotShareable",
+            c"An object that only its own interpreter can use was to be sent to another one.",
+            &[base.as_ptr(), ffi::PyExc_TypeError],
+        )?;
+        add(c"NotShareable", &objects.not_shareable, not_shareable)?;
         let terminated = exception(
             c"multigil.InterpreterTerminated",
             c"Raised inside an interpreter that terminate() stops, wherever it runs or waits.",
@@ -170,10 +192,16 @@ impl State {
             add(c"ShutDown", &objects.shut_down, exception(c"multigil.ShutDown", doc, &[ffi::PyExc_Exception])?)?;
         }
 
-        add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
+        let queue = queue::make_queue_type(module)?;
+        let lifo_queue = queue::make_lifo_queue_type(module, &queue)?;
+        let priority_queue = queue::make_priority_queue_type(module, &queue)?;
+        add(c"Queue", &objects.queue_type, queue)?;
+        add(c"LifoQueue", &objects.lifo_queue_type, lifo_queue)?;
+        add(c"PriorityQueue", &objects.priority_queue_type, priority_queue)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
         add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
+        add(c"Condition", &objects.condition_type, condition::make_type(module)?)?;
         add(c"Owner", &objects.owner_type, lock::make_owner_type()?)?;
         add(c"Event", &objects.event_type, event::make_type(module)?)?;
         let semaphore = semaphore::make_type(module)?;
@@ -181,6 +209,9 @@ impl State {
         add(c"Semaphore", &objects.semaphore_type, semaphore)?;
         add(c"BoundedSemaphore", &objects.bounded_semaphore_type, bounded_semaphore)?;
         add(c"Barrier", &objects.barrier_type, barrier::make_type(module)?)?;
+        add(c"Value", &objects.value_type, value::make_type(module)?)?;
+        add(c"Array", &objects.array_type, array::make_type(module)?)?;
+        add(c"Memory", &objects.memory_type, memory::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
@@ -210,6 +241,15 @@ impl State {
     /// `threading.BrokenBarrierError`.
     pub(crate) unsafe fn broken_barrier_error(&self) -> Result<Owned> {
         self.imported(&self.objects.broken_barrier_error, c"threading", c"BrokenBarrierError")
+    }
+
+    /// `multigil._custom_queue`.
+    pub(crate) unsafe fn custom_queue(&self) -> Result<Owned> {
+        let slot = &self.objects.custom_queue;
+        if slot.get().is_null() {
+            slot.set(import(c"multigil._custom_queue")?.into_raw());
+        }
+        self.object(slot)
     }
 
     /// What is imported when it is asked for the first time.

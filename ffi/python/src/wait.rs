@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::handle::owner;
-use crate::py::{Owned, Raised, Result, raise};
+use crate::py::{self, Owned, Raised, Result, check, raise};
 use crate::state::State;
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
@@ -145,6 +145,37 @@ impl Seat {
         ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
     }
 
+    /// What [`wait`] does, by the thread of this seat: what `operation` gave, and what was requested when that was over.
+    unsafe fn wait<T, E>(
+        &self,
+        state: &State,
+        subject: Subject,
+        deadline: Option<Instant>,
+        mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
+        interrupted: impl Fn(&E) -> bool,
+    ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
+        let patience = Patience::new(deadline, SPIN, &self.parker);
+        let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
+        loop {
+            // A signal that has arrived by now would not end the sleep.
+            check(ffi::PyErr_CheckSignals())?;
+            self.inner.lock().waiting = Some(waiting);
+            let result = detached(|| operation(&patience));
+            let mut inner = self.inner.lock();
+            inner.waiting = None;
+            let request = inner.request.take();
+            drop(inner);
+            if request.is_some() {
+                self.parker.take_interrupt();
+            }
+            match (&result, request) {
+                (Err(error), Some(request)) if interrupted(error) => return request.raise(state),
+                (Err(error), None) if interrupted(error) => {}
+                _ => return Ok((result, request)),
+            }
+        }
+    }
+
     /// Forgets what the thread has exposed, if `freeze` has stopped it for good. Nothing is asked of it meanwhile.
     pub(crate) fn vacate(&self, freeze: impl FnOnce() -> bool) -> bool {
         let mut inner = self.inner.lock();
@@ -247,59 +278,48 @@ pub(crate) unsafe fn wait<T, E>(
     state: &State,
     subject: Subject,
     deadline: Option<Instant>,
-    mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
+    operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
     interrupted: impl Fn(&E) -> bool,
 ) -> Result<core::result::Result<T, E>> {
     with_seat(|seat| {
-        let patience = Patience::new(deadline, SPIN, &seat.parker);
-        let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
-        loop {
-            seat.inner.lock().waiting = Some(waiting);
-            let result = detached(|| operation(&patience));
-            let mut inner = seat.inner.lock();
-            inner.waiting = None;
-            let request = inner.request.take();
-            let ended_early = matches!(&result, Err(error) if interrupted(error));
-            if let Some(request) = request {
-                seat.parker.take_interrupt();
-                if !ended_early {
-                    // What the wait gave must not be lost.
-                    inner.strike(ffi::PyThread_get_thread_ident(), request, state)?;
-                    return Ok(result);
-                }
-                drop(inner);
-                return request.raise(state);
-            }
-            drop(inner);
-            if !ended_early {
-                return Ok(result);
-            }
-            if ffi::PyErr_CheckSignals() < 0 {
-                return Err(Raised);
-            }
+        let (result, request) = seat.wait(state, subject, deadline, operation, interrupted)?;
+        if let Some(request) = request {
+            // What the wait gave must not be lost.
+            seat.inner.lock().strike(ffi::PyThread_get_thread_ident(), request, state)?;
         }
+        Ok(result)
     })
 }
 
-/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what ends
-/// the wait is raised when it has.
+/// As [`wait`], for an operation whose outcome is not lost if it is not taken: what is requested when it is just over is
+/// raised, too.
+pub(crate) unsafe fn wait_or_raise<T, E>(
+    state: &State,
+    subject: Subject,
+    deadline: Option<Instant>,
+    operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
+    interrupted: impl Fn(&E) -> bool,
+) -> Result<core::result::Result<T, E>> {
+    with_seat(|seat| {
+        let (result, request) = seat.wait(state, subject, deadline, operation, interrupted)?;
+        request.map_or(Ok(result), |request| request.raise(state))
+    })
+}
+
+/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what would
+/// have ended the wait is raised when it has.
 pub(crate) unsafe fn insist(
     state: &State,
     subject: Subject,
     mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<(), WaitError>,
 ) -> Result<()> {
-    let mut raised: Option<Owned> = None;
-    while wait(state, subject, None, &mut operation, |error| *error == WaitError::Interrupted).is_err() {
-        let error = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
-        if let Some(earlier) = raised.take() {
-            ffi::PyException_SetContext(error.as_ptr(), earlier.into_raw());
-        }
-        raised = Some(error);
+    let (mut done, mut result) = (false, Ok(()));
+    while !done {
+        let attempt = |patience: &Patience<'_>| operation(patience).inspect(|()| done = true);
+        let interrupted = |error: &WaitError| *error == WaitError::Interrupted;
+        result = py::finally(result, || wait_or_raise(state, subject, None, attempt, interrupted).map(drop));
     }
-    raised.map_or(Ok(()), |error| {
-        ffi::PyErr_SetRaisedException(error.into_raw());
-        Err(Raised)
-    })
+    result
 }
 
 /// Runs `body` without the GIL.

@@ -1,0 +1,173 @@
+//! What all kinds of queues have in common: a bound, the flags of a shutdown, three events to wait on, a count of tasks.
+//!
+//! How many messages there are, and how many were ever put, each kind counts in its own way.
+#![forbid(unsafe_code)]
+
+use crossbeam_utils::CachePadded;
+
+use crate::error::{TooManyDone, WaitError};
+use crate::event::{Bell, Event, Patience};
+use crate::layout::ObjectHeader;
+use crate::object::Region;
+use crate::ring::NO_LIMIT;
+use crate::sync::{AtomicU64, Ordering};
+
+/// It was shut down: nothing is put any more.
+const SHUT_DOWN: u32 = 1;
+/// Nothing is got any more either.
+const IMMEDIATE: u32 = 2;
+
+/// The start of every queue. All zero bytes are valid: no bound, open, no tasks.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Control {
+    // What every `put` and `get` reads and hardly anybody writes is in one cache line.
+    header: ObjectHeader,
+    /// The most messages that the queue may hold, as an `i64`; 0 or less for any number.
+    maxsize: AtomicU64,
+    /// Somebody waits for a message.
+    pub(crate) not_empty: Event,
+    /// Somebody waits for a place.
+    pub(crate) not_full: Event,
+    /// Somebody waits for the last task.
+    all_done: Event,
+    /// Tasks that were reported done.
+    done: CachePadded<AtomicU64>,
+}
+
+impl AsRef<ObjectHeader> for Control {
+    fn as_ref(&self) -> &ObjectHeader {
+        &self.header
+    }
+}
+
+impl Control {
+    /// Sets it up, before anybody else knows of it.
+    pub(crate) fn initialize(&self, maxsize: i64) {
+        self.maxsize.store(maxsize as u64, Ordering::Relaxed);
+    }
+
+    /// The most messages that the queue holds.
+    #[inline(always)]
+    pub(crate) fn limit(&self) -> u64 {
+        let maxsize = self.maxsize.load(Ordering::Relaxed) as i64;
+        u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(NO_LIMIT)
+    }
+
+    /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
+    pub(crate) fn shut_down(&self, immediate: bool) {
+        self.header.flags.fetch_or(SHUT_DOWN | if immediate { IMMEDIATE } else { 0 }, Ordering::AcqRel);
+    }
+
+    /// Whether nothing is got any more either.
+    #[inline(always)]
+    pub(crate) fn is_shut_down_immediately(&self) -> bool {
+        self.header.flags.load(Ordering::Acquire) & IMMEDIATE != 0
+    }
+
+    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
+    pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
+        if immediate {
+            self.all_done.notify_all(bell);
+        }
+        self.not_empty.notify_all(bell);
+        self.not_full.notify_all(bell);
+    }
+}
+
+/// What can be asked of any kind of queue.
+pub trait AnyQueue {
+    /// What they have in common.
+    fn control(&self) -> &Control;
+
+    /// How many messages there are.
+    fn len(&self) -> u64;
+
+    /// How many messages were ever put.
+    fn put_in_all(&self) -> u64;
+
+    /// Whether there is no message.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there is no place.
+    #[inline]
+    fn is_full(&self) -> bool {
+        self.len() >= self.control().limit()
+    }
+
+    /// The most messages that the queue holds; 0 or less for any number.
+    #[inline]
+    fn maxsize(&self) -> i64 {
+        self.control().maxsize.load(Ordering::Relaxed) as i64
+    }
+
+    /// Changes it. Messages beyond a smaller size stay; nobody puts until they are gone.
+    fn set_maxsize(&self, maxsize: i64, region: &Region) {
+        // An exchange, since the wake below asks for a read-modify-write before it.
+        self.control().maxsize.swap(maxsize as u64, Ordering::AcqRel);
+        self.control().not_full.notify_all(region.bell());
+    }
+
+    /// Whether it was shut down.
+    #[inline]
+    fn is_shut_down(&self) -> bool {
+        self.control().header.flags.load(Ordering::Acquire) & SHUT_DOWN != 0
+    }
+
+    /// Whether a get would not wait.
+    #[inline]
+    fn has_something(&self) -> bool {
+        !self.is_empty() || self.is_shut_down()
+    }
+
+    /// Reports a task done that somebody got.
+    ///
+    /// # Errors
+    /// [`TooManyDone`].
+    fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
+        let Control { done, all_done, .. } = self.control();
+        let mut seen = done.load(Ordering::Relaxed);
+        loop {
+            let put = self.put_in_all();
+            if seen >= put {
+                return Err(TooManyDone);
+            }
+            // Release: what was done comes before `join` returns.
+            match done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => {
+                    if seen + 1 == put {
+                        all_done.notify_all(region.bell());
+                    }
+                    return Ok(());
+                }
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// Waits until every message that was put has been reported done.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    fn join(&self, region: &Region, patience: &Patience<'_>) -> Result<(), WaitError> {
+        let all_done = || (self.unfinished() == 0).then_some(());
+        if all_done().is_some() {
+            return Ok(());
+        }
+        self.control().all_done.wait_until(region.bell(), patience, all_done, || false)
+    }
+
+    /// Messages that were put and not reported done.
+    fn unfinished(&self) -> u64 {
+        let done = self.control().done.load(Ordering::Acquire);
+        self.put_in_all().saturating_sub(done)
+    }
+}
+
+const _: () = {
+    assert!(size_of::<Control>() == 256 && core::mem::offset_of!(Control, header) == 0);
+    assert!(core::mem::offset_of!(Control, done) == 128);
+};
