@@ -121,10 +121,10 @@ impl<O: Order> OrderedQueue<O> {
     #[inline]
     pub fn try_lock<'a>(&'a self, region: &'a Region, me: Owner) -> Result<Option<Locked<'a, O>>, InUse> {
         let lock = &self.guarded.lock;
+        if lock.is_owned(me) {
+            return Err(InUse);
+        }
         if !lock.try_restore(me, 1) {
-            if lock.is_owned(me) {
-                return Err(InUse);
-            }
             let is_taken = || {
                 spin_loop();
                 lock.try_restore(me, 1)
@@ -133,10 +133,24 @@ impl<O: Order> OrderedQueue<O> {
                 return Ok(None);
             }
         }
-        Ok(Some(self.locked(region, me)))
+        Ok(Some(Locked { queue: self, region, me, has_put: false, has_got: false }))
     }
 
-    /// Takes the lock, which `me` does not hold, waiting for it, and does what keys decide.
+    /// Takes the lock, which `me` does not hold, waiting for it.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn lock<'a>(
+        &'a self,
+        region: &'a Region,
+        me: Owner,
+        patience: &Patience<'_>,
+    ) -> Result<Locked<'a, O>, WaitError> {
+        self.guarded.lock.restore(me, 1, patience)?;
+        Ok(Locked { queue: self, region, me, has_put: false, has_got: false })
+    }
+
+    /// The same, and does what keys decide.
     ///
     /// # Errors
     /// [`WaitError`]; nothing was done then.
@@ -147,8 +161,7 @@ impl<O: Order> OrderedQueue<O> {
         me: Owner,
         patience: &Patience<'_>,
     ) -> Result<Outcome<P::Error, Locked<'a, O>>, WaitError> {
-        self.guarded.lock.restore(me, 1, patience)?;
-        let mut locked = self.locked(region, me);
+        let mut locked = self.lock(region, me, patience)?;
         Ok(match locked.try_perform(operation) {
             Some(result) => Outcome::Performed(result),
             None => Outcome::Undecided(locked),
@@ -183,8 +196,9 @@ impl<O: Order> OrderedQueue<O> {
         Ok(result.map_or_else(Outcome::Undecided, Outcome::Performed))
     }
 
-    fn locked<'a>(&'a self, region: &'a Region, me: Owner) -> Locked<'a, O> {
-        Locked { queue: self, region, me, has_put: false, has_got: false }
+    /// For gets of one thread that tell nobody of the free places: then producers are told of all of them at once.
+    pub fn places<'a>(&'a self, region: &'a Region) -> Places<'a> {
+        Places { not_full: &self.control.not_full, region, untold: false }
     }
 
     /// Gives all messages and the table back, each message to `each` before. The caller is the only one who knows the
@@ -252,13 +266,22 @@ impl<O: Order> OrderedQueue<O> {
     }
 }
 
-/// A message that a key leaves undecided: the one that is being put, or that of an entry.
+/// A message that a key leaves undecided.
 #[derive(Debug)]
 pub struct Contender<'a, 'r> {
-    /// Its entry; None for the message that is being put.
-    pub entry: Option<u64>,
+    /// Which it is.
+    pub name: Name,
     /// The message, for a look.
     pub message: &'a Message<'r>,
+}
+
+/// What a message is called in comparisons while the lock is held. Equal names are those of equal messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// One that is being put, by its place among those.
+    Put(usize),
+    /// One that is in the queue.
+    Queued([u64; 2]),
 }
 
 /// What is done with a queue whose lock is held.
@@ -268,10 +291,11 @@ pub trait Operation<O: Order> {
     /// The error that waiting helps against.
     const NOT_YET: Self::Error;
 
-    /// Does it. `less` says of two messages, which their keys do not order, whether the first is less.
+    /// Does it, or what is left of it. `less` says of two messages, which their keys do not order, whether the first is
+    /// less.
     ///
     /// # Errors
-    /// [`OrderedError`]; nothing was done then.
+    /// [`OrderedError`].
     fn perform<C>(
         &mut self,
         locked: &mut Locked<'_, O>,
@@ -285,13 +309,15 @@ pub trait Operation<O: Order> {
     fn is_worth_it(queue: &OrderedQueue<O>) -> bool;
 }
 
-/// Puts a message, which then belongs to the queue.
+/// Puts messages in their order. Each belongs to the queue from then on.
 #[derive(Debug)]
 pub struct Put<'m, 'r> {
-    /// The message.
-    pub message: &'m mut Message<'r>,
-    /// Its key.
-    pub key: Key,
+    /// The messages.
+    pub messages: &'m mut [Message<'r>],
+    /// Their keys, if the queue keeps its messages by priority.
+    pub keys: &'m [Key],
+    /// How many were put. Those from there on still belong to the caller.
+    pub put: usize,
 }
 
 impl<O: Order> Operation<O> for Put<'_, '_> {
@@ -302,9 +328,14 @@ impl<O: Order> Operation<O> for Put<'_, '_> {
     fn perform<C>(
         &mut self,
         locked: &mut Locked<'_, O>,
-        less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+        mut less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
     ) -> Result<(), OrderedError<PutError, C>> {
-        locked.put(self.message, &self.key, less)
+        while let Some(message) = self.messages.get_mut(self.put) {
+            let key = self.keys.get(self.put).copied().unwrap_or_default();
+            locked.put(message, self.put, &key, &mut less)?;
+            self.put += 1;
+        }
+        Ok(())
     }
 
     fn event(queue: &OrderedQueue<O>) -> &Event {
@@ -316,11 +347,13 @@ impl<O: Order> Operation<O> for Put<'_, '_> {
     }
 }
 
-/// Takes the message that is next, if the message to become it is prepared for its size ([`Message::prepare`]).
+/// Takes the message that is next, if the one to become it is prepared for its size ([`Message::prepare`]).
 #[derive(Debug)]
 pub struct Get<'m, 'r> {
     /// What becomes the message. It is empty if that fails.
     pub message: &'m mut Message<'r>,
+    /// Tells no producer of the free place; the caller does ([`OrderedQueue::places`]).
+    pub quietly: bool,
 }
 
 impl<O: Order> Operation<O> for Get<'_, '_> {
@@ -333,7 +366,38 @@ impl<O: Order> Operation<O> for Get<'_, '_> {
         locked: &mut Locked<'_, O>,
         less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
     ) -> Result<(), OrderedError<GetError, C>> {
-        locked.get(self.message, less)
+        locked.get(self.message, less)?;
+        locked.has_got |= !self.quietly;
+        Ok(())
+    }
+
+    fn event(queue: &OrderedQueue<O>) -> &Event {
+        &queue.control.not_empty
+    }
+
+    fn is_worth_it(queue: &OrderedQueue<O>) -> bool {
+        queue.has_something()
+    }
+}
+
+/// Makes a message a copy of the one that is next, which stays where it is. The rest is as for [`Get`].
+#[derive(Debug)]
+pub struct Peek<'m, 'r> {
+    /// What becomes the copy. It is empty if that fails.
+    pub copy: &'m mut Message<'r>,
+}
+
+impl<O: Order> Operation<O> for Peek<'_, '_> {
+    type Error = GetError;
+    const NOT_YET: GetError = GetError::Empty;
+
+    fn perform<C>(
+        &mut self,
+        locked: &mut Locked<'_, O>,
+        _: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+    ) -> Result<(), OrderedError<GetError, C>> {
+        self.copy.empty();
+        locked.peek(self.copy).map_err(OrderedError::Refused)
     }
 
     fn event(queue: &OrderedQueue<O>) -> &Event {
@@ -350,7 +414,7 @@ impl<O: Order> Operation<O> for Get<'_, '_> {
 pub enum Outcome<E, T> {
     /// It was done, or waiting does not help.
     Performed(Result<(), E>),
-    /// Nothing was done: it may need what the wait gave away. Here is what it goes on with outside.
+    /// It may need what the wait gave away. Here is what it goes on with outside.
     Undecided(T),
 }
 
@@ -379,8 +443,9 @@ impl<O: Order> Locked<'_, O> {
     fn put<C>(
         &mut self,
         message: &mut Message<'_>,
+        number: usize,
         key: &Key,
-        mut less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
+        less: &mut impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
     ) -> Result<(), OrderedError<PutError, C>> {
         let Locked { queue, region, me, .. } = *self;
         let refused = |error| Err(OrderedError::Refused(error));
@@ -397,10 +462,9 @@ impl<O: Order> Locked<'_, O> {
                 let is_less = match key.compare(&self.key(parent)) {
                     Some(order) => order == Less,
                     None => {
-                        let others = self.view(parent);
-                        let mine = Contender { entry: None, message };
-                        less(mine, Contender { entry: Some(parent), message: &others })
-                            .map_err(OrderedError::Incomparable)?
+                        let (name, others) = self.view(parent);
+                        let mine = Contender { name: Name::Put(number), message };
+                        less(mine, Contender { name, message: &others }).map_err(OrderedError::Incomparable)?
                     }
                 };
                 if !is_less {
@@ -438,15 +502,8 @@ impl<O: Order> Locked<'_, O> {
     ) -> Result<(), OrderedError<GetError, C>> {
         let Locked { queue, region, me, .. } = *self;
         message.empty();
-        let Some(last) = queue.len().checked_sub(1) else {
-            let error = if queue.is_shut_down() { GetError::ShutDown } else { GetError::Empty };
-            return Err(OrderedError::Refused(error));
-        };
-        let next = if O::BY_PRIORITY { 0 } else { last };
-        let length = Meta::unpack(queue.entry(region, next).meta.read()).length;
-        if length > message.prepared_for() {
-            return Err(OrderedError::Refused(GetError::Large(length)));
-        }
+        let Some(last) = queue.len().checked_sub(1) else { return Err(OrderedError::Refused(self.nothing())) };
+        let next = self.next(last, message.prepared_for()).map_err(OrderedError::Refused)?;
         if next == last {
             queue.take_last(region, message);
         } else {
@@ -462,8 +519,32 @@ impl<O: Order> Locked<'_, O> {
             queue.guarded.count.fetch_sub(1, Ordering::AcqRel);
         }
         queue.give_room_back(region, me.peer);
-        self.has_got = true;
         Ok(())
+    }
+
+    /// The entry that is next where `last` is the last one, if its message has at most so many bytes.
+    #[inline]
+    fn next(&self, last: u64, most: u64) -> Result<u64, GetError> {
+        let next = if O::BY_PRIORITY { 0 } else { last };
+        let length = Meta::unpack(self.queue.entry(self.region, next).meta.read()).length;
+        if length > most { Err(GetError::Large(length)) } else { Ok(next) }
+    }
+
+    fn peek(&self, copy: &mut Message<'_>) -> Result<(), GetError> {
+        let Some(last) = self.queue.len().checked_sub(1) else { return Err(self.nothing()) };
+        let next = self.next(last, copy.prepared_for())?;
+        let (_, original) = self.view(next);
+        let length = Meta::unpack(original.cell().meta).length;
+        if length > copy.room() {
+            copy.allocate(0, length as usize, &[])?;
+        }
+        copy.copy(original.cell());
+        Ok(())
+    }
+
+    /// Why there is nothing to get.
+    fn nothing(&self) -> GetError {
+        if self.queue.is_shut_down() { GetError::ShutDown } else { GetError::Empty }
     }
 
     /// Where the last entry goes once the first is gone and all on the way down to there have moved up.
@@ -478,9 +559,9 @@ impl<O: Order> Locked<'_, O> {
         let mut is_less = |one: u64, other: u64| match self.key(one).compare(&self.key(other)) {
             Some(order) => Ok(order == Less),
             None => {
-                let (mine, others) = (self.view(one), self.view(other));
-                let mine = Contender { entry: Some(one), message: &mine };
-                less(mine, Contender { entry: Some(other), message: &others })
+                let ((my_name, mine), (name, others)) = (self.view(one), self.view(other));
+                let mine = Contender { name: my_name, message: &mine };
+                less(mine, Contender { name, message: &others })
             }
         };
         // `last` entries remain, of which those below `last / 2` have children.
@@ -499,26 +580,40 @@ impl<O: Order> Locked<'_, O> {
     }
 
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
-    pub fn shut_down(self, immediate: bool) {
-        let Locked { queue, region, me, .. } = self;
+    pub fn shut_down(mut self, immediate: bool) {
+        let Locked { queue, region, .. } = self;
         queue.control.shut_down(immediate);
         if immediate {
-            let mut message = Message::new(region, me.peer);
-            while !queue.is_empty() {
-                queue.take_last(region, &mut message);
-                queue.give_room_back(region, me.peer);
-                message.empty();
-                let _ = queue.task_done(region);
-            }
+            self.throw_away();
         }
         drop(self);
         queue.control.wake_all(immediate, region.bell());
     }
 
+    /// Throws all messages away, as done.
+    pub fn clear(mut self) {
+        let Locked { queue, region, .. } = self;
+        self.throw_away();
+        drop(self);
+        queue.control.not_full.notify_all(region.bell());
+    }
+
+    fn throw_away(&mut self) {
+        let Locked { queue, region, me, .. } = *self;
+        let mut message = Message::new(region, me.peer);
+        while !queue.is_empty() {
+            queue.take_last(region, &mut message);
+            queue.give_room_back(region, me.peer);
+            message.empty();
+            let _ = queue.task_done(region); // more may have been reported done than were got
+        }
+    }
+
     /// The message of an entry, for a look at it.
-    fn view(&self, entry: u64) -> ManuallyDrop<Message<'_>> {
+    fn view(&self, entry: u64) -> (Name, ManuallyDrop<Message<'_>>) {
         let entry = self.queue.entry(self.region, entry);
-        Message::of_entry(self.region, self.me.peer, entry.meta.read(), entry.payload.read())
+        let (meta, payload) = (entry.meta.read(), entry.payload.read());
+        (Name::Queued([meta, payload]), Message::of_entry(self.region, self.me.peer, meta, payload))
     }
 
     #[inline]
@@ -548,6 +643,34 @@ impl<O: Order> Drop for Locked<'_, O> {
         if has_got {
             queue.control.not_full.notify_one(region.bell());
         }
+    }
+}
+
+/// Places that became free. Producers are told of them all at once, when this is dropped at the latest.
+#[derive(Debug)]
+pub struct Places<'a> {
+    not_full: &'a Event,
+    region: &'a Region,
+    untold: bool,
+}
+
+impl Places<'_> {
+    /// Notes that a place became free.
+    pub fn note(&mut self) {
+        self.untold = true;
+    }
+
+    /// Tells producers of the places that were noted so far.
+    pub fn tell(&mut self) {
+        if core::mem::take(&mut self.untold) {
+            self.not_full.notify_one(self.region.bell());
+        }
+    }
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.tell();
     }
 }
 

@@ -12,7 +12,7 @@ fn sizes() {
     assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (128, 128));
     assert_eq!((size_of::<RingHeader>(), align_of::<RingHeader>()), (64, 64));
     assert_eq!((size_of::<ObjectId>(), align_of::<ObjectId>()), (8, 4));
-    assert_eq!((size_of::<Lock>(), size_of::<SharedLock>(), size_of::<Queue>()), (8, 128, 512));
+    assert_eq!((size_of::<Lock>(), size_of::<SharedLock>(), size_of::<Queue>()), (12, 128, 512));
     assert_eq!((size_of::<SharedMemory>(), align_of::<SharedMemory>()), (128, 128), "the bytes come right behind");
     assert_eq!(size_of::<PriorityQueue>(), 512, "control, tasks, lock and table have a line each");
     assert_eq!(size_of::<Chain>(), 256, "producers and consumers have a line each");

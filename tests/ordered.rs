@@ -4,6 +4,7 @@ mod support;
 
 use core::cmp::Ordering;
 use core::convert::Infallible;
+use core::slice;
 use std::sync::mpsc::channel;
 
 use multigil::control::AnyQueue;
@@ -13,7 +14,7 @@ use multigil::key::{Encoder, KEY_BYTES, Key, Sequence};
 use multigil::layout::PeerId;
 use multigil::lock::Owner;
 use multigil::object::{Handle, Message, Region};
-use multigil::ordered::{Contender, Get, Lifo, Operation, Order, OrderedQueue, Outcome, Priority, Put};
+use multigil::ordered::{Contender, Get, Lifo, Operation, Order, OrderedQueue, Outcome, Peek, Priority, Put};
 use multigil::queue::LARGE_BYTES;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -177,14 +178,11 @@ fn key_of_sequences() {
     let tuple = |values: &[Value]| Value::Sequence(true, values.to_vec()).key();
     let one = Value::Integer(1);
     assert_eq!(tuple(&[]).compare(&tuple(&[Value::Other])), Some(Ordering::Less));
-    assert_eq!(
-        tuple(core::slice::from_ref(&one)).compare(&tuple(&[one.clone(), Value::Nothing])),
-        Some(Ordering::Less)
-    );
+    assert_eq!(tuple(slice::from_ref(&one)).compare(&tuple(&[one.clone(), Value::Nothing])), Some(Ordering::Less));
     assert_eq!(tuple(&[one.clone(), Value::Other]).compare(&tuple(&[one.clone(), Value::Other])), None);
-    assert_eq!(tuple(core::slice::from_ref(&one)).compare(&tuple(&[Value::Text(vec![])])), None);
-    assert_eq!(tuple(core::slice::from_ref(&one)).compare(&one.key()), None);
-    assert_eq!(tuple(core::slice::from_ref(&one)).compare(&Value::Sequence(false, vec![one.clone()]).key()), None);
+    assert_eq!(tuple(slice::from_ref(&one)).compare(&tuple(&[Value::Text(vec![])])), None);
+    assert_eq!(tuple(slice::from_ref(&one)).compare(&one.key()), None);
+    assert_eq!(tuple(slice::from_ref(&one)).compare(&Value::Sequence(false, vec![one.clone()]).key()), None);
     assert_eq!(Value::Other.key().compare(&Value::Other.key()), None);
 }
 
@@ -240,7 +238,8 @@ fn try_put(
     let mut message = Message::new(queue.region(), queue.owner());
     message.set_bytes(1, bytes).unwrap();
     let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
-    Put { message: &mut message, key: key_of(bytes) }.perform(&mut locked, judge(&mut patience))
+    let keys = [key_of(bytes)];
+    Put { messages: slice::from_mut(&mut message), keys: &keys, put: 0 }.perform(&mut locked, judge(&mut patience))
 }
 
 fn try_get(
@@ -250,7 +249,7 @@ fn try_get(
     let mut message = Message::new(queue.region(), queue.owner());
     loop {
         let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
-        match (Get { message: &mut message }).perform(&mut locked, judge(&mut patience)) {
+        match (Get { message: &mut message, quietly: false }).perform(&mut locked, judge(&mut patience)) {
             Err(OrderedError::Refused(GetError::Large(bytes))) => {
                 assert!(bytes > LARGE_BYTES);
                 message.prepare(bytes);
@@ -258,6 +257,31 @@ fn try_get(
             result => return result.map(|()| read(&message)),
         }
     }
+}
+
+/// Puts messages of these bytes in one call; how many were put, and why no more.
+fn try_put_many(
+    queue: &Handle<'_, OrderedQueue<impl Order>>,
+    all: &[Vec<u8>],
+) -> (usize, Result<(), OrderedError<PutError, ()>>) {
+    let message = |bytes: &Vec<u8>| {
+        let mut message = Message::new(queue.region(), queue.owner());
+        message.set_bytes(1, bytes).unwrap();
+        message
+    };
+    let mut messages: Vec<_> = all.iter().map(message).collect();
+    let keys: Vec<_> = all.iter().map(|bytes| key_of(bytes)).collect();
+    let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
+    let mut put = Put { messages: &mut messages, keys: &keys, put: 0 };
+    let result = put.perform(&mut locked, judge(&mut { ENDLESS }));
+    (put.put, result)
+}
+
+fn try_peek(queue: &Handle<'_, OrderedQueue<impl Order>>) -> Result<Vec<u8>, OrderedError<GetError, ()>> {
+    let mut copy = Message::new(queue.region(), queue.owner());
+    copy.prepare(u64::MAX);
+    let mut locked = queue.try_lock(queue.region(), owner(queue)).unwrap().unwrap();
+    Peek { copy: &mut copy }.perform(&mut locked, judge(&mut 0)).map(|()| read(&copy))
 }
 
 /// What a queue should be: a list, or a heap as Python keeps one, by exchanges of neighbours.
@@ -296,8 +320,23 @@ impl Model {
         }
     }
 
+    fn peek(&self) -> Result<Vec<u8>, GetError> {
+        let next = if self.by_priority { self.messages.first() } else { self.messages.last() };
+        next.cloned().ok_or(self.nothing())
+    }
+
+    fn nothing(&self) -> GetError {
+        if self.shut_down { GetError::ShutDown } else { GetError::Empty }
+    }
+
+    fn clear(&mut self) {
+        // Each counts as done, as far as anything is still to be done.
+        self.unfinished -= self.messages.len().min(self.unfinished);
+        self.messages.clear();
+    }
+
     fn get(&mut self) -> Result<Vec<u8>, GetError> {
-        let nothing = if self.shut_down { GetError::ShutDown } else { GetError::Empty };
+        let nothing = self.nothing();
         if !self.by_priority || self.messages.is_empty() {
             return self.messages.pop().ok_or(nothing);
         }
@@ -327,6 +366,8 @@ enum Step {
     PutMany(usize),
     Get,
     GetMany(usize),
+    Peek,
+    Clear,
     /// With a comparison that fails after so many.
     PutOrFail(u8, u64),
     GetOrFail(u64),
@@ -356,6 +397,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..200_usize).prop_map(Step::PutMany),
         30 => Just(Step::Get),
         6 => (0..300_usize).prop_map(Step::GetMany),
+        10 => Just(Step::Peek),
+        1 => Just(Step::Clear),
         10 => (0..20_u8, 0..3_u64).prop_map(|(priority, patience)| Step::PutOrFail(priority, patience)),
         10 => (0..6_u64).prop_map(Step::GetOrFail),
         20 => Just(Step::Done),
@@ -403,10 +446,20 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
             }
             Step::PutMany(count) => {
-                for number in 0..count as u64 {
-                    let bytes = message(seed + number, (seed + number * 7) as u8 % 50, 8, number % 4 != 0);
-                    prop_assert_eq!(try_put(&queue, &bytes, ENDLESS), model.put(bytes).map_err(refused));
+                let numbers = 0..count as u64;
+                let make = |number| message(seed + number, (seed + number * 7) as u8 % 50, 8, number % 4 != 0);
+                let all: Vec<_> = numbers.map(make).collect();
+                let (put, result) = try_put_many(&queue, &all);
+                for bytes in &all[..put] {
+                    prop_assert_eq!(model.put(bytes.clone()), Ok(()));
                 }
+                let rest = all.get(put).map_or(Ok(()), |bytes| model.put(bytes.clone()));
+                prop_assert_eq!(result, rest.map_err(refused));
+            }
+            Step::Peek => prop_assert_eq!(try_peek(&queue), model.peek().map_err(refused)),
+            Step::Clear => {
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().clear();
+                model.clear();
             }
             Step::Get => prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused)),
             Step::GetMany(count) => {
@@ -440,8 +493,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate);
                 model.shut_down = true;
                 if immediate {
-                    model.unfinished -= model.messages.len().min(model.unfinished);
-                    model.messages.clear();
+                    model.clear();
                 }
             }
         }
@@ -465,7 +517,9 @@ fn put_inside<O: Order>(outer: &Handle<'_, OrderedQueue<O>>, inner: &Handle<'_, 
     message.allocate(1, length, &[inner.id()]).unwrap();
     message.write(0, &payload(1, length));
     let mut locked = outer.try_lock(region, owner(outer)).unwrap().unwrap();
-    Put { message: &mut message, key: Key::default() }.perform(&mut locked, |_, _| Ok::<_, Infallible>(false)).unwrap();
+    Put { messages: slice::from_mut(&mut message), keys: &[], put: 0 }
+        .perform(&mut locked, |_, _| Ok::<_, Infallible>(false))
+        .unwrap();
 }
 
 fn queue_in_message<O: Order>() {
@@ -521,7 +575,7 @@ fn lock_is_not_taken_twice() {
     let queue = region.create_ordered_queue::<Lifo>(me, 0).unwrap();
     let other = Owner { peer: me, thread: 2 };
     let locked = queue.try_lock(&region, owner(&queue)).unwrap();
-    assert_eq!(queue.try_lock(&region, owner(&queue)).unwrap_err(), InUse);
+    assert!(queue.try_lock(&region, owner(&queue)).is_err_and(|error| error == InUse));
     assert!(queue.try_lock(&region, other).unwrap().is_none());
     drop(locked);
     assert!(queue.try_lock(&region, other).unwrap().is_some());
@@ -558,14 +612,15 @@ fn put_and_get<O: Order>(maxsize: i64) {
                     } else {
                         encoder.integer(value as i64 % 100)
                     }
-                    let put = Put { message: &mut message, key: encoder.finish() };
+                    let keys = [encoder.finish()];
+                    let put = Put { messages: slice::from_mut(&mut message), keys: &keys, put: 0 };
                     perform(queue, region, put, as_thread(thread + 1)).unwrap();
                 }
             });
             scope.spawn(move || {
                 let mut message = Message::new(region, me);
                 for _ in 0..EACH {
-                    let get = Get { message: &mut message };
+                    let get = Get { message: &mut message, quietly: false };
                     perform(queue, region, get, as_thread(thread + 101)).unwrap();
                     got.send(message.first_word()).unwrap();
                     queue.task_done(region).unwrap();

@@ -5,6 +5,7 @@ A test that is left out is set to None, with the reason.
 
 from __future__ import annotations
 
+import threading
 import types
 import unittest
 from typing import Any
@@ -21,6 +22,8 @@ queue_tests = pytest.importorskip("test.test_queue", reason=REASON)
 # Where the tests look up classes and exceptions.
 OUR_QUEUE = types.SimpleNamespace(
     Queue=multigil.Queue,
+    LifoQueue=multigil.LifoQueue,
+    PriorityQueue=multigil.PriorityQueue,
     SimpleQueue=multigil.SimpleQueue,
     Empty=multigil.Empty,
     Full=multigil.Full,
@@ -36,9 +39,78 @@ class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
     locktype = staticmethod(multigil.RLock)
 
 
+class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Condition)
+
+    # A condition has no _recursion_count(), neither threading's nor ours.
+    test_recursion_count = None
+
+
+class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    condtype = staticmethod(multigil.Condition)
+
+
+class TestConditionOverLock(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    make_lock: Any = multigil.Lock
+
+    # Asks for the lock that a condition has if none is given.
+    test_acquire = None
+
+    def condtype(self) -> multigil.Condition:
+        return multigil.Condition(type(self).make_lock())
+
+
+class TestConditionOverRLock(TestConditionOverLock):
+    make_lock = multigil.RLock
+
+
+class TestConditionOverThreadingLock(TestConditionOverLock):
+    make_lock = staticmethod(threading.Lock)
+
+
+class TestConditionOverThreadingRLock(TestConditionOverLock):
+    make_lock = staticmethod(threading.RLock)
+
+
 class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
     queue = OUR_QUEUE
     type2test: Any = multigil.Queue
+
+
+class TestLifoQueue(queue_tests.LifoQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+
+
+class TestPriorityQueue(queue_tests.PriorityQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+
+
+def with_hook(base: type[multigil.Queue[Any]]) -> type[multigil.Queue[Any]]:
+    """Make a subclass that has a hook of its own, which does nothing else, and the name that the tests know."""
+
+    def qsize(self: multigil.Queue[Any]) -> int:
+        return base._qsize(self)
+
+    return type(base.__name__, (base,), {"_qsize": qsize})
+
+
+class TestQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.Queue)
+
+
+class TestLifoQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.LifoQueue)
+
+
+class TestPriorityQueueWithHook(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
+    type2test: Any = with_hook(multigil.PriorityQueue)
+
+
+class TestFailingQueue(queue_tests.FailingQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]
+    queue = OUR_QUEUE
 
 
 class TestSimpleQueue(queue_tests.BaseSimpleQueueTest, unittest.TestCase):  # type: ignore[misc, name-defined]

@@ -310,9 +310,12 @@ def lists_of(function: Any) -> list[list[object]]:
     return [content for content in contents if isinstance(content, list)]
 
 
-def call_and_send_lists(function: Callable[[], object], begun: SimpleQueue[None]) -> list[list[object]]:
+def call_and_send_lists(
+    function: Callable[[], object], begun: SimpleQueue[None], may_end: SimpleQueue[None]
+) -> list[list[object]]:
     begun.put(None)
     function()
+    may_end.get()
     return lists_of(function)
 
 
@@ -741,3 +744,130 @@ def stack_bytes_of_a_nested_one() -> int:
 def tell_call(calls: SimpleQueue[Any], done: multigil.Event, *args: object, **kwargs: object) -> None:
     calls.put((args, kwargs))
     done.set()
+
+
+class Backwards:
+    """Ordered by a `<` of its own: the larger number comes first."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __lt__(self, other: Backwards) -> bool:
+        return self.number > other.number
+
+
+def drain(q: Queue[Any]) -> list[Any]:
+    """Get all items that are there."""
+    items = []
+    with contextlib.suppress(Empty):
+        while True:
+            items.append(q.get_nowait())
+    return items
+
+
+def drain_numbers(q: Queue[Any]) -> list[int]:
+    return [item.number for item in drain(q)]
+
+
+def put_backwards(q: Queue[Any], numbers: list[int]) -> None:
+    for number in numbers:
+        q.put(Backwards(number))
+
+
+class Meddling:
+    """Does something with a queue whenever it is compared."""
+
+    def __init__(self, number: int, q: Queue[Any], method: str, *args: object) -> None:
+        self.number = number
+        self.call = q, method, args
+
+    def __lt__(self, other: Meddling) -> bool:
+        q, method, args = self.call
+        getattr(q, method)(*args)
+        return self.number < other.number
+
+
+class Waiting:
+    """Says that it is compared, and waits for leave to go on."""
+
+    def __init__(self, number: int, told: Queue[Any], leave: Queue[Any]) -> None:
+        self.number = number
+        self.told = told
+        self.leave = leave
+
+    def __lt__(self, other: Waiting) -> bool:
+        self.told.put(self.number)
+        self.leave.get()
+        return self.number < other.number
+
+
+class Failing:
+    """Cannot be compared as long as the queue is not empty that it has."""
+
+    def __init__(self, number: int, faults: Queue[Any]) -> None:
+        self.number = number
+        self.faults = faults
+
+    def __lt__(self, other: Failing) -> bool:
+        if not self.faults.empty():
+            raise self.faults.peek()
+        return self.number < other.number
+
+
+def put_numbers(q: Queue[Any], first: int, step: int, count: int) -> None:
+    """Put numbers from `first` on as items with something beside them."""
+    for number in range(first, first + count * step, step):
+        q.put((number, bytes(number % 200)))
+
+
+def take_numbers(q: Queue[Any]) -> list[int]:
+    """Get the items of `put_numbers` until None comes."""
+    numbers = []
+    while (item := q.get())[1] is not None:
+        numbers.append(item[0])
+        q.task_done()
+    q.task_done()
+    return numbers
+
+
+def put_new_with(carrier: SimpleQueue[Any], kind: str, items: list[object]) -> None:
+    """Put a new queue of that kind with items in it; every handle here is gone when this returns."""
+    q = getattr(multigil, kind)()
+    for item in items:
+        q.put(item)
+    carrier.put(q)
+
+
+def put_waiting(q: Queue[Any], told: Queue[Any], leave: Queue[Any]) -> None:
+    q.put(Waiting(0, told, leave))
+
+
+def describe(q: Queue[Any]) -> tuple[str, int]:
+    return type(q).__name__, q.maxsize
+
+
+class Named(multigil.PriorityQueue[int]):
+    """A queue that is shared, since it leaves the hooks alone."""
+
+
+def name_and_items(q: Queue[Any]) -> tuple[str, list[Any]]:
+    return type(q).__name__, drain(q)
+
+
+class WithHook(multigil.PriorityQueue[Any]):
+    """A queue that works between the threads of one interpreter only."""
+
+    def _put(self, item: object) -> None:
+        super()._put(item)
+
+
+def wait_with_hooks() -> object:
+    return WithHook().get()
+
+
+def use_hooks() -> list[object]:
+    q = WithHook()
+    thread = threading.Thread(target=q.put_many, args=([3, 1, 2],))
+    thread.start()
+    thread.join()
+    return drain(q)

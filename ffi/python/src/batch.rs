@@ -5,21 +5,14 @@
 
 use core::ffi::CStr;
 
-use multigil::control::AnyQueue;
-use multigil::error::{GetError, PutError};
-use multigil::event::Patience;
-use multigil::object::Message;
-use multigil::queue::Queue;
+use multigil::object::{Handle, Message};
 use pyo3::ffi;
 
-use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
-use crate::queue::{get_willing, prepare, put_willing, receive};
+use crate::queue::{Batch, Kind, get_willing, put_willing, with_queue};
 use crate::state::State;
-use crate::wait::{self, Subject, Willing};
-use crate::{codec, errors};
-
-type Object = HandleObject<Queue>;
+use crate::wait::Willing;
+use crate::{codec, custom, errors};
 
 pub(crate) unsafe extern "C" fn put_many(
     object: *mut ffi::PyObject,
@@ -28,25 +21,36 @@ pub(crate) unsafe extern "C" fn put_many(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let parameters = [c"items", c"block", c"timeout"];
-        let [items, block, timeout] = Arguments::new(values, count, names).parse("put_many", parameters, 1)?;
-        let (state, queue) = Object::of(object);
-        let willing = put_willing(state, queue, block, timeout)?;
-        let mut messages = encode_all(state, items)?;
-        let mut put = 0;
-        put_all(object, &mut messages, &mut put, willing).inspect_err(|_| {
-            let note = format!("put_many(): {put} of {} items were put", messages.len());
-            annotate(c"count", Owned::from_raw(ffi::PyLong_FromSize_t(put)), &note);
-        })
+        let arguments = Arguments::new(values, count, names);
+        with_queue!(
+            object,
+            |state, queue| put_all(state, queue, arguments),
+            custom::call(object, c"put_many", arguments).map(drop)
+        )
     })
 }
 
-/// Makes a message of each item.
-unsafe fn encode_all(state: &'static State, items: *mut ffi::PyObject) -> Result<Vec<Message<'static>>> {
+unsafe fn put_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, arguments: Arguments) -> Result<()> {
+    let [items, block, timeout] = arguments.parse("put_many", [c"items", c"block", c"timeout"], 1)?;
+    let willing = put_willing(state, &**queue, block, timeout)?;
+    let (mut messages, items) = encode_all(state, items, K::COMPARES)?;
+    let mut put = 0;
+    K::put_all(state, queue, &mut messages, &items, &mut put, willing).inspect_err(|_| {
+        let note = format!("put_many(): {put} of {} items were put", messages.len());
+        annotate(c"count", Owned::from_raw(ffi::PyLong_FromSize_t(put)), &note);
+    })
+}
+
+/// Makes a message of each item, and keeps the items if need be.
+unsafe fn encode_all(
+    state: &'static State,
+    items: *mut ffi::PyObject,
+    keeps: bool,
+) -> Result<(Vec<Message<'static>>, Vec<Owned>)> {
     /// A length that is only a guess must not cost more memory than this.
     const MOST_GUESSED: usize = 1 << 12;
     let iterator = Owned::from_raw(ffi::PyObject_GetIter(items))?;
-    let mut messages = Vec::new();
+    let (mut messages, mut kept) = (Vec::new(), Vec::new());
     let guess = ffi::PyObject_LengthHint(items, 0);
     if guess < 0 {
         return Err(Raised);
@@ -54,37 +58,19 @@ unsafe fn encode_all(state: &'static State, items: *mut ffi::PyObject) -> Result
     messages.reserve((guess as usize).min(MOST_GUESSED));
     loop {
         let Ok(item) = Owned::from_raw(ffi::PyIter_Next(iterator.as_ptr())) else {
-            return if ffi::PyErr_Occurred().is_null() { Ok(messages) } else { Err(Raised) };
+            return if ffi::PyErr_Occurred().is_null() { Ok((messages, kept)) } else { Err(Raised) };
         };
-        if messages.try_reserve(1).is_err() {
+        if messages.try_reserve(1).is_err() || kept.try_reserve(1).is_err() {
             ffi::PyErr_NoMemory();
             return Err(Raised);
         }
         messages.push(Message::new(state.region, state.me));
         let last = messages.len() - 1;
         codec::encode(state, item.as_ptr(), &mut messages[last])?;
+        if keeps {
+            kept.push(item);
+        }
     }
-}
-
-unsafe fn put_all(
-    object: *mut ffi::PyObject,
-    messages: &mut [Message<'static>],
-    put: &mut usize,
-    willing: Willing,
-) -> Result<()> {
-    let (state, queue) = Object::of(object);
-    let mut put_all = |patience: Option<&Patience<'_>>| queue.put_many(messages, put, state.region, state.me, patience);
-    let result = match (put_all(None), willing) {
-        (Err(PutError::Full), Willing::Until(deadline)) => wait::wait(
-            state,
-            Subject::of(queue),
-            deadline,
-            |patience| put_all(Some(patience)),
-            |error| *error == PutError::Interrupted,
-        )?,
-        (result, _) => result,
-    };
-    result.or_else(|error| errors::put(state, error))
 }
 
 pub(crate) unsafe extern "C" fn get_many(
@@ -94,29 +80,40 @@ pub(crate) unsafe extern "C" fn get_many(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        let parameters = [c"count", c"block", c"timeout"];
-        let [count, block, timeout] = Arguments::new(values, count, names).parse("get_many", parameters, 0)?;
-        let count = if count.is_null() || count == ffi::Py_None() { u64::MAX.into() } else { py::integer(count)? };
-        if count < 0 {
-            return raise(ffi::PyExc_ValueError, "'count' must be a non-negative number");
-        }
-        let (state, queue) = Object::of(object);
-        let items = Owned::from_raw(ffi::PyList_New(0))?;
-        if count > 0 {
-            let willing = get_willing(state, queue, block, timeout)?;
-            take_all(object, u64::try_from(count).unwrap_or(u64::MAX), &willing, &items)?;
-        }
-        Ok(items)
+        let arguments = Arguments::new(values, count, names);
+        with_queue!(
+            object,
+            |state, queue| get_all(state, queue, arguments),
+            custom::call(object, c"get_many", arguments)
+        )
     })
 }
 
+unsafe fn get_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, arguments: Arguments) -> Result<Owned> {
+    let [count, block, timeout] = arguments.parse("get_many", [c"count", c"block", c"timeout"], 0)?;
+    let count = if count.is_null() || count == ffi::Py_None() { u64::MAX.into() } else { py::integer(count)? };
+    if count < 0 {
+        return raise(ffi::PyExc_ValueError, "'count' must be a non-negative number");
+    }
+    let items = Owned::from_raw(ffi::PyList_New(0))?;
+    if count > 0 {
+        let willing = get_willing(state, &**queue, block, timeout)?;
+        take_all(state, queue, u64::try_from(count).unwrap_or(u64::MAX), &willing, &items)?;
+    }
+    Ok(items)
+}
+
 /// Appends at least one item to the list, and at most `count`.
-unsafe fn take_all(object: *mut ffi::PyObject, count: u64, willing: &Willing, items: &Owned) -> Result<()> {
-    let (state, queue) = Object::of(object);
-    let mut batch = queue.batch(state.region, state.me);
+unsafe fn take_all<K: Kind>(
+    state: &'static State,
+    queue: &Handle<'static, K>,
+    count: u64,
+    willing: &Willing,
+    items: &Owned,
+) -> Result<()> {
+    let mut batch = K::batch(state, queue);
     let mut message = Message::new(state.region, state.me);
-    let get = |message: &mut Message<'_>, patience: Option<&Patience<'_>>| batch.get(message, patience);
-    if let Err(error) = receive(state, queue, &mut message, willing, get)? {
+    if let Err(error) = batch.get(&mut message, willing)? {
         return errors::get(state, error);
     }
     // What comes later is the next call's: producers who keep up with us would keep us here.
@@ -127,28 +124,33 @@ unsafe fn take_all(object: *mut ffi::PyObject, count: u64, willing: &Willing, it
         }
         let item = codec::decode(state, &message);
         let appended = item.and_then(|item| check(ffi::PyList_Append(items.as_ptr(), item.as_ptr())));
-        appended.inspect_err(|_| {
-            let taken = ffi::PyList_Size(items.as_ptr());
-            let note = format!("get_many(): {taken} items were taken before this one, see the attribute 'items'");
-            annotate(c"items", Ok(Owned::from_borrowed(items.as_ptr())), &note);
-        })?;
+        appended.inspect_err(|_| annotate_items(items))?;
         if left == 0 {
             break;
         }
         message = Message::new(state.region, state.me);
-        let mut result = batch.get(&mut message, None);
-        if let Err(GetError::Large(bytes)) = result {
-            if prepare(&mut message, bytes).is_err() {
+        match batch.get(&mut message, &Willing::No) {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => break,
+            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) != 0 => {
                 ffi::PyErr_Clear(); // it is still there, and the next call says so
                 break;
             }
-            result = batch.get(&mut message, None);
-        }
-        if result.is_err() {
-            break;
+            Err(Raised) => {
+                annotate_items(items); // KeyboardInterrupt
+                return Err(Raised);
+            }
         }
     }
     Ok(())
+}
+
+/// Gives the exception that is set the items that were taken.
+#[cold]
+unsafe fn annotate_items(items: &Owned) {
+    let taken = ffi::PyList_Size(items.as_ptr());
+    let note = format!("get_many(): {taken} items were taken before this one, see the attribute 'items'");
+    annotate(c"items", Ok(Owned::from_borrowed(items.as_ptr())), &note);
 }
 
 /// Gives the exception that is set an attribute, and says the same in a note.

@@ -17,6 +17,7 @@ use multigil::object::{
     Handle, Region, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
     SharedState,
 };
+use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
@@ -34,17 +35,31 @@ pub(crate) struct HandleObject<T: SharedState> {
     state: *const State,
     /// An object of Python's that travels with this one, such as a condition's lock; null if there is none.
     companion: *mut ffi::PyObject,
+    /// What the handle leads to; None if there is no handle.
+    kind: Option<ObjectKind>,
     /// How many buffers of it are in use, if it counts them.
     views: ffi::Py_ssize_t,
     handle: Option<Handle<'static, T>>,
 }
 
 impl<T: SharedState> HandleObject<T> {
-    /// The interpreter's state and the handle of an object of this type.
+    /// What an object of any shared type is a handle of; None if it is one of Python's own queues, which has no handle.
+    #[inline(always)]
+    pub(crate) unsafe fn kind(object: *mut ffi::PyObject) -> Option<ObjectKind> {
+        // The place does not depend on T.
+        (*object.cast::<HandleObject<T>>()).kind
+    }
+
+    /// The state of the interpreter that an object belongs to.
+    pub(crate) unsafe fn state(object: *mut ffi::PyObject) -> &'static State {
+        &*(*object.cast::<HandleObject<T>>()).state
+    }
+
+    /// The interpreter's state and the handle of an object of this type that has one.
     #[inline(always)]
     pub(crate) unsafe fn of<'a>(object: *mut ffi::PyObject) -> (&'static State, &'a Handle<'static, T>) {
         let this = &*object.cast::<HandleObject<T>>();
-        // `wrap`, which sets both, is the only maker of such objects.
+        // `wrap` sets both, and is the only maker of objects that are of a kind.
         (&*this.state, this.handle.as_ref().unwrap_unchecked())
     }
 
@@ -84,17 +99,36 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     handle: Handle<'static, T>,
     companion: Option<Owned>,
 ) -> Result<Owned> {
+    let id = handle.id();
+    let object = make(state, class, Some(handle), companion)?;
+    state.known.lock().0.insert(key(id), object.as_ptr());
+    Ok(object)
+}
+
+/// Makes an object of a shared type that is no handle.
+pub(crate) unsafe fn wrap_nothing<T: SharedState>(
+    state: &'static State,
+    class: *mut ffi::PyTypeObject,
+) -> Result<Owned> {
+    make::<T>(state, class, None, None)
+}
+
+unsafe fn make<T: SharedState>(
+    state: &'static State,
+    class: *mut ffi::PyTypeObject,
+    handle: Option<Handle<'static, T>>,
+    companion: Option<Owned>,
+) -> Result<Owned> {
     let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
     let object = Owned::from_raw(allocate(class, 0))?;
     let this = object.as_ptr().cast::<HandleObject<T>>();
-    let id = handle.id();
     (&raw mut (*this).weak_references).write(null_mut());
     Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).views).write(0);
-    (&raw mut (*this).handle).write(Some(handle));
-    state.known.lock().0.insert(key(id), object.as_ptr());
+    (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
+    (&raw mut (*this).handle).write(handle);
     Ok(object)
 }
 
@@ -232,6 +266,8 @@ unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject, _: Owne
 
 /// All of them. A type stands before those that it is derived from.
 static TYPES: &[SharedType] = &[
+    shared_type::<LifoQueue>(10, |objects| &objects.lifo_queue_type).watched_as(itself::<LifoQueue>),
+    shared_type::<PriorityQueue>(11, |objects| &objects.priority_queue_type).watched_as(itself::<PriorityQueue>),
     shared_type::<Queue>(1, |objects| &objects.queue_type).watched_as(itself::<Queue>),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
     shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
@@ -246,12 +282,13 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedMemory>(14, |objects| &objects.memory_type).never_the_same::<SharedMemory>(),
 ];
 
-/// The shared type of an object, if it has one.
+/// The shared type of an object, if it has one and is a handle.
 unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static SharedType> {
-    TYPES.iter().find(|known| {
+    let known = TYPES.iter().find(|known| {
         let base = (known.class)(&state.objects).get();
         !base.is_null() && ffi::PyObject_TypeCheck(object, base.cast()) != 0
-    })
+    });
+    known.filter(|_| HandleObject::<Queue>::kind(object).is_some())
 }
 
 /// Whether other interpreters can have an object too, as the same one.
@@ -442,16 +479,16 @@ pub(crate) unsafe fn make_subtype<T: SharedState>(
     name: &'static CStr,
     doc: &'static CStr,
     base: &Owned,
-    attributes: *mut ffi::PyGetSetDef,
+    more: &[ffi::PyType_Slot],
 ) -> Result<Owned> {
     let slot = |slot, pfunc| ffi::PyType_Slot { slot, pfunc };
-    let mut slots = [
+    let mut slots = vec![
         slot(ffi::Py_tp_doc, doc.as_ptr().cast_mut().cast()),
         // Not inherited by types that are made from a table.
         slot(ffi::Py_tp_dealloc, deallocate::<T> as *mut c_void),
-        slot(ffi::Py_tp_getset, attributes.cast()),
-        slot(0, null_mut()),
     ];
+    slots.extend_from_slice(more);
+    slots.push(slot(0, null_mut()));
     let mut spec = ffi::PyType_Spec {
         name: name.as_ptr(),
         basicsize: size_of::<HandleObject<T>>() as c_int,

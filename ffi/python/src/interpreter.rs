@@ -21,7 +21,7 @@ use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::event::{Event, Watchable};
-use multigil::layout::ObjectId;
+use multigil::layout::{ObjectId, ObjectKind};
 use multigil::object::{Handle, Region};
 use multigil::queue::Queue;
 use parking_lot::Mutex;
@@ -418,7 +418,9 @@ unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handl
     let mut handles = Vec::new();
     for place in 0..ffi::PyTuple_Size(queues.as_ptr()) {
         let queue = ffi::PyTuple_GetItem(queues.as_ptr(), place); // borrowed
-        if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0 {
+        if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0
+            || HandleObject::<Queue>::kind(queue) != Some(ObjectKind::Queue)
+        {
             return raise(ffi::PyExc_TypeError, "Subinterpreter() argument 'queues' must be a sequence of Queue");
         }
         let id = HandleObject::<Queue>::of(queue).1.id();

@@ -199,6 +199,14 @@ impl Arguments {
         Owned::from_raw(ffi::PyObject_Vectorcall(function.as_ptr(), self.values, self.positional, self.names))
     }
 
+    /// Calls a function with another argument before them.
+    pub(crate) unsafe fn pass_on(&self, function: &Owned, first: *mut ffi::PyObject) -> Result<Owned> {
+        let named = if self.names.is_null() { 0 } else { ffi::PyTuple_Size(self.names) as usize };
+        let others = (0..self.positional + named).map(|place| *self.values.add(place));
+        let all: Vec<_> = core::iter::once(first).chain(others).collect();
+        Owned::from_raw(ffi::PyObject_Vectorcall(function.as_ptr(), all.as_ptr(), self.positional + 1, self.names))
+    }
+
     /// The only argument, if there is just one and it has no name.
     #[inline(always)]
     pub(crate) unsafe fn single(&self) -> Option<*mut ffi::PyObject> {

@@ -1,33 +1,210 @@
-//! `Queue` and `SimpleQueue`: `queue.Queue` and `queue.SimpleQueue` in every method, between threads and interpreters.
+//! `Queue`, `LifoQueue`, `PriorityQueue` and `SimpleQueue`: those of the module `queue` in every method, between threads
+//! and interpreters.
+//!
+//! The methods are the same for all of them: they ask what kind of queue an object is a handle of, and a subclass with
+//! hooks of its own is none of them.
 
-use core::ffi::{c_int, c_void};
+use core::cell::Cell;
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::time::Instant;
 
 use multigil::control::AnyQueue;
-use multigil::error::{GetError, PutError, WaitError};
+use multigil::error::{GetError, OutOfMemory, PutError, WaitError};
 use multigil::event::Patience;
-use multigil::object::{Handle, Message};
+use multigil::object::{Handle, Message, SharedState};
+use multigil::ordered::{Lifo, LifoQueue, Priority, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::State;
+use crate::state::{Objects, State};
 use crate::wait::{self, Subject, Willing};
-use crate::{batch, codec, errors};
+use crate::{batch, codec, custom, errors};
 
-type Object = HandleObject<Queue>;
+/// A kind of shared queue.
+pub(crate) trait Kind: AnyQueue + SharedState + Sized {
+    /// Whether items are compared: `put_all` is to have them beside the messages.
+    const COMPARES: bool;
 
-#[inline(always)]
-unsafe fn put(object: *mut ffi::PyObject, item: *mut ffi::PyObject, willing: Willing) -> Result<()> {
-    let (state, queue) = Object::of(object);
-    let mut message = Message::new(state.region, state.me);
-    codec::encode(state, item, &mut message)?;
-    match queue.put(&mut message, state.region, state.me, None) {
-        Ok(()) => Ok(()),
-        Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
-        Err(error) => errors::put(state, error),
+    /// Puts an item.
+    unsafe fn put(
+        state: &'static State,
+        queue: &Handle<'static, Self>,
+        item: *mut ffi::PyObject,
+        willing: Willing,
+    ) -> Result<()>;
+
+    /// Puts all messages, and counts in `put` those that were.
+    unsafe fn put_all(
+        state: &'static State,
+        queue: &Handle<'static, Self>,
+        messages: &mut [Message<'static>],
+        items: &[Owned],
+        put: &mut usize,
+        willing: Willing,
+    ) -> Result<()>;
+
+    /// Takes the next item's message.
+    unsafe fn get(
+        state: &'static State,
+        queue: &Handle<'static, Self>,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>>;
+
+    /// Several such calls, of which producers are told once.
+    fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Self>) -> impl Batch + 'q;
+
+    /// Copies the next item's message.
+    unsafe fn peek(
+        state: &'static State,
+        queue: &Handle<'static, Self>,
+        copy: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>>;
+
+    unsafe fn shut_down(state: &'static State, queue: &Handle<'static, Self>, immediate: bool) -> Result<()>;
+
+    unsafe fn clear(state: &'static State, queue: &Handle<'static, Self>) -> Result<()>;
+}
+
+/// Several gets. Producers are told when it is dropped at the latest.
+pub(crate) trait Batch {
+    /// Takes the next item's message.
+    unsafe fn get(
+        &mut self,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>>;
+
+    /// Tells producers of the places that are free so far.
+    fn tell(&mut self);
+}
+
+/// Does something with the shared queue that is behind an object, whatever kind it is, or something else if it is one
+/// of Python's ([`custom`]).
+macro_rules! with_queue {
+    ($object:expr, |$state:ident, $queue:ident| $body:expr, $custom:expr) => {
+        match $crate::handle::HandleObject::<multigil::queue::Queue>::kind($object) {
+            Some(multigil::layout::ObjectKind::Queue) => {
+                let ($state, $queue) = $crate::handle::HandleObject::<multigil::queue::Queue>::of($object);
+                $body
+            }
+            Some(multigil::layout::ObjectKind::LifoQueue) => {
+                let ($state, $queue) = $crate::handle::HandleObject::<multigil::ordered::LifoQueue>::of($object);
+                $body
+            }
+            Some(multigil::layout::ObjectKind::PriorityQueue) => {
+                let ($state, $queue) = $crate::handle::HandleObject::<multigil::ordered::PriorityQueue>::of($object);
+                $body
+            }
+            _ => $custom,
+        }
+    };
+}
+pub(crate) use with_queue;
+
+impl Kind for Queue {
+    const COMPARES: bool = false;
+
+    #[inline(always)]
+    unsafe fn put(
+        state: &'static State,
+        queue: &Handle<'static, Queue>,
+        item: *mut ffi::PyObject,
+        willing: Willing,
+    ) -> Result<()> {
+        let mut message = Message::new(state.region, state.me);
+        codec::encode(state, item, &mut message)?;
+        match queue.put(&mut message, state.region, state.me, None) {
+            Ok(()) => Ok(()),
+            Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
+            Err(error) => errors::put(state, error),
+        }
+    }
+
+    unsafe fn put_all(
+        state: &'static State,
+        queue: &Handle<'static, Queue>,
+        messages: &mut [Message<'static>],
+        _: &[Owned],
+        put: &mut usize,
+        willing: Willing,
+    ) -> Result<()> {
+        let mut put_all =
+            |patience: Option<&Patience<'_>>| queue.put_many(messages, put, state.region, state.me, patience);
+        let result = match (put_all(None), willing) {
+            (Err(PutError::Full), Willing::Until(deadline)) => wait::wait(
+                state,
+                Subject::of(queue),
+                deadline,
+                |patience| put_all(Some(patience)),
+                |error| *error == PutError::Interrupted,
+            )?,
+            (result, _) => result,
+        };
+        result.or_else(|error| errors::put(state, error))
+    }
+
+    #[inline(always)]
+    unsafe fn get(
+        state: &'static State,
+        queue: &Handle<'static, Queue>,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>> {
+        receive(state, queue, message, willing, |message, patience| {
+            queue.get(message, state.region, state.me, patience)
+        })
+    }
+
+    fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Queue>) -> impl Batch + 'q {
+        FifoBatch { state, queue, batch: queue.batch(state.region, state.me) }
+    }
+
+    unsafe fn peek(
+        state: &'static State,
+        queue: &Handle<'static, Queue>,
+        copy: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>> {
+        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, state.region, state.me, patience))
+    }
+
+    unsafe fn shut_down(state: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
+        queue.shut_down(immediate, state.region, state.me);
+        Ok(())
+    }
+
+    unsafe fn clear(state: &'static State, queue: &Handle<'static, Queue>) -> Result<()> {
+        let clear = |patience: &Patience<'_>| queue.clear(state.region, state.me, patience);
+        // Without a deadline there is no other error than the one that `wait` deals with.
+        let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
+        Ok(())
+    }
+}
+
+struct FifoBatch<'q> {
+    state: &'static State,
+    queue: &'q Handle<'static, Queue>,
+    batch: multigil::queue::Batch<'q>,
+}
+
+impl Batch for FifoBatch<'_> {
+    #[inline(always)]
+    unsafe fn get(
+        &mut self,
+        message: &mut Message<'_>,
+        willing: &Willing,
+    ) -> Result<core::result::Result<(), GetError>> {
+        let batch = &mut self.batch;
+        receive(self.state, self.queue, message, willing, |message, patience| batch.get(message, patience))
+    }
+
+    fn tell(&mut self) {
+        self.batch.tell();
     }
 }
 
@@ -50,30 +227,9 @@ unsafe fn put_waiting(
     result.or_else(|error| errors::put(state, error))
 }
 
-#[inline(always)]
-unsafe fn get(object: *mut ffi::PyObject, willing: Willing) -> Result<Owned> {
-    match try_get(object, willing)? {
-        Ok(item) => Ok(item),
-        Err(error) => errors::get(Object::of(object).0, error),
-    }
-}
-
-#[inline(always)]
-unsafe fn try_get(object: *mut ffi::PyObject, willing: Willing) -> Result<core::result::Result<Owned, GetError>> {
-    let (state, queue) = Object::of(object);
-    let mut message = Message::new(state.region, state.me);
-    let get = |message: &mut Message<'_>, patience: Option<&Patience<'_>>| {
-        queue.get(message, state.region, state.me, patience)
-    };
-    match receive(state, queue, &mut message, &willing, get)? {
-        Ok(()) => codec::decode(state, &message).map(Ok),
-        Err(error) => Ok(Err(error)),
-    }
-}
-
 /// Has `take` fill the message, waits for it if need be and the caller is willing, and prepares for a large one.
 #[inline(always)]
-pub(crate) unsafe fn receive(
+unsafe fn receive(
     state: &State,
     queue: &Handle<'static, Queue>,
     message: &mut Message<'_>,
@@ -123,6 +279,20 @@ unsafe fn settle(state: &State, queue: &Handle<'static, Queue>) -> Result<()> {
     Ok(())
 }
 
+/// Takes an item. Those of more than a message's usual size are prepared for.
+#[inline(always)]
+unsafe fn get<K: Kind>(
+    state: &'static State,
+    queue: &Handle<'static, K>,
+    willing: &Willing,
+) -> Result<core::result::Result<Owned, GetError>> {
+    let mut message = Message::new(state.region, state.me);
+    match K::get(state, queue, &mut message, willing)? {
+        Ok(()) => codec::decode(state, &message).map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
 unsafe extern "C" fn queue_put(
     object: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -131,12 +301,17 @@ unsafe extern "C" fn queue_put(
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let arguments = Arguments::new(values, count, names);
-        if let Some(item) = arguments.single() {
-            return put(object, item, Willing::Until(None));
-        }
-        let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
-        let (state, queue) = Object::of(object);
-        put(object, item, put_willing(state, queue, block, timeout)?)
+        with_queue!(
+            object,
+            |state, queue| {
+                if let Some(item) = arguments.single() {
+                    return Kind::put(state, queue, item, Willing::Until(None));
+                }
+                let [item, block, timeout] = arguments.parse("put", [c"item", c"block", c"timeout"], 1)?;
+                Kind::put(state, queue, item, put_willing(state, &**queue, block, timeout)?)
+            },
+            custom::call(object, c"put", arguments).map(drop)
+        )
     })
 }
 
@@ -149,7 +324,8 @@ unsafe extern "C" fn simple_put(
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let [item, _, _] = Arguments::new(values, count, names).parse("put", [c"item", c"block", c"timeout"], 1)?;
-        put(object, item, Willing::No)
+        let (state, queue) = HandleObject::<Queue>::of(object);
+        Kind::put(state, queue, item, Willing::No)
     })
 }
 
@@ -160,8 +336,15 @@ unsafe extern "C" fn put_nowait(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let [item] = Arguments::new(values, count, names).parse("put_nowait", [c"item"], 1)?;
-        put(object, item, Willing::No)
+        let arguments = Arguments::new(values, count, names);
+        with_queue!(
+            object,
+            |state, queue| {
+                let [item] = arguments.parse("put_nowait", [c"item"], 1)?;
+                Kind::put(state, queue, item, Willing::No)
+            },
+            custom::call(object, c"put_nowait", arguments).map(drop)
+        )
     })
 }
 
@@ -173,29 +356,26 @@ unsafe extern "C" fn queue_get(
 ) -> *mut ffi::PyObject {
     py::guard(|| {
         let arguments = Arguments::new(values, count, names);
-        if arguments.is_empty() {
-            return get(object, Willing::Until(None));
-        }
-        let (_, _, willing) = parse_get(object, arguments, "get")?;
-        get(object, willing)
+        with_queue!(
+            object,
+            |state, queue| {
+                let willing = if arguments.is_empty() {
+                    Willing::Until(None)
+                } else {
+                    let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
+                    get_willing(state, &**queue, block, timeout)?
+                };
+                get(state, queue, &willing)?.or_else(|error| errors::get(state, error))
+            },
+            custom::call(object, c"get", arguments)
+        )
     })
-}
-
-/// How long a call of `get` or the like is to wait.
-unsafe fn parse_get<'a>(
-    object: *mut ffi::PyObject,
-    arguments: Arguments,
-    function: &str,
-) -> Result<(&'static State, &'a Handle<'static, Queue>, Willing)> {
-    let [block, timeout] = arguments.parse(function, [c"block", c"timeout"], 0)?;
-    let (state, queue) = Object::of(object);
-    Ok((state, queue, get_willing(state, queue, block, timeout)?))
 }
 
 /// As the standard library's: a queue that is shut down and empty says so before it looks at the timeout.
 pub(crate) unsafe fn get_willing(
     state: &State,
-    queue: &Queue,
+    queue: &impl AnyQueue,
     block: *mut ffi::PyObject,
     timeout: *mut ffi::PyObject,
 ) -> Result<Willing> {
@@ -209,7 +389,7 @@ pub(crate) unsafe fn get_willing(
 /// waits, does not look at the timeout.
 pub(crate) unsafe fn put_willing(
     state: &State,
-    queue: &Queue,
+    queue: &impl AnyQueue,
     block: *mut ffi::PyObject,
     timeout: *mut ffi::PyObject,
 ) -> Result<Willing> {
@@ -220,13 +400,25 @@ pub(crate) unsafe fn put_willing(
 }
 
 unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| get(object, Willing::No))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |state, queue| get(state, queue, &Willing::No)?.or_else(|error| errors::get(state, error)),
+            custom::call(object, c"get_nowait", Arguments::NONE)
+        )
+    })
 }
 
 /// `__next__`: waits for an item, and ends when the queue is shut down and empty.
 unsafe extern "C" fn next(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    // An error without an exception: that is the end.
-    py::guard(|| try_get(object, Willing::Until(None))?.map_err(|_| Raised))
+    py::guard(|| {
+        with_queue!(
+            object,
+            // An error without an exception: that is the end.
+            |state, queue| get(state, queue, &Willing::Until(None))?.map_err(|_| Raised),
+            custom::call(object, c"__next__", Arguments::NONE)
+        )
+    })
 }
 
 unsafe extern "C" fn peek(
@@ -236,25 +428,30 @@ unsafe extern "C" fn peek(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        let (state, queue, willing) = parse_get(object, Arguments::new(values, count, names), "peek")?;
-        let mut copy = Message::new(state.region, state.me);
-        let peek = |copy: &mut Message<'_>, patience: Option<&Patience<'_>>| {
-            queue.peek(copy, state.region, state.me, patience)
-        };
-        match receive(state, queue, &mut copy, &willing, peek)? {
-            Ok(()) => codec::decode(state, &copy),
-            Err(error) => errors::get(state, error),
-        }
+        let arguments = Arguments::new(values, count, names);
+        with_queue!(
+            object,
+            |state, queue| {
+                let [block, timeout] = arguments.parse("peek", [c"block", c"timeout"], 0)?;
+                let willing = get_willing(state, &**queue, block, timeout)?;
+                let mut copy = Message::new(state.region, state.me);
+                match Kind::peek(state, queue, &mut copy, &willing)? {
+                    Ok(()) => codec::decode(state, &copy),
+                    Err(error) => errors::get(state, error),
+                }
+            },
+            custom::call(object, c"peek", arguments)
+        )
     })
 }
 
 unsafe extern "C" fn clear(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, queue) = Object::of(object);
-        let clear = |patience: &Patience<'_>| queue.clear(state.region, state.me, patience);
-        // Without a deadline there is no other error than the one that `wait` deals with.
-        let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
-        Ok(())
+        with_queue!(
+            object,
+            |state, queue| Kind::clear(state, queue),
+            custom::call(object, c"clear", Arguments::NONE).map(drop)
+        )
     })
 }
 
@@ -277,38 +474,66 @@ unsafe extern "C" fn iterate(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 }
 
 unsafe extern "C" fn qsize(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(Object::of(object).1.len())))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(queue.len())),
+            custom::call(object, c"qsize", Arguments::NONE)
+        )
+    })
 }
 
 unsafe extern "C" fn empty(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.is_empty()))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Ok(Owned::bool(queue.is_empty())),
+            custom::call(object, c"empty", Arguments::NONE)
+        )
+    })
 }
 
 unsafe extern "C" fn full(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.is_full()))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Ok(Owned::bool(queue.is_full())),
+            custom::call(object, c"full", Arguments::NONE)
+        )
+    })
 }
 
 unsafe extern "C" fn task_done(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, queue) = Object::of(object);
-        queue.task_done(state.region).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+        with_queue!(
+            object,
+            |state, queue| queue
+                .task_done(state.region)
+                .or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string())),
+            custom::call(object, c"task_done", Arguments::NONE).map(drop)
+        )
     })
 }
 
 unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, queue) = Object::of(object);
-        if queue.unfinished() != 0 {
-            // Without a deadline there is no other error than the one that `wait` deals with.
-            let _ = wait::wait(
-                state,
-                Subject::of(queue),
-                None,
-                |patience| queue.join(state.region, patience),
-                |error| *error == WaitError::Interrupted,
-            )?;
-        }
-        Ok(())
+        with_queue!(
+            object,
+            |state, queue| {
+                if queue.unfinished() != 0 {
+                    // Without a deadline there is no other error than the one that `wait` deals with.
+                    let _ = wait::wait(
+                        state,
+                        Subject::of(queue),
+                        None,
+                        |patience| queue.join(state.region, patience),
+                        |error| *error == WaitError::Interrupted,
+                    )?;
+                }
+                Ok(())
+            },
+            custom::call(object, c"join", Arguments::NONE).map(drop)
+        )
     })
 }
 
@@ -319,35 +544,89 @@ unsafe extern "C" fn shutdown(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let [immediate] = Arguments::new(values, count, names).parse("shutdown", [c"immediate"], 0)?;
-        let immediate = py::truth(immediate, false)?;
-        let (state, queue) = Object::of(object);
-        queue.shut_down(immediate, state.region, state.me);
-        Ok(())
+        let arguments = Arguments::new(values, count, names);
+        with_queue!(
+            object,
+            |state, queue| {
+                let [immediate] = arguments.parse("shutdown", [c"immediate"], 0)?;
+                Kind::shut_down(state, queue, py::truth(immediate, false)?)
+            },
+            custom::call(object, c"shutdown", arguments).map(drop)
+        )
     })
 }
 
+unsafe extern "C" fn reduce(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    unsafe fn reduced<K: Kind>(object: *mut ffi::PyObject, _: &Handle<'static, K>) -> Result<Owned> {
+        handle::reduced::<K>(object, None)
+    }
+    py::guard(|| with_queue!(object, |_state, queue| reduced(object, queue), custom::refuse_to_reduce(object)))
+}
+
+const MAXSIZE: &CStr = c"maxsize";
+const UNFINISHED_TASKS: &CStr = c"unfinished_tasks";
+const IS_SHUTDOWN: &CStr = c"is_shutdown";
+
 unsafe extern "C" fn get_maxsize(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    py::guard(|| Owned::from_raw(ffi::PyLong_FromLongLong(Object::of(object).1.maxsize())))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Owned::from_raw(ffi::PyLong_FromLongLong(queue.maxsize())),
+            custom::get_attribute(object, MAXSIZE)
+        )
+    })
 }
 
 unsafe extern "C" fn set_maxsize(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
     py::guard_status(|| {
-        if value.is_null() {
-            return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
-        }
-        let (state, queue) = Object::of(object);
-        queue.set_maxsize(size(value)?, state.region);
-        Ok(())
+        with_queue!(
+            object,
+            |state, queue| {
+                if value.is_null() {
+                    return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
+                }
+                queue.set_maxsize(size(value)?, state.region);
+                Ok(())
+            },
+            custom::set_attribute(object, MAXSIZE, value)
+        )
     })
 }
 
 unsafe extern "C" fn get_unfinished(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(Object::of(object).1.unfinished())))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(queue.unfinished())),
+            custom::get_attribute(object, UNFINISHED_TASKS)
+        )
+    })
 }
 
 unsafe extern "C" fn get_is_shutdown(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.is_shut_down()))
+    py::guard(|| {
+        with_queue!(
+            object,
+            |_state, queue| Ok(Owned::bool(queue.is_shut_down())),
+            custom::get_attribute(object, IS_SHUTDOWN)
+        )
+    })
+}
+
+unsafe extern "C" fn set_unfinished(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    py::guard_status(|| set_if_custom(object, UNFINISHED_TASKS, value))
+}
+
+unsafe extern "C" fn set_is_shutdown(object: *mut ffi::PyObject, value: *mut ffi::PyObject, _: *mut c_void) -> c_int {
+    py::guard_status(|| set_if_custom(object, IS_SHUTDOWN, value))
+}
+
+/// An attribute that only Python's queues can be given.
+unsafe fn set_if_custom(object: *mut ffi::PyObject, name: &CStr, value: *mut ffi::PyObject) -> Result<()> {
+    if HandleObject::<Queue>::kind(object).is_none() {
+        return custom::set_attribute(object, name, value);
+    }
+    raise(ffi::PyExc_AttributeError, &format!("{} can't be set", name.to_string_lossy()))
 }
 
 /// A size: any integer; one beyond 64 bits is as good as none.
@@ -361,36 +640,68 @@ unsafe fn size(object: *mut ffi::PyObject) -> Result<i64> {
     Ok(if overflow == 0 { value } else { 0 })
 }
 
-unsafe fn create(class: *mut ffi::PyTypeObject, maxsize: i64) -> Result<Owned> {
+/// Makes an object of what `create` makes, or one of Python's queues if a class that is derived from `base` has hooks.
+unsafe fn make<K: Kind>(
+    class: *mut ffi::PyTypeObject,
+    base: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
+    create: impl FnOnce(&'static State) -> core::result::Result<Handle<'static, K>, OutOfMemory>,
+) -> Result<Owned> {
     let state: &'static State = crate::state_of_type(class)?;
-    match state.region.create_queue(state.me, maxsize) {
+    if custom::has_hooks(class, state.object(base(&state.objects))?.as_ptr())? {
+        return handle::wrap_nothing::<K>(state, class);
+    }
+    match create(state) {
         Ok(handle) => handle::wrap(state, class, handle, None),
         Err(error) => errors::out_of_memory(error),
     }
 }
 
-/// The arguments are `initialize_queue`'s business: a subclass may have others.
+// The arguments of the constructors are `initialize`'s business: a subclass may have others.
+
 unsafe extern "C" fn new_queue(
     class: *mut ffi::PyTypeObject,
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard(|| create(class, 0))
+    py::guard(|| make(class, |objects| &objects.queue_type, |state| state.region.create_queue(state.me, 0)))
 }
 
-unsafe extern "C" fn initialize_queue(
+unsafe extern "C" fn new_lifo_queue(
+    class: *mut ffi::PyTypeObject,
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let create = |state: &'static State| state.region.create_ordered_queue::<Lifo>(state.me, 0);
+    py::guard(|| make(class, |objects| &objects.lifo_queue_type, create))
+}
+
+unsafe extern "C" fn new_priority_queue(
+    class: *mut ffi::PyTypeObject,
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    let create = |state: &'static State| state.region.create_ordered_queue::<Priority>(state.me, 0);
+    py::guard(|| make(class, |objects| &objects.priority_queue_type, create))
+}
+
+unsafe extern "C" fn initialize(
     object: *mut ffi::PyObject,
     arguments: *mut ffi::PyObject,
     keywords: *mut ffi::PyObject,
 ) -> c_int {
     py::guard_status(|| {
-        let maxsize = py::with_arguments(arguments, keywords, |arguments| {
-            let [maxsize] = arguments.parse("Queue", [c"maxsize"], 0)?;
-            if maxsize.is_null() { Ok(0) } else { size(maxsize) }
-        })?;
-        let (state, queue) = Object::of(object);
-        queue.set_maxsize(maxsize, state.region);
-        Ok(())
+        py::with_arguments(arguments, keywords, |arguments| {
+            with_queue!(
+                object,
+                |state, queue| {
+                    let [maxsize] = arguments.parse("Queue", [MAXSIZE], 0)?;
+                    let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
+                    queue.set_maxsize(maxsize, state.region);
+                    Ok(())
+                },
+                custom::call(object, c"__init__", arguments).map(drop)
+            )
+        })
     })
 }
 
@@ -402,7 +713,10 @@ unsafe extern "C" fn new_simple_queue(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
-        create(class, 0)
+        match state.region.create_queue(state.me, 0) {
+            Ok(handle) => handle::wrap(state, class, handle, None),
+            Err(error) => errors::out_of_memory(error),
+        }
     })
 }
 
@@ -419,7 +733,7 @@ If block is true, wait for a place, at most timeout seconds if that is not None,
 Otherwise raise Full at once. Raises ShutDown after shutdown(), MemoryError when there is no memory for the item, and\n\
 whatever pickling it raises; the queue is as it was then.";
 const GET_DOC: &core::ffi::CStr = c"get($self, block=True, timeout=None)\n--\n\n\
-Take the oldest item out of the queue.\n\n\
+Take the next item out of the queue.\n\n\
 If block is true, wait for one, at most timeout seconds if that is not None, and raise Empty when none came. Otherwise\n\
 raise Empty at once. Raises ShutDown when the queue is shut down and empty, and whatever unpickling the item raises.";
 const PUT_NOWAIT: ffi::PyMethodDef =
@@ -449,17 +763,20 @@ const PEEK: ffi::PyMethodDef = py::method_fast(
     c"peek",
     peek,
     c"peek($self, block=True, timeout=None)\n--\n\n\
-Return the oldest item, or rather a copy of it, and leave it in the queue. Waits and raises as get() does.",
+Return the next item, or rather a copy of it, and leave it in the queue. Waits and raises as get() does.",
 );
 const CLEAR: ffi::PyMethodDef = py::method_no_args(
     c"clear",
     clear,
     c"clear($self)\n--\n\nThrow away all items that are there now. Each counts as done.",
 );
-const REDUCE: ffi::PyMethodDef =
-    py::method_no_args(c"__reduce__", handle::reduce::<Queue>, c"Pickle the queue by its id.");
+const REDUCE: ffi::PyMethodDef = py::method_no_args(c"__reduce__", reduce, c"Pickle the queue by its id.");
 
-static mut QUEUE_METHODS: [ffi::PyMethodDef; 19] = [
+const QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::QUEUE }>();
+const LIFO_QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::LIFO_QUEUE }>();
+const PRIORITY_QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::PRIORITY_QUEUE }>();
+
+static mut QUEUE_METHODS: [ffi::PyMethodDef; 23] = [
     py::method_fast(c"put", queue_put, PUT_DOC),
     GET,
     PUT_NOWAIT,
@@ -488,8 +805,21 @@ If immediate is true, the queue is emptied now, and each item that is thrown awa
     py::method_fast(c"__exit__", exit, c"Shut the queue down."),
     REDUCE,
     py::CLASS_GET_ITEM,
+    QUEUE_HOOKS[0],
+    QUEUE_HOOKS[1],
+    QUEUE_HOOKS[2],
+    QUEUE_HOOKS[3],
     py::METHODS_END,
 ];
+
+/// Everything else is inherited.
+const fn hooks_alone(hooks: [ffi::PyMethodDef; 4]) -> [ffi::PyMethodDef; 5] {
+    let [init, qsize, put, get] = hooks;
+    [init, qsize, put, get, py::METHODS_END]
+}
+
+static mut LIFO_QUEUE_METHODS: [ffi::PyMethodDef; 5] = hooks_alone(LIFO_QUEUE_HOOKS);
+static mut PRIORITY_QUEUE_METHODS: [ffi::PyMethodDef; 5] = hooks_alone(PRIORITY_QUEUE_HOOKS);
 
 static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
     py::method_fast(
@@ -514,7 +844,7 @@ Put an item into the queue, which never waits; block and timeout are there for t
 
 static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
     ffi::PyGetSetDef {
-        name: c"maxsize".as_ptr(),
+        name: MAXSIZE.as_ptr(),
         get: Some(get_maxsize),
         set: Some(set_maxsize),
         doc: c"The most items that the queue holds; 0 for any number. May be changed while the queue is in use."
@@ -522,16 +852,16 @@ static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
         closure: null_mut(),
     },
     ffi::PyGetSetDef {
-        name: c"unfinished_tasks".as_ptr(),
+        name: UNFINISHED_TASKS.as_ptr(),
         get: Some(get_unfinished),
-        set: None,
+        set: Some(set_unfinished),
         doc: c"How many items were put and not reported done.".as_ptr(),
         closure: null_mut(),
     },
     ffi::PyGetSetDef {
-        name: c"is_shutdown".as_ptr(),
+        name: IS_SHUTDOWN.as_ptr(),
         get: Some(get_is_shutdown),
-        set: None,
+        set: Some(set_is_shutdown),
         doc: c"Whether shutdown() was called.".as_ptr(),
         closure: null_mut(),
     },
@@ -544,7 +874,7 @@ pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned
 A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
 maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
 and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
-    let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize_queue as *mut c_void };
+    let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize as *mut c_void };
     handle::make_type::<Queue>(
         module,
         c"multigil.Queue",
@@ -554,6 +884,33 @@ and None as they are, anything else by pickle. A queue may be sent to other inte
         (&raw mut QUEUE_ATTRIBUTES).cast(),
         &[initialize, ITERATE, NEXT],
     )
+}
+
+/// Makes the type `LifoQueue`, derived from `Queue`.
+pub(crate) unsafe fn make_lifo_queue_type(module: *mut ffi::PyObject, queue: &Owned) -> Result<Owned> {
+    let doc = c"LifoQueue(maxsize=0)\n--\n\n\
+A queue of which the item that was put last comes first, shared by threads and interpreters; queue.LifoQueue in every\n\
+method. The rest is as for Queue.";
+    let slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new_lifo_queue as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut LIFO_QUEUE_METHODS).cast() },
+    ];
+    handle::make_subtype::<LifoQueue>(module, c"multigil.LifoQueue", doc, queue, &slots)
+}
+
+/// Makes the type `PriorityQueue`, derived from `Queue`.
+pub(crate) unsafe fn make_priority_queue_type(module: *mut ffi::PyObject, queue: &Owned) -> Result<Owned> {
+    let doc = c"PriorityQueue(maxsize=0)\n--\n\n\
+A queue of which the least item comes first, shared by threads and interpreters; queue.PriorityQueue in every method.\n\n\
+Items that are numbers, str or bytes, or tuples and lists that begin with such, are compared without Python as far as\n\
+that decides. Others are compared by their own <, of copies in the interpreter that puts or gets; others wait meanwhile.\n\
+What a comparison raises ends the put or get, and the queue is as it was. It cannot use the queue itself: that raises\n\
+RuntimeError. The rest is as for Queue.";
+    let slots = [
+        ffi::PyType_Slot { slot: ffi::Py_tp_new, pfunc: new_priority_queue as *mut c_void },
+        ffi::PyType_Slot { slot: ffi::Py_tp_methods, pfunc: (&raw mut PRIORITY_QUEUE_METHODS).cast() },
+    ];
+    handle::make_subtype::<PriorityQueue>(module, c"multigil.PriorityQueue", doc, queue, &slots)
 }
 
 /// Makes the type `SimpleQueue`.

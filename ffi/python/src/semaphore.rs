@@ -199,6 +199,6 @@ pub(crate) unsafe fn make_bounded_type(module: *mut ffi::PyObject, base: &Owned)
     let doc = c"BoundedSemaphore(value=1)\n--\n\n\
 A semaphore that raises ValueError when it is released more often than it was acquired; threading.BoundedSemaphore in\n\
 every method.";
-    let attributes = (&raw mut BOUNDED_ATTRIBUTES).cast();
-    handle::make_subtype::<SharedSemaphore>(module, c"multigil.BoundedSemaphore", doc, base, attributes)
+    let attributes = ffi::PyType_Slot { slot: ffi::Py_tp_getset, pfunc: (&raw mut BOUNDED_ATTRIBUTES).cast() };
+    handle::make_subtype::<SharedSemaphore>(module, c"multigil.BoundedSemaphore", doc, base, &[attributes])
 }

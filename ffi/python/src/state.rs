@@ -40,6 +40,10 @@ objects! {
     /// The type of the name.
     queue_type,
     /// The type of the name.
+    lifo_queue_type,
+    /// The type of the name.
+    priority_queue_type,
+    /// The type of the name.
     simple_queue_type,
     /// The type of the name.
     lock_type,
@@ -83,6 +87,8 @@ objects! {
     not_shareable,
     /// The exception of the name.
     interpreter_terminated,
+    /// `multigil._custom_queue`, once it was needed.
+    custom_queue,
     /// `multigil._core.attach`.
     attach,
     /// `_pickle.Pickler`.
@@ -186,7 +192,12 @@ impl State {
             add(c"ShutDown", &objects.shut_down, exception(c"multigil.ShutDown", doc, &[ffi::PyExc_Exception])?)?;
         }
 
-        add(c"Queue", &objects.queue_type, queue::make_queue_type(module)?)?;
+        let queue = queue::make_queue_type(module)?;
+        let lifo_queue = queue::make_lifo_queue_type(module, &queue)?;
+        let priority_queue = queue::make_priority_queue_type(module, &queue)?;
+        add(c"Queue", &objects.queue_type, queue)?;
+        add(c"LifoQueue", &objects.lifo_queue_type, lifo_queue)?;
+        add(c"PriorityQueue", &objects.priority_queue_type, priority_queue)?;
         add(c"SimpleQueue", &objects.simple_queue_type, queue::make_simple_queue_type(module)?)?;
         add(c"Lock", &objects.lock_type, lock::make_type(module)?)?;
         add(c"RLock", &objects.rlock_type, rlock::make_type(module)?)?;
@@ -230,6 +241,15 @@ impl State {
     /// `threading.BrokenBarrierError`.
     pub(crate) unsafe fn broken_barrier_error(&self) -> Result<Owned> {
         self.imported(&self.objects.broken_barrier_error, c"threading", c"BrokenBarrierError")
+    }
+
+    /// `multigil._custom_queue`.
+    pub(crate) unsafe fn custom_queue(&self) -> Result<Owned> {
+        let slot = &self.objects.custom_queue;
+        if slot.get().is_null() {
+            slot.set(import(c"multigil._custom_queue")?.into_raw());
+        }
+        self.object(slot)
     }
 
     /// What is imported when it is asked for the first time.
