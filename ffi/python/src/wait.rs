@@ -9,7 +9,6 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use multigil::error::WaitError;
 use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::handle::owner;
-use crate::py::{self, Owned, Raised, Result, check, raise};
+use crate::py::{Owned, Raised, Result, check, raise};
 use crate::state::State;
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
@@ -304,22 +303,6 @@ pub(crate) unsafe fn wait_or_raise<T, E>(
         let (result, request) = seat.wait(state, subject, deadline, operation, interrupted)?;
         request.map_or(Ok(result), |request| request.raise(state))
     })
-}
-
-/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what would
-/// have ended the wait is raised when it has.
-pub(crate) unsafe fn insist(
-    state: &State,
-    subject: Subject,
-    mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<(), WaitError>,
-) -> Result<()> {
-    let (mut done, mut result) = (false, Ok(()));
-    while !done {
-        let attempt = |patience: &Patience<'_>| operation(patience).inspect(|()| done = true);
-        let interrupted = |error: &WaitError| *error == WaitError::Interrupted;
-        result = py::finally(result, || wait_or_raise(state, subject, None, attempt, interrupted).map(drop));
-    }
-    result
 }
 
 /// Runs `body` without the GIL.
