@@ -62,8 +62,9 @@ bench: build $(done_there)/requirements-bench ## measure multigil and its peers
 	cargo bench --package multigil
 	$(python) benches/python/run.py
 
-soak: build ## pass messages of all sizes for 5 minutes and check each one
+soak: build ## pass messages for 5 minutes, and share a lock, a condition and a barrier for one each
 	$(python) tests/python/soak.py --minutes 5
+	$(python) tests/python/soak_locks.py --minutes 1
 
 lint: lint-rust lint-python ## check format, style and types
 

@@ -478,17 +478,19 @@ impl Heap {
 
     /// Gives pages of small free blocks back to the kernel, where a class keeps more of them than it should.
     ///
-    /// Called when a queue that had grown gives a ring back. Looks at a few slabs each time.
+    /// Called when a queue that had grown gives a ring back. It goes on from where it found enough the last time: a
+    /// queue's blocks become free in the order in which its slabs were made.
     #[cold]
     pub(crate) fn trim(&self, me: PeerId) {
-        /// Slabs a call looks at.
-        const SLABS: usize = 32;
         let slab_count = *self.slab_count.lock() as usize;
-        for _ in 0..slab_count.min(SLABS) {
+        for _ in 0..slab_count {
             let number = self.trim_cursor.fetch_add(1, Ordering::Relaxed) % slab_count;
             let Some(slab) = self.slab((number as u32) << PLACE_BITS) else { continue };
             if slab.block_bytes < LARGE_BYTES && self.idle_bytes(slab) > RETAINED_SMALL_BYTES {
                 self.trim_slab(slab, me);
+                if self.idle_bytes(slab) <= RETAINED_SMALL_BYTES {
+                    return;
+                }
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::sync::{AtomicU8, AtomicU16};
 use crate::sync::{AtomicU32, AtomicU64, FutexWord, Ordering, essential, fence};
 
 /// So many elements after one another have their waiters apart.
-const PLACES: usize = if cfg!(loom) { 1 } else { 8 };
+const PLACES: usize = 8;
 
 /// What comes before the bytes. All zero bytes are a valid one, of no bytes.
 #[repr(C)]

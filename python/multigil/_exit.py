@@ -22,7 +22,7 @@ from importlib import import_module
 from time import monotonic
 
 from multigil import _worker
-from multigil._core import current_interpreter_id
+from multigil._core import Subinterpreter, current_interpreter_id, subinterpreters
 from multigil._worker import Worker
 
 # Seconds that daemons get to end after they were terminated.
@@ -102,6 +102,7 @@ def _at_thread_shutdown() -> None:
     if current_interpreter_id() != _MAIN_ID:
         end_workers()  # no thread of a sub-interpreter outlives this function, and atexit comes later
         return
+    _worker.flush()  # what was printed here comes before what those print who wait for this end
     _worker.end_main_thread()
     try:
         while waited_for := [one for one in _all.in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
@@ -130,7 +131,13 @@ def end_workers(*, terminate: bool = False) -> None:
             for worker in patient:
                 worker.join()
     finally:
-        _terminate([worker for worker in workers if worker.is_alive()])
+        left = [worker for worker in workers if worker.is_alive()]
+        for worker in left:
+            worker.terminated = True
+        _terminate([worker.subinterpreter for worker in left])
+        # The program's end leaves none at all, not even one whose maker was struck before it had taken note of it.
+        while current_interpreter_id() == _MAIN_ID and (alive := subinterpreters()):
+            _terminate(alive)
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
@@ -138,17 +145,17 @@ def end_workers(*, terminate: bool = False) -> None:
     _all.in_use.clear()
 
 
-def _terminate(workers: list[Worker]) -> None:
-    """Terminate workers and wait for their end.
+def _terminate(interpreters: list[Subinterpreter]) -> None:
+    """Terminate interpreters and wait for their end.
 
     One whose thread sleeps in a foreign call is abandoned. One in a call into C that keeps the GIL is waited for: there
     is nothing else that CPython would survive.
     """
-    for worker in workers:
-        worker.terminate(0)
+    for one in interpreters:
+        _worker.terminate(one, 0)
     deadline = monotonic() + PATIENCE
-    for worker in workers:
-        while not worker.terminate(max(deadline - monotonic(), 0.1)) and not worker.abandon(PATIENCE):
+    for one in interpreters:
+        while not _worker.terminate(one, max(deadline - monotonic(), 0.1)) and not one.abandon(PATIENCE):
             continue
 
 

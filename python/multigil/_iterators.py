@@ -9,6 +9,8 @@ from __future__ import annotations
 from functools import update_wrapper
 from threading import Lock
 
+from multigil._core import NotShareable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -107,4 +109,4 @@ class _Branch[T]:
 
 
 def _refuse() -> Never:
-    raise TypeError("an iterator belongs to the interpreter that made it, and cannot be pickled: share a Queue instead")
+    raise NotShareable("an iterator belongs to the interpreter that made it: share a Queue instead")

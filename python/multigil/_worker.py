@@ -152,10 +152,6 @@ class Worker:
         self.terminated = True
         return terminate(self.subinterpreter, timeout)
 
-    def abandon(self, timeout: float) -> bool:
-        """End it, at the end of the program, although its thread sleeps in a foreign call; True if it could be."""
-        return self.subinterpreter.abandon(timeout)
-
     def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
         """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
         while not slot:

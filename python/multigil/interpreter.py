@@ -11,6 +11,7 @@ from multigil import _exit, _hooks, _worker
 from multigil._core import (
     Empty,
     Event,
+    NotShareable,
     ShutDown,
     SimpleQueue,
     Subinterpreter,
@@ -112,7 +113,7 @@ class Interpreter:
     ) -> None:
         assert group is None, "group argument must be None for now"
         if context:
-            raise TypeError(
+            raise NotShareable(
                 "context variables cannot be sent to an interpreter, which begins with an empty context: "
                 "pass their values as arguments"
             )
@@ -488,7 +489,7 @@ class Interpreter:
     def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
         if not self._travels:
             if self._body is None:
-                raise TypeError(f"cannot pickle {type(self).__name__!r} object that is not started")
+                raise NotShareable(f"cannot pickle {type(self).__name__!r} object that is not started")
             body = self._body
             return _recognize, (body.number, body.id, self.name, body.ident, body.native_id)
         state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()

@@ -25,16 +25,24 @@ lock_tests = pytest.importorskip("test.lock_tests", reason="this Python was inst
 class InterpreterBunch:
     """Takes the place of `lock_tests.Bunch`: calls a function in several interpreters at once."""
 
-    def __init__(self, function: Callable[[], object], count: int) -> None:
+    def __init__(self, function: Callable[[], object], count: int, wait_before_exit: bool = False) -> None:
         self.function = function
         self.begun: multigil.SimpleQueue[None] = multigil.SimpleQueue()
+        self.may_end: multigil.SimpleQueue[None] = multigil.SimpleQueue()
         self.interpreters = [
-            multigil.Interpreter(target=workers.call_and_send_lists, args=(function, self.begun)) for _ in range(count)
+            multigil.Interpreter(target=workers.call_and_send_lists, args=(function, self.begun, self.may_end))
+            for _ in range(count)
         ]
+        if not wait_before_exit:
+            self.do_finish()
 
     @property
     def finished(self) -> list[multigil.Interpreter]:
         return [interpreter for interpreter in self.interpreters if interpreter.done()]
+
+    def do_finish(self) -> None:
+        for _ in self.interpreters:
+            self.may_end.put(None)
 
     def __enter__(self) -> Self:
         for interpreter in self.interpreters:
@@ -74,6 +82,29 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
         with lock_tests.Bunch(see, 3):
             pass
         assert len({*seen, multigil.main_interpreter().ident}) == 4
+
+
+class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.RLock)
+
+
+class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Condition)
+
+    # A condition has no _recursion_count(), neither threading's nor ours.
+    test_recursion_count = None
+
+
+class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    condtype = staticmethod(multigil.Condition)
+
+    # They change numbers that the workers have copies of, and look at their lists while they wait;
+    # test_condition.py has both with what interpreters share.
+    test_notify = test_waitfor = None
+
+    def __reduce__(self) -> Any:
+        """A worker's closure uses the test, whose methods need nothing of it."""
+        return lock_tests.ConditionTests, (self._testMethodName,)
 
 
 class TestEvent(lock_tests.EventTests):  # type: ignore[misc, name-defined]

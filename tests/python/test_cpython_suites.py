@@ -5,6 +5,7 @@ A test that is left out is set to None, with the reason.
 
 from __future__ import annotations
 
+import threading
 import types
 import unittest
 from typing import Any
@@ -36,6 +37,39 @@ class TestLock(lock_tests.LockTests):  # type: ignore[misc, name-defined]
 
 class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
     locktype = staticmethod(multigil.RLock)
+
+
+class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
+    locktype = staticmethod(multigil.Condition)
+
+    # A condition has no _recursion_count(), neither threading's nor ours.
+    test_recursion_count = None
+
+
+class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    condtype = staticmethod(multigil.Condition)
+
+
+class TestConditionOverLock(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
+    make_lock: Any = multigil.Lock
+
+    # Asks for the lock that a condition has if none is given.
+    test_acquire = None
+
+    def condtype(self) -> multigil.Condition:
+        return multigil.Condition(type(self).make_lock())
+
+
+class TestConditionOverRLock(TestConditionOverLock):
+    make_lock = multigil.RLock
+
+
+class TestConditionOverThreadingLock(TestConditionOverLock):
+    make_lock = staticmethod(threading.Lock)
+
+
+class TestConditionOverThreadingRLock(TestConditionOverLock):
+    make_lock = staticmethod(threading.RLock)
 
 
 class TestQueue(queue_tests.BaseQueueTestMixin, unittest.TestCase):  # type: ignore[misc, name-defined]

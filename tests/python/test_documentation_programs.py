@@ -390,7 +390,7 @@ PROGRAMS = {
             except RuntimeError:
                 print("cannot be joined")
     """,
-    "threads that threads start, and that the program waits for": """
+    "threads that threads start": """
         import threading
 
         def count(number):
@@ -400,7 +400,9 @@ PROGRAMS = {
                 inner.join()
             print(number)
 
-        threading.Thread(target=count, args=(2,)).start()
+        outer = threading.Thread(target=count, args=(2,))
+        outer.start()
+        outer.join()
     """,
     "one that waits for the end of the main thread": """
         import threading
@@ -515,6 +517,101 @@ def test_a_program_does_the_same_after_the_change_of_its_imports(run_program: Pr
     expected = run_program.output(program)
     assert expected
     assert run_program.output(changed) == expected
+
+
+# What works with threads alone, and what the README advises instead, which works with both.
+REMEDIES = {
+    "a list that threads append to": (
+        """
+        import threading
+
+        squares = []
+
+        def square(number):
+            squares.append(number * number)
+
+        threads = [threading.Thread(target=square, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sorted(squares))
+        """,
+        """
+        import queue
+        import threading
+
+        squares = queue.SimpleQueue()
+
+        def square(number):
+            squares.put(number * number)
+
+        threads = [threading.Thread(target=square, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sorted(squares.get() for _ in threads))
+        """,
+    ),
+    "what run stores in the object": (
+        """
+        import threading
+
+        class Squaring(threading.Thread):
+            square = None
+
+            def __init__(self, number):
+                super().__init__()
+                self.number = number
+
+            def run(self):
+                self.square = self.number * self.number
+
+        thread = Squaring(7)
+        thread.start()
+        thread.join()
+        print(thread.square)
+        """,
+        """
+        import queue
+        import threading
+
+        class Squaring(threading.Thread):
+            def __init__(self, number):
+                super().__init__()
+                self.number = number
+                self.squares = queue.SimpleQueue()
+
+            def run(self):
+                self.squares.put(self.number * self.number)
+
+        thread = Squaring(7)
+        thread.start()
+        thread.join()
+        print(thread.squares.get())
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REMEDIES)
+def test_what_threads_alone_share_has_a_remedy(run_program: ProgramRunner, name: str) -> None:
+    program, remedy = (dedent(text) for text in REMEDIES[name])
+    expected = run_program.output(program)
+    assert run_program.output(with_interpreters(program)) != expected
+    assert run_program.output(remedy) == run_program.output(with_interpreters(remedy)) == expected
+
+
+def test_what_belongs_to_one_interpreter_cannot_be_sent(run_program: ProgramRunner) -> None:
+    outcome = run_program("""
+        import multigil as threading
+
+        threading.Thread(target=list, args=[(number for number in range(3))]).start()
+    """)
+    assert outcome.stdout == ""
+    assert "\nTypeError: cannot pickle 'generator' object\n" in outcome.stderr
+    assert outcome.status == 1
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="both modules have it")

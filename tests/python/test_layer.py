@@ -168,6 +168,17 @@ def test_a_spare_that_died_is_not_given_out() -> None:
     interpreter.join()
 
 
+def test_the_program_ends_those_that_nobody_has_taken_note_of(run_program: ProgramRunner) -> None:
+    output = run_program.output("""
+        import multigil
+        from multigil import _worker
+        multigil.Interpreter(target=int).start()
+        worker = _worker.Worker()  # as when an exception strikes whoever makes one
+        print(worker.is_alive())
+    """)
+    assert output == "True\n"
+
+
 def test_a_fork_ends_the_spares_and_needs_no_warning_then(run_program: ProgramRunner) -> None:
     output = run_program.output("""
         import os, warnings

@@ -69,12 +69,23 @@ def test_wrong_arguments_of_acquire_are_the_errors_of_threading_rlocks(
     assert lock._recursion_count() == held
 
 
-@pytest.mark.parametrize("arguments", [(), (1, 2), (None,), ((2,),), ((1, "a"),), (("a", 1),), ((2**70, 1),)])
-def test_wrong_arguments_of_acquire_restore_are_the_errors_of_threading_rlocks(arguments: tuple[Any, ...]) -> None:
-    with pytest.raises((TypeError, OverflowError)) as theirs:
-        threading.RLock()._acquire_restore(*arguments)  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((), TypeError, r"takes exactly 1 argument \(0 given\)"),
+        ((1, 2), TypeError, r"takes exactly 1 argument \(2 given\)"),
+        ((None,), TypeError, "argument 1 must be 2-item (tuple|sequence), not None"),
+        (((2,),), TypeError, "argument 1 must be (tuple|sequence) of length 2, not 1"),
+        (((1, "a"),), TypeError, "argument 1, item 1 must be int, not str"),
+        ((("a", 1),), TypeError, "'str' object cannot be interpreted as an integer"),
+        (((2**70, 1),), OverflowError, "Python int too large to convert to C ssize_t"),
+    ],
+)
+def test_wrong_arguments_of_acquire_restore_are_the_errors_of_threading_rlocks(
+    arguments: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
     lock = RLock()
-    with pytest.raises(theirs.type, match=re.escape(str(theirs.value))):
+    with pytest.raises(error, match=message):
         lock._acquire_restore(*arguments)
     assert not lock.locked()
 
@@ -296,7 +307,7 @@ def test_a_weak_reference_ends_with_the_last_strong_one() -> None:
 
 
 def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
-    output = run_program.output("""
+    source = """
         import os, threading, multigil
         lock, other = multigil.RLock(), multigil.RLock()
         lock.acquire()
@@ -309,8 +320,9 @@ def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
             other._at_fork_reinit()
             os._exit(not other.acquire(False) or lock.locked())
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lock.locked(), other.locked())
-    """)
-    assert output == "0 True True\n"
+    """
+    # The thread has ended, but the kernel may not have counted it out.
+    assert run_program.output(source, options=["-W", "ignore::DeprecationWarning"]) == "0 True True\n"
 
 
 @pytest.mark.parametrize("make", [Lock, RLock])

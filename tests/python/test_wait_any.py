@@ -214,7 +214,9 @@ class TestArguments:
         with pytest.raises(ValueError, match="something to wait for"):
             wait_any(timeout=1)
 
-    @pytest.mark.parametrize("thing", [object(), None, "1", 1.0, b"", [], threading.Lock(), Barrier(1), Event])
+    @pytest.mark.parametrize(
+        "thing", [object(), None, "1", 1.0, b"", [], threading.Lock(), Barrier(1), multigil.Condition(), Event]
+    )
     def test_what_cannot_be_waited_for_is_a_type_error(self, thing: Any) -> None:
         ready = Event()
         ready.set()

@@ -132,12 +132,12 @@ unsafe fn take_all<K: Kind>(
         match batch.get(&mut message, &Willing::No) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,
-            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) != 0 => {
+            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_MemoryError) != 0 => {
                 ffi::PyErr_Clear(); // it is still there, and the next call says so
                 break;
             }
             Err(Raised) => {
-                annotate_items(items); // KeyboardInterrupt
+                annotate_items(items); // of a signal handler, or of items that can't be compared
                 return Err(Raised);
             }
         }
@@ -149,24 +149,29 @@ unsafe fn take_all<K: Kind>(
 #[cold]
 unsafe fn annotate_items(items: &Owned) {
     let taken = ffi::PyList_Size(items.as_ptr());
-    let note = format!("get_many(): {taken} items were taken before this one, see the attribute 'items'");
+    let note = format!("get_many(): {taken} items were taken before, see the attribute 'items'");
     annotate(c"items", Ok(Owned::from_borrowed(items.as_ptr())), &note);
 }
 
-/// Gives the exception that is set an attribute, and says the same in a note.
+/// Gives the exception that is set a note and an attribute. What can't be said there is said as of an exception that
+/// nobody catches.
 #[cold]
 unsafe fn annotate(name: &CStr, value: Result<Owned>, note: &str) {
     let Ok(error) = Owned::from_raw(ffi::PyErr_GetRaisedException()) else { return };
-    let add = |value: &Owned| {
-        let name = Owned::from_raw(ffi::PyUnicode_FromString(name.as_ptr()))?;
-        // Whatever the exception's class makes of it.
-        check(ffi::PyObject_GenericSetAttr(error.as_ptr(), name.as_ptr(), value.as_ptr()))?;
-        let note = Owned::from_raw(ffi::PyUnicode_FromStringAndSize(note.as_ptr().cast(), note.len() as _))?;
-        error.attribute(c"add_note")?.call(&[note.as_ptr()])
+    let text = |text: &str| {
+        Owned::from_raw(ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t))
     };
-    if value.as_ref().map_err(|_| Raised).and_then(add).is_err() {
-        // Said at another place then.
-        ffi::PyErr_WriteUnraisable(value.as_ref().map_or(core::ptr::null_mut(), Owned::as_ptr));
+    let add_note = || error.attribute(c"add_note")?.call(&[text(note)?.as_ptr()]);
+    // Whatever the exception's class makes of it.
+    let set = |value: &Owned| {
+        let name = Owned::from_raw(ffi::PyUnicode_FromString(name.as_ptr()))?;
+        check(ffi::PyObject_GenericSetAttr(error.as_ptr(), name.as_ptr(), value.as_ptr()))
+    };
+    if add_note().is_err() {
+        ffi::PyErr_WriteUnraisable(error.as_ptr());
+    }
+    if value.as_ref().map_err(|_| Raised).and_then(set).is_err() {
+        ffi::PyErr_WriteUnraisable(value.as_ref().map_or(error.as_ptr(), Owned::as_ptr));
     }
     ffi::PyErr_SetRaisedException(error.into_raw());
 }

@@ -361,7 +361,11 @@ unsafe extern "C" fn get_lock(object: *mut ffi::PyObject, _: *mut c_void) -> *mu
 }
 
 static mut METHODS: [ffi::PyMethodDef; 16] = [
-    py::method_fast(c"acquire", condition_acquire, c"Take the lock, as its acquire() does."),
+    py::method_fast(
+        c"acquire",
+        condition_acquire,
+        c"acquire($self, blocking=True, timeout=-1)\n--\n\nTake the lock, as its acquire() does.",
+    ),
     py::method_no_args(
         c"release",
         condition_release,

@@ -190,7 +190,7 @@ unsafe extern "C" fn new_lock(
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 11] = [
     py::method_fast(
         c"acquire",
         lock_acquire,
@@ -204,6 +204,13 @@ If blocking is true, wait for it, at most timeout seconds if that is not -1. Oth
         c"release($self)\n--\n\nGive the lock back, whoever took it. Raises RuntimeError if nobody holds it.",
     ),
     py::method_no_args(c"locked", lock_locked, c"locked($self)\n--\n\nWhether somebody holds the lock."),
+    py::method_fast(
+        c"acquire_lock",
+        lock_acquire,
+        c"acquire_lock($self, blocking=True, timeout=-1)\n--\n\nAn old name of acquire().",
+    ),
+    py::method_no_args(c"release_lock", lock_release, c"release_lock($self)\n--\n\nAn old name of release()."),
+    py::method_no_args(c"locked_lock", lock_locked, c"locked_lock($self)\n--\n\nAn old name of locked()."),
     py::method_no_args(c"__enter__", lock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", lock_exit, c"Give the lock back."),
     py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"Free the lock in a forked child."),
