@@ -228,6 +228,7 @@ class TestHooks:
         q = Unique()
         q.itself = q  # type: ignore[attr-defined]
         reference = weakref.ref(q)
+        gc.collect()  # what other tests have left
         before = _core.statistics()["queues"]
         del q
         gc.collect()
