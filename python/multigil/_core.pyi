@@ -394,5 +394,13 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
 
+def perform(
+    number: int | None,
+    function: Callable[..., tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]],
+    /,
+    *args: Any,
+) -> tuple[Any]:
+    """As `expose`, and make the call (callable, args, kwargs) that the function gives; give a tuple of what that gave."""
+
 def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""
