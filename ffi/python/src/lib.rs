@@ -19,6 +19,7 @@
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
+//! | [`ordered`], [`custom`] | queues that keep an order, and those that Python keeps |
 //! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
 //! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
