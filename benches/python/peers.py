@@ -156,6 +156,17 @@ def queues() -> list[QueuePeer]:
     return peers
 
 
+def priority_queues() -> list[QueuePeer]:
+    """The queues that give the least item first; ours between interpreters first."""
+    peers: list[QueuePeer] = []
+    if HAS_MULTIGIL:
+        peers += [
+            QueuePeer("multigil.PriorityQueue, interpreters", Kind.INTERPRETER, multigil.PriorityQueue),
+            QueuePeer("multigil.PriorityQueue, threads", Kind.THREAD, multigil.PriorityQueue),
+        ]
+    return [*peers, QueuePeer("queue.PriorityQueue, threads", Kind.THREAD, queue.PriorityQueue)]
+
+
 def locks() -> list[LockPeer]:
     """The locks that this Python has; ours between interpreters first."""
     peers: list[LockPeer] = []

@@ -62,7 +62,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 17] = [
+static mut METHODS: [ffi::PyMethodDef; 18] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -80,6 +80,7 @@ static mut METHODS: [ffi::PyMethodDef; 17] = [
         diagnosis::held_locks,
         c"The locks that somebody holds, as (subject, interpreter_id, native_id).",
     ),
+    py::method_no_args(c"frames", diagnosis::frames, c"The innermost frame of each thread of this interpreter, by ident."),
     py::method_no_args(c"interpreter_ids", diagnosis::interpreter_ids, c"The interpreters that look_into() reaches."),
     py::method_fast(
         c"look_into",
