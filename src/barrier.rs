@@ -89,7 +89,7 @@ impl Barrier {
 
     /// Whether it is broken.
     pub fn is_broken(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & BROKEN != 0
+        self.word.load(essential!(BarrierSeen: Ordering::Acquire)) & BROKEN != 0
     }
 
     /// Arrives; None while the last one of the generation before still acts.
@@ -102,7 +102,8 @@ impl Barrier {
         owner: Owner,
     ) -> Result<Option<Arrival<'a>>, BarrierError> {
         loop {
-            let seen = self.word.load(Ordering::Relaxed);
+            // SYNC POINT: Acquire sees what all who arrived had done before, or whoever broke it.
+            let seen = self.word.load(essential!(BarrierSeen: Ordering::Acquire));
             if seen & BROKEN != 0 {
                 return Err(BarrierError::Broken);
             }
@@ -111,17 +112,16 @@ impl Barrier {
             }
             if arrived(seen) + 1 >= self.parties() {
                 let acting = seen | ACTING | u64::from(owner.peer.get()) << PEER_SHIFT;
-                // SYNC POINT: Acquire sees what all who arrived had done before.
-                let acquire = essential!(LastArrived: Ordering::Acquire);
-                if self.word.compare_exchange(seen, acting, acquire, Ordering::Relaxed).is_ok() {
+                // Relaxed: no word comes twice, so what it replaces is what was seen.
+                if self.word.compare_exchange(seen, acting, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
                     return Ok(Some(Arrival::Last(Last { barrier: self, acting })));
                 }
                 continue;
             }
             // First the seat, for the last one must find everybody who has arrived in one.
             let sitting = self.waiters.sit(benches, owner, generation(seen))?;
-            // SYNC POINT: Release publishes what came before to the last one; each arrival goes on with that of the others.
-            let release = essential!(Arrived: Ordering::AcqRel);
+            // SYNC POINT: Release publishes what came before, and the seat, to the last one and to whoever breaks it.
+            let release = essential!(Arrived: Ordering::Release);
             if self.word.compare_exchange(seen, seen + ARRIVED_ONE, release, Ordering::Relaxed).is_ok() {
                 return Ok(Some(Arrival::Waiting(arrived(seen), sitting)));
             }
@@ -178,7 +178,7 @@ impl Barrier {
         let mut seen = self.word.load(Ordering::Relaxed);
         while generation(seen) == ticket && seen & unless == 0 {
             let broken = generation_bits(seen) | BROKEN;
-            match self.word.compare_exchange(seen, broken, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.word.compare_exchange(seen, broken, essential!(Broke: Ordering::AcqRel), Ordering::Relaxed) {
                 Ok(_) => {
                     self.dismiss(seen, benches, bell);
                     return true;
@@ -189,11 +189,12 @@ impl Barrier {
         false
     }
 
-    /// Changes the word and gives what it was.
+    /// Changes the word, which ends the generation, and gives what it was.
     fn change(&self, to: impl Fn(u64) -> u64) -> u64 {
         let mut seen = self.word.load(Ordering::Relaxed);
         loop {
-            match self.word.compare_exchange(seen, to(seen), Ordering::AcqRel, Ordering::Relaxed) {
+            // SYNC POINT: Acquire sees the seats of those who have arrived; Release publishes why it was done.
+            match self.word.compare_exchange(seen, to(seen), essential!(Broke: Ordering::AcqRel), Ordering::Relaxed) {
                 Ok(_) => return seen,
                 Err(now) => seen = now,
             }
@@ -235,7 +236,9 @@ impl Last<'_> {
     pub fn release(self, benches: &impl Benches, bell: &Bell) -> Result<(), BarrierError> {
         let barrier = self.barrier;
         let next = next_generation(self.acting);
-        if barrier.word.compare_exchange(self.acting, next, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        // SYNC POINT: Release publishes the action to that of the next generation; Acquire sees why it was broken.
+        let (release, acquire) = (essential!(Acted: Ordering::Release), essential!(BarrierSeen: Ordering::Acquire));
+        if barrier.word.compare_exchange(self.acting, next, release, acquire).is_err() {
             return Err(BarrierError::Broken);
         }
         let ended = generation(self.acting);

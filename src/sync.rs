@@ -70,7 +70,6 @@ pub(crate) fn fence_after_read_modify_write() {
 }
 
 /// Tells the processor that this is a spin loop. Nobody spins in a model.
-#[cfg(not(loom))]
 pub(crate) use core::hint::spin_loop;
 
 /// A word that only the owner of its slot touches.
@@ -291,9 +290,6 @@ pub mod model {
                 }
 
                 pub fn store(&self, value: $value, ordering: Ordering) {
-                    if std::thread::panicking() {
-                        return; // what is dropped when a model has failed: loom knows no thread any more
-                    }
                     self.before_store();
                     self.value.store(value, ordering);
                 }
@@ -310,6 +306,9 @@ pub mod model {
                 }
 
                 $(pub fn $modify(&self, value: $value, ordering: Ordering) -> $value {
+                    if std::thread::panicking() {
+                        return value; // a destructor after the model has failed: loom knows no thread any more
+                    }
                     self.before_store();
                     self.value.$modify(value, ordering)
                 })*
@@ -318,7 +317,7 @@ pub mod model {
     }
 
     atomic!(AtomicU32: u32, fn swap, fn fetch_add, fn fetch_sub, fn fetch_or, fn fetch_and);
-    atomic!(AtomicU64: u64, fn fetch_add, fn fetch_sub);
+    atomic!(AtomicU64: u64, fn swap, fn fetch_add, fn fetch_sub);
 
     /// What can be taken out: the places that the engine marks with `essential!`.
     #[expect(missing_docs, reason = "each is explained at its place")]
@@ -358,7 +357,7 @@ pub mod model {
         Acquired,
         Released,
         TakeContended,
-        FlagOnLeaving,
+        WakeOwed,
         LockWatched,
         WatchersSeen,
         NameCleared,
@@ -378,9 +377,13 @@ pub mod model {
         SeatHeard,
         BenchLinked,
         BenchSeen,
+        // condition
+        CallPassedOn,
         // barrier
         Arrived,
-        LastArrived,
+        BarrierSeen,
+        Acted,
+        Broke,
         // memory
         ChangeBeforeSleepers,
         SleepersBeforeChange,

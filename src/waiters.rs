@@ -266,8 +266,9 @@ impl Sitting<'_> {
 
     /// Gives the wait up: None, or the call and its mark if that came first.
     pub(crate) fn leave_with_mark(self) -> Option<(Call, u32)> {
-        // Acquire as in `call`, when it fails.
-        match self.seat.word.compare_exchange(self.word, FREE, Ordering::Release, Ordering::Acquire) {
+        // Release: the next one here comes after us. Acquire as in `call`, when it fails.
+        let heard = essential!(SeatHeard: Ordering::Acquire);
+        match self.seat.word.compare_exchange(self.word, FREE, Ordering::Release, heard) {
             Ok(_) => {
                 core::mem::forget(self);
                 None
@@ -288,7 +289,9 @@ fn call(word: u64) -> Option<Call> {
 
 impl Drop for Sitting<'_> {
     fn drop(&mut self) {
-        self.seat.word.store(FREE, Ordering::Release); // Release: the next one here comes after us
+        // An exchange, for somebody may be about to end a wait that is given up here. Release: the next one here comes
+        // after us.
+        self.seat.word.swap(FREE, Ordering::Release);
     }
 }
 

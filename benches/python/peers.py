@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import roles
+from wakes import ConditionTrip, EventTrip, Trip, pair
 from workers import HAS_MULTIGIL, Kind
 
 if HAS_MULTIGIL:
@@ -91,6 +92,15 @@ class ValuePeer:
 
 
 @dataclass(frozen=True)
+class WakePeer:
+    """What one kind of workers wakes each other by."""
+
+    name: str
+    kind: Kind
+    make: Callable[[], Trip]
+
+
+@dataclass(frozen=True)
 class Pipe:
     """The two ends of a `multiprocessing.Pipe` under the names that a queue has."""
 
@@ -133,19 +143,53 @@ def queues() -> list[QueuePeer]:
     return peers
 
 
-def locks() -> list[LockPeer]:
-    """The locks that this Python has; ours between interpreters first."""
+def priority_queues() -> list[QueuePeer]:
+    """The queues that give the least item first; ours between interpreters first."""
+    peers: list[QueuePeer] = []
+    if HAS_MULTIGIL:
+        peers += [
+            QueuePeer("multigil.PriorityQueue, interpreters", Kind.INTERPRETER, multigil.PriorityQueue),
+            QueuePeer("multigil.PriorityQueue, threads", Kind.THREAD, multigil.PriorityQueue),
+        ]
+    return [*peers, QueuePeer("queue.PriorityQueue, threads", Kind.THREAD, queue.PriorityQueue)]
+
+
+def locks(name: str) -> list[LockPeer]:
+    """The locks of that name that this Python has; ours between interpreters first."""
     peers: list[LockPeer] = []
     if HAS_MULTIGIL:
         peers += [
-            LockPeer("multigil.Lock, interpreters", Kind.INTERPRETER, multigil.Lock),
-            LockPeer("multigil.Lock, threads", Kind.THREAD, multigil.Lock),
+            LockPeer(f"multigil.{name}, interpreters", Kind.INTERPRETER, getattr(multigil, name)),
+            LockPeer(f"multigil.{name}, threads", Kind.THREAD, getattr(multigil, name)),
         ]
     return [
         *peers,
-        LockPeer("threading.Lock, threads", Kind.THREAD, threading.Lock),
-        LockPeer("multiprocessing.Lock", Kind.FORKSERVER, PROCESSES.Lock),
+        LockPeer(f"threading.{name}, threads", Kind.THREAD, getattr(threading, name)),
+        LockPeer(f"multiprocessing.{name}", Kind.FORKSERVER, getattr(PROCESSES, name)),
     ]
+
+
+def wakers() -> dict[str, list[WakePeer]]:
+    """What one can wait for until another one calls, by class; ours between interpreters first."""
+
+    def peers(name: str, trip: Callable[[Callable[[], Any]], Callable[[], Trip]]) -> list[WakePeer]:
+        ours: list[WakePeer] = []
+        if HAS_MULTIGIL:
+            make = trip(getattr(multigil, name))
+            ours += [
+                WakePeer(f"multigil.{name}, interpreters", Kind.INTERPRETER, make),
+                WakePeer(f"multigil.{name}, threads", Kind.THREAD, make),
+            ]
+        return [
+            *ours,
+            WakePeer(f"threading.{name}, threads", Kind.THREAD, trip(getattr(threading, name))),
+            WakePeer(f"multiprocessing.{name}", Kind.FORKSERVER, trip(getattr(PROCESSES, name))),
+        ]
+
+    return {
+        "Event": peers("Event", lambda make: pair(EventTrip, make)),
+        "Condition": peers("Condition", lambda make: lambda: ConditionTrip(make())),
+    }
 
 
 def values() -> list[ValuePeer]:

@@ -59,6 +59,23 @@ class Integers:
                 raise Mismatch(f"not the integer {expected}")
 
 
+class Jobs:
+    """A number, which is the priority, with a small dictionary."""
+
+    name = "job"
+    title = "(int, dict)"
+    maxsize = 1000
+
+    def produce(self, put: Callable[[tuple[int, dict[str, int]]], object], first: int, count: int) -> None:
+        for number in range(first, first + count):
+            put((number, {"id": number}))
+
+    def consume(self, get: Callable[[], tuple[int, dict[str, int]]], count: int) -> None:
+        for expected in range(count):
+            if get() != (expected, {"id": expected}):
+                raise Mismatch(f"not the job {expected}")
+
+
 class Records:
     """A small dictionary: an id, a name of 16 characters and 8 floats."""
 
@@ -124,6 +141,7 @@ class Blocks:
 
 
 INTEGERS = Integers()
+JOBS = Jobs()
 RECORDS = Records()
 BLOCKS = (
     Blocks(64, "64B", "64 B of bytes"),

@@ -1,7 +1,7 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from types import GenericAlias, TracebackType
+from types import FrameType, GenericAlias, TracebackType
 from typing import Any, Final, Protocol, Self, final, overload
 
 from _typeshed import structseq
@@ -360,6 +360,7 @@ def statistics() -> dict[str, int]:
 
 def waits() -> list[tuple[int, int, float, tuple[str, int, int]]]: ...
 def held_locks() -> list[tuple[tuple[str, int, int], int, int]]: ...
+def frames() -> dict[int, FrameType]: ...
 def interpreter_ids() -> list[int]: ...
 def look_into(interpreter_id: int, source: str, timeout: float | None) -> bytes | None: ...
 def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
@@ -392,6 +393,14 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
+
+def perform(
+    number: int | None,
+    function: Callable[..., tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]],
+    /,
+    *args: Any,
+) -> tuple[Any]:
+    """As `expose`, and make the call (callable, args, kwargs) that the function gives; give a tuple of what that gave."""
 
 def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

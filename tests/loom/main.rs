@@ -12,6 +12,7 @@
 #![cfg(loom)]
 #![expect(clippy::disallowed_types, reason = "what counts the interleavings is not part of them")]
 
+mod barrier;
 mod event;
 mod flag;
 mod lock;
