@@ -433,7 +433,7 @@ def perform(
     /,
     *args: Any,
 ) -> tuple[Any]:
-    """As `expose`, and make the call (callable, args, kwargs) that the function gives; give a tuple of what that gave."""
+    """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
 
 def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""
