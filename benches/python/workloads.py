@@ -66,7 +66,7 @@ class IntegerBatches:
 
     name = "int-batches"
     title = f"int, {BATCH} in a call"
-    maxsize = 0
+    maxsize = 10 * BATCH
 
     def produce(self, put: Callable[[range], object], first: int, count: int) -> None:
         end = first + count
