@@ -130,10 +130,11 @@ def _priorities(settings: Settings) -> Iterator[Scenario]:
 
 def _batches(settings: Settings) -> Scenario:
     """Many items in a call beside one in a call."""
-    maxsize = settings.maxsize or 0
-    contenders = [(batches(), INTEGER_BATCHES), *((peer, INTEGERS) for peer in queues() if peer.name == OURS)]
+    maxsize = INTEGER_BATCHES.maxsize if settings.maxsize is None else settings.maxsize
+    contenders: list[tuple[QueuePeer, Workload]] = [(batches(), INTEGER_BATCHES)]
+    contenders += [(peer, INTEGERS) for peer in queues() if peer.name == OURS]
     return Scenario(
-        "throughput/1-1/int-batches",
+        f"throughput/1-1/{INTEGER_BATCHES.name}",
         f"{INTEGER_BATCHES.title}, 1 to 1{_bound(maxsize)}",
         (RATE,),
         tuple(

@@ -61,10 +61,12 @@ class Integers:
                 raise Mismatch(f"not the integer {expected}")
 
 
-class IntegerBatches(Integers):
+class IntegerBatches:
     """Integers through a queue's methods that put and get several items in a call."""
 
+    name = "int-batches"
     title = f"int, {BATCH} in a call"
+    maxsize = 10 * BATCH
 
     def produce(self, put: Callable[[range], object], first: int, count: int) -> None:
         end = first + count
