@@ -23,7 +23,10 @@ use core::cmp::Ordering;
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 40;
-pub(crate) const KEY_WORDS: usize = KEY_BYTES / 8;
+/// Words of a key.
+pub(crate) const KEY_WORDS: usize = INFO + 1;
+/// The word that tells what the others are.
+const INFO: usize = KEY_BYTES / 8;
 
 /// The end of a sequence. Below every other tag.
 const END: u8 = 0;
@@ -38,7 +41,7 @@ const OTHER: u8 = 7;
 /// From here on, not every integer is a float.
 const EXACT: f64 = (1_u64 << 53) as f64;
 
-/// In [`Key::info`]: the whole value is in the key.
+/// In the last word: the whole value is in the key.
 const WHOLE: u64 = 1 << 63;
 /// There, too: how many bytes there are. Below it, a bit for each byte that is a tag.
 const LENGTH_SHIFT: u32 = 48;
@@ -53,37 +56,41 @@ pub enum Sequence {
 }
 
 /// How a value begins.
+///
+/// The bytes are in big-endian words, so that numbers are compared instead of bytes. The last word is `WHOLE`, the
+/// length, and the places of tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Key {
-    /// The bytes, big-endian, so that numbers are compared instead of bytes.
-    pub(crate) words: [u64; KEY_WORDS],
-    /// [`WHOLE`], the length, the places of tags.
-    pub(crate) info: u64,
-}
+pub struct Key(pub(crate) [u64; KEY_WORDS]);
 
 impl Key {
     /// How the two values are ordered; None if that cannot be told from their keys.
     #[inline]
     pub fn compare(&self, other: &Key) -> Option<Ordering> {
-        let Some(word) = (0..KEY_WORDS).find(|word| self.words[*word] != other.words[*word]) else {
-            return (self.info == other.info && self.info & WHOLE != 0).then_some(Ordering::Equal);
-        };
-        let (mine, others) = (self.words[word], other.words[word]);
+        compare(|word| self.0[word], |word| other.0[word])
+    }
+}
+
+/// [`Key::compare`] of keys whose words lie somewhere else.
+#[inline(always)]
+pub(crate) fn compare(mine: impl Fn(usize) -> u64, others: impl Fn(usize) -> u64) -> Option<Ordering> {
+    let (my_info, others_info) = (mine(INFO), others(INFO));
+    for word in 0..INFO {
+        let (mine, others) = (mine(word), others(word));
+        if mine == others {
+            continue;
+        }
         let byte = (mine ^ others).leading_zeros() / 8;
         let place = 8 * word as u32 + byte;
-        if place >= self.length().min(other.length()) {
-            return None;
-        }
         let ended = |word: u64| (word >> (56 - 8 * byte)) as u8 == END;
-        if self.info >> place & 1 != 0 && !ended(mine) && !ended(others) {
-            return None;
-        }
-        Some(mine.cmp(&others))
+        let is_cut = place >= length(my_info).min(length(others_info));
+        let is_tag = my_info >> place & 1 != 0;
+        return if is_cut || is_tag && !ended(mine) && !ended(others) { None } else { Some(mine.cmp(&others)) };
     }
+    (my_info == others_info && my_info & WHOLE != 0).then_some(Ordering::Equal)
+}
 
-    const fn length(&self) -> u32 {
-        (self.info >> LENGTH_SHIFT) as u32 & 0x3F
-    }
+const fn length(info: u64) -> u32 {
+    (info >> LENGTH_SHIFT) as u32 & 0x3F
 }
 
 /// Makes a key, value by value, until the key is full or a value is of a class that it does not know.
@@ -107,7 +114,7 @@ impl Encoder {
             self.is_cut = true;
         }
         if !self.is_cut {
-            self.key.words[self.length as usize / 8] |= u64::from(byte) << (56 - 8 * (self.length % 8));
+            self.key.0[self.length as usize / 8] |= u64::from(byte) << (56 - 8 * (self.length % 8));
             self.length += 1;
         }
     }
@@ -118,11 +125,11 @@ impl Encoder {
             return;
         }
         let (word, bits) = (self.length as usize / 8, 8 * (self.length % 8));
-        if let Some(here) = self.key.words.get_mut(word) {
-            *here |= value >> bits;
+        if word < INFO {
+            self.key.0[word] |= value >> bits;
         }
-        if let (Some(next), true) = (self.key.words.get_mut(word + 1), bits > 0) {
-            *next |= value << (64 - bits);
+        if word + 1 < INFO && bits > 0 {
+            self.key.0[word + 1] |= value << (64 - bits);
         }
         self.length += 8;
         if self.length as usize > KEY_BYTES {
@@ -134,7 +141,7 @@ impl Encoder {
     #[inline]
     fn push_tag(&mut self, tag: u8) {
         if !self.is_cut && (self.length as usize) < KEY_BYTES {
-            self.key.info |= 1 << self.length;
+            self.key.0[INFO] |= 1 << self.length;
         }
         self.push(tag);
     }
@@ -230,9 +237,9 @@ impl Encoder {
 
     /// The key of what was encoded.
     #[inline]
-    pub fn finish(self) -> Key {
-        let whole = if self.is_cut { 0 } else { WHOLE };
-        Key { info: self.key.info | u64::from(self.length) << LENGTH_SHIFT | whole, ..self.key }
+    pub fn finish(mut self) -> Key {
+        self.key.0[INFO] |= u64::from(self.length) << LENGTH_SHIFT | if self.is_cut { 0 } else { WHOLE };
+        self.key
     }
 }
 

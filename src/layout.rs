@@ -114,7 +114,7 @@ pub struct RingHeader {
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
     /// A [`Key`](crate::key::Key).
-    pub(crate) key: [OwnedWord; KEY_WORDS + 1],
+    pub(crate) key: [OwnedWord; KEY_WORDS],
     pub(crate) meta: OwnedWord,
     /// A payload of at most 8 bytes; otherwise the index of its block.
     pub(crate) payload: OwnedWord,

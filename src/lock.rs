@@ -20,9 +20,7 @@
 use crate::error::{NotLocked, NotOwned, TooManyAcquires, WaitError};
 use crate::event::{Bell, Patience, Watchable};
 use crate::layout::PeerId;
-#[cfg(loom)]
-use crate::sync::model::{Part, is_missing};
-use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence};
+use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence, spin_loop};
 
 const LOCKED: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -66,38 +64,57 @@ impl Lock {
         taken
     }
 
+    /// Takes the lock if it becomes free within about two microseconds.
+    ///
+    /// It looks ever more rarely: each look takes the cache line from whoever holds the lock. One who takes it again and
+    /// again does so a few times, then, between two looks, which is quicker for both than to take turns.
+    pub fn try_acquire_soon(&self, owner: Owner) -> bool {
+        /// Of which each has twice as many pauses as the one before.
+        const LOOKS: u32 = if cfg!(loom) { 0 } else { 7 };
+        (0..LOOKS).any(|look| {
+            (0..1 << look).for_each(|_| spin_loop());
+            !self.is_locked() && self.try_acquire(owner)
+        })
+    }
+
     /// Takes the lock, waiting for as long as `patience` has.
     ///
     /// # Errors
     /// [`WaitError`]; the lock was not taken then.
     pub fn acquire(&self, owner: Owner, patience: &Patience<'_>) -> Result<(), WaitError> {
-        let mut attempt = || self.try_acquire(owner).then_some(());
-        if attempt().is_some() || patience.spin(&mut attempt).is_some() {
+        let mut waiter = self.waiter(owner);
+        if waiter.try_acquire() || self.try_acquire_soon(owner) || waiter.spin(patience) {
             return Ok(());
         }
-        let mut ended = Ok(());
         loop {
-            if self.take(owner, LOCKED | essential!(TakeContended: CONTENDED)) {
+            let woken = waiter.sleep(patience);
+            if waiter.try_acquire() {
                 return Ok(());
             }
-            let word = self.word.load(Ordering::Relaxed);
+            woken?;
+        }
+    }
+
+    /// Begins to wait, in steps that the caller makes.
+    pub fn waiter(&self, owner: Owner) -> Waiter<'_> {
+        Waiter { lock: self, owner, owes_wake: false }
+    }
+
+    /// Sets CONTENDED and gives the word, if somebody holds the lock: whoever does will wake one when it gives it back.
+    fn contend(&self) -> Option<u32> {
+        let mut word = self.word.load(Ordering::Relaxed);
+        while word & LOCKED != 0 {
             let contended = word | CONTENDED;
-            #[cfg(loom)] // a twin gives up without the flag
-            if is_missing(Part::FlagOnLeaving) {
-                ended?;
+            if word == contended {
+                return Some(contended);
             }
             // Relaxed: nothing is read because of it; the owner sees the flag in its exchange in `release`.
-            if word & LOCKED == 0
-                || word != contended
-                    && self.word.compare_exchange(word, contended, Ordering::Relaxed, Ordering::Relaxed).is_err()
-            {
-                continue;
+            match self.word.compare_exchange(word, contended, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(contended),
+                Err(now) => word = now,
             }
-            // Only now, with the flag set, may this thread give up: the wake that ended its sleep may have been
-            // meant for whoever sleeps next, and a lock taken in between without the flag would wake nobody.
-            ended?;
-            ended = patience.sleep(&self.word, contended);
         }
+        None
     }
 
     /// Gives the lock back, whoever holds it, and wakes one who waits.
@@ -138,6 +155,56 @@ impl Lock {
     /// Whether somebody holds the lock now.
     pub fn is_locked(&self) -> bool {
         self.word.load(Ordering::Relaxed) & LOCKED != 0
+    }
+}
+
+/// One who waits for a lock: sleep, try, sleep again, until it has the lock or is dropped.
+///
+/// The wake that ended its sleep may have been meant for whoever sleeps next, so it owes that one a wake. If it takes
+/// the lock, then as CONTENDED, and its release wakes. If it gives up, it sees to it that somebody else's does.
+#[derive(Debug)]
+pub struct Waiter<'a> {
+    lock: &'a Lock,
+    owner: Owner,
+    owes_wake: bool,
+}
+
+impl Waiter<'_> {
+    /// Takes the lock if it is free.
+    pub fn try_acquire(&mut self) -> bool {
+        let contended = if self.owes_wake { essential!(TakeContended: CONTENDED) } else { 0 };
+        let taken = self.lock.take(self.owner, LOCKED | contended);
+        self.owes_wake &= !taken;
+        taken
+    }
+
+    /// Takes the lock if it becomes free in the time that `patience` has for spinning.
+    pub fn spin(&mut self, patience: &Patience<'_>) -> bool {
+        let lock = self.lock;
+        let mut attempt = || (!lock.is_locked() && self.try_acquire()).then_some(());
+        patience.spin(&mut attempt).is_some()
+    }
+
+    /// Sleeps until the lock was given back, if somebody holds it. Others may have taken it again by then.
+    ///
+    /// # Errors
+    /// [`WaitError`].
+    pub fn sleep(&mut self, patience: &Patience<'_>) -> Result<(), WaitError> {
+        match self.lock.contend() {
+            None => Ok(()),
+            Some(word) => {
+                self.owes_wake = true;
+                patience.sleep(&self.lock.word, word)
+            }
+        }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if self.owes_wake && essential!(WakeOwed: self.lock.contend().is_none()) {
+            self.lock.word.wake(1);
+        }
     }
 }
 
@@ -203,8 +270,13 @@ impl RLock {
     /// [`WaitError`]; the lock was not taken then.
     pub fn restore(&self, me: Owner, count: u32, patience: &Patience<'_>) -> Result<(), WaitError> {
         self.lock.acquire(me, patience)?;
-        self.count.store(count, Ordering::Relaxed);
+        self.was_taken(count);
         Ok(())
+    }
+
+    /// Says how often [`RLock::lock`] was taken by whoever has just taken it.
+    pub fn was_taken(&self, count: u32) {
+        self.count.store(count, Ordering::Relaxed);
     }
 
     /// Gives the lock back once.

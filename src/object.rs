@@ -132,7 +132,7 @@ impl Region {
         self.heap.segments().spans().iter().map(|span| (span.start.cast_const(), span.length)).collect()
     }
 
-    /// Makes a queue; `maxsize` as in [`Queue::set_maxsize`].
+    /// Makes a queue; `maxsize` as in [`set_maxsize`](crate::control::AnyQueue::set_maxsize).
     ///
     /// # Errors
     /// [`OutOfMemory`].
@@ -150,7 +150,7 @@ impl Region {
         Ok(queue)
     }
 
-    /// Makes a queue that keeps an order; `maxsize` as in [`OrderedQueue::set_maxsize`].
+    /// Makes a queue that keeps an order; `maxsize` as in [`set_maxsize`](crate::control::AnyQueue::set_maxsize).
     ///
     /// # Errors
     /// [`OutOfMemory`].

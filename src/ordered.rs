@@ -26,7 +26,7 @@ use crossbeam_utils::CachePadded;
 use crate::control::{AnyQueue, Control};
 use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitError};
 use crate::event::{Attempt, Event, Patience, Turn, Watchable};
-use crate::key::Key;
+use crate::key::{Key, compare};
 use crate::layout::{Entry, Meta, ObjectHeader, ObjectKind, PeerId};
 use crate::lock::{Owner, RLock};
 use crate::object::{Message, Region};
@@ -259,10 +259,40 @@ impl<O: Order> OrderedQueue<O> {
 
     /// Takes the last entry's message. There is one.
     fn take_last(&self, region: &Region, message: &mut Message<'_>) {
-        let last = self.entry(region, self.len() - 1);
-        // A read-modify-write, as the wake that follows asks for.
-        self.guarded.count.fetch_sub(1, Ordering::AcqRel);
-        message.take_entry(last.meta.read(), last.payload.read());
+        let last = self.len() - 1;
+        self.guarded.count.store(last, Ordering::Release);
+        let entry = self.entry(region, last);
+        message.take_entry(entry.meta.read(), entry.payload.read());
+    }
+}
+
+/// The blocks of a queue's table up to an entry: looking one up for every comparison would cost more than comparing.
+struct Table<'a>([&'a [Entry]; BLOCKS]);
+
+impl<'a> Table<'a> {
+    #[inline]
+    fn new<O: Order>(queue: &OrderedQueue<O>, region: &'a Region, last: u64) -> Table<'a> {
+        let mut table: [&[Entry]; BLOCKS] = [&[]; BLOCKS];
+        for (entries, block) in table.iter_mut().zip(queue.blocks.iter()).take(locate(last).0 + 1) {
+            *entries = region.table(block.load(Ordering::Relaxed).wrapping_sub(1));
+        }
+        Table(table)
+    }
+
+    #[inline]
+    fn entry(&self, entry: u64) -> &'a Entry {
+        let (block, place) = locate(entry);
+        &self.0[block][place]
+    }
+}
+
+impl Entry {
+    /// Becomes what another one is.
+    #[inline]
+    fn take(&self, other: &Entry) {
+        self.key.iter().zip(&other.key).for_each(|(to, from)| to.write(from.read()));
+        self.meta.write(other.meta.read());
+        self.payload.write(other.payload.read());
     }
 }
 
@@ -459,10 +489,11 @@ impl<O: Order> Locked<'_, O> {
         let mut place = count;
         if O::BY_PRIORITY {
             while let Some(parent) = parent(place) {
-                let is_less = match key.compare(&self.key(parent)) {
+                let entry = queue.entry(region, parent);
+                let is_less = match compare(|word| key.0[word], |word| entry.key[word].read()) {
                     Some(order) => order == Less,
                     None => {
-                        let (name, others) = self.view(parent);
+                        let (name, others) = self.view(entry);
                         let mine = Contender { name: Name::Put(number), message };
                         less(mine, Contender { name, message: &others }).map_err(OrderedError::Incomparable)?
                     }
@@ -480,16 +511,15 @@ impl<O: Order> Locked<'_, O> {
         while free != place
             && let Some(parent) = parent(free)
         {
-            self.move_entry(parent, free);
+            queue.entry(region, free).take(queue.entry(region, parent));
             free = parent;
         }
         let entry = queue.entry(region, place);
-        entry.key.iter().zip(key.words.iter().chain([&key.info])).for_each(|(to, from)| to.write(*from));
+        entry.key.iter().zip(key.0).for_each(|(to, from)| to.write(from));
         entry.meta.write(meta);
         entry.payload.write(payload);
-        queue.guarded.put.fetch_add(1, Ordering::AcqRel);
-        // The last, and a read-modify-write, as the wake that follows asks for.
-        queue.guarded.count.fetch_add(1, Ordering::AcqRel);
+        queue.guarded.put.store(queue.put_in_all() + 1, Ordering::Release);
+        queue.guarded.count.store(count + 1, Ordering::Release);
         self.has_put = true;
         Ok(())
     }
@@ -507,16 +537,17 @@ impl<O: Order> Locked<'_, O> {
         if next == last {
             queue.take_last(region, message);
         } else {
-            let place = self.place_of_last(last, less).map_err(OrderedError::Incomparable)?;
-            let first = queue.entry(region, 0);
-            message.take_entry(first.meta.read(), first.payload.read());
-            let mut free = 0;
+            let table = Table::new(queue, region, last);
+            let place = self.place_of_last(last, &table, less).map_err(OrderedError::Incomparable)?;
+            let mut free = table.entry(0);
+            message.take_entry(free.meta.read(), free.payload.read());
             for child in way_down(place) {
-                self.move_entry(child, free);
+                let child = table.entry(child);
+                free.take(child);
                 free = child;
             }
-            self.move_entry(last, free);
-            queue.guarded.count.fetch_sub(1, Ordering::AcqRel);
+            free.take(table.entry(last));
+            queue.guarded.count.store(last, Ordering::Release);
         }
         queue.give_room_back(region, me.peer);
         Ok(())
@@ -533,7 +564,7 @@ impl<O: Order> Locked<'_, O> {
     fn peek(&self, copy: &mut Message<'_>) -> Result<(), GetError> {
         let Some(last) = self.queue.len().checked_sub(1) else { return Err(self.nothing()) };
         let next = self.next(last, copy.prepared_for())?;
-        let (_, original) = self.view(next);
+        let (_, original) = self.view(self.queue.entry(self.region, next));
         let length = Meta::unpack(original.cell().meta).length;
         if length > copy.room() {
             copy.allocate(0, length as usize, &[])?;
@@ -554,14 +585,18 @@ impl<O: Order> Locked<'_, O> {
     fn place_of_last<C>(
         &self,
         last: u64,
+        table: &Table<'_>,
         mut less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
     ) -> Result<u64, C> {
-        let mut is_less = |one: u64, other: u64| match self.key(one).compare(&self.key(other)) {
-            Some(order) => Ok(order == Less),
-            None => {
-                let ((my_name, mine), (name, others)) = (self.view(one), self.view(other));
-                let mine = Contender { name: my_name, message: &mine };
-                less(mine, Contender { name, message: &others })
+        let mut is_less = |one: u64, other: u64| {
+            let (one, other) = (table.entry(one), table.entry(other));
+            match compare(|word| one.key[word].read(), |word| other.key[word].read()) {
+                Some(order) => Ok(order == Less),
+                None => {
+                    let ((my_name, mine), (name, others)) = (self.view(one), self.view(other));
+                    let mine = Contender { name: my_name, message: &mine };
+                    less(mine, Contender { name, message: &others })
+                }
             }
         };
         // `last` entries remain, of which those below `last / 2` have children.
@@ -610,24 +645,9 @@ impl<O: Order> Locked<'_, O> {
     }
 
     /// The message of an entry, for a look at it.
-    fn view(&self, entry: u64) -> (Name, ManuallyDrop<Message<'_>>) {
-        let entry = self.queue.entry(self.region, entry);
+    fn view(&self, entry: &Entry) -> (Name, ManuallyDrop<Message<'_>>) {
         let (meta, payload) = (entry.meta.read(), entry.payload.read());
         (Name::Queued([meta, payload]), Message::of_entry(self.region, self.me.peer, meta, payload))
-    }
-
-    #[inline]
-    fn key(&self, entry: u64) -> Key {
-        let [words @ .., info] = &self.queue.entry(self.region, entry).key;
-        Key { words: words.each_ref().map(|word| word.read()), info: info.read() }
-    }
-
-    #[inline]
-    fn move_entry(&self, from: u64, to: u64) {
-        let (from, to) = (self.queue.entry(self.region, from), self.queue.entry(self.region, to));
-        to.key.iter().zip(&from.key).for_each(|(to, from)| to.write(from.read()));
-        to.meta.write(from.meta.read());
-        to.payload.write(from.payload.read());
     }
 }
 
@@ -635,7 +655,8 @@ impl<O: Order> Drop for Locked<'_, O> {
     #[inline]
     fn drop(&mut self) {
         let Locked { queue, region, me, has_put, has_got } = *self;
-        let _ = queue.guarded.lock.release(me, region.bell()); // it is ours
+        // It is ours. A read-modify-write, as the wakes ask for that follow.
+        let _ = queue.guarded.lock.release(me, region.bell());
         // Whoever is woken passes the wake on while there is more, so one is enough for many.
         if has_put {
             queue.control.not_empty.notify_one(region.bell());

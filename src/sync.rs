@@ -70,7 +70,6 @@ pub(crate) fn fence_after_read_modify_write() {
 }
 
 /// Tells the processor that this is a spin loop. Nobody spins in a model.
-#[cfg(not(loom))]
 pub(crate) use core::hint::spin_loop;
 
 /// A word that only the owner of its slot touches.
@@ -358,7 +357,7 @@ pub mod model {
         Acquired,
         Released,
         TakeContended,
-        FlagOnLeaving,
+        WakeOwed,
         LockWatched,
         WatchersSeen,
         NameCleared,
@@ -378,6 +377,8 @@ pub mod model {
         SeatHeard,
         BenchLinked,
         BenchSeen,
+        // condition
+        CallPassedOn,
         // barrier
         Arrived,
         BarrierSeen,

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import roles
 from model import RATE, Contender, PerSecond, Sample, Scenario, Settings, Target, seconds_of
-from peers import QueuePeer, queues
-from workers import Crew, Failed
-from workloads import BLOCKS, INTEGERS, MIB, RECORDS, Blocks, Integers, Records, Workload
+from peers import QueuePeer, batches, priority_queues, queues
+from workers import HAS_MULTIGIL, Crew, Failed
+from workloads import BLOCKS, INTEGER_BATCHES, INTEGERS, JOBS, MIB, RECORDS, Blocks, Integers, Records, Workload
 
 OURS = "multigil.Queue, interpreters"
 STANDARD = "concurrent.interpreters.Queue"
 THREADS = "queue.Queue, threads"
+PRIORITY_THREADS = "queue.PriorityQueue, threads"
 COPY = "plain copy"
 DUMPS = "pickle.dumps alone"
 LOADS = "pickle.loads alone"
@@ -74,7 +75,7 @@ class ManyToMany:
 
 
 def scenarios(settings: Settings) -> Iterator[Scenario]:
-    """All of them: each workload from one to one, then the small ones between more workers."""
+    """All of them: each workload from one to one, the small ones between more workers, then by priority."""
     for workload in (INTEGERS, *BLOCKS, RECORDS):
         maxsize = workload.maxsize if settings.maxsize is None else settings.maxsize
         contenders = [
@@ -88,6 +89,8 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
             settings.rounds,
             TARGETS.get(workload.name, ()),
         )
+    if HAS_MULTIGIL:
+        yield _batches(settings)
     for producers, consumers in ((4, 1), (1, 4), (4, 4)):
         for shared in (INTEGERS, RECORDS):
             maxsize = shared.maxsize if settings.maxsize is None else settings.maxsize
@@ -105,6 +108,41 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
                 ),
                 settings.rounds,
             )
+    yield from _priorities(settings)
+
+
+def _priorities(settings: Settings) -> Iterator[Scenario]:
+    """Items that are put in their order, so that the least one that is there is always the next."""
+    for workload in (INTEGERS, JOBS):
+        maxsize = JOBS.maxsize if settings.maxsize is None else settings.maxsize
+        yield Scenario(
+            f"priority/1-1/{workload.name}",
+            f"{workload.title} by priority, 1 to 1{_bound(maxsize)}",
+            (RATE,),
+            tuple(
+                Contender(peer.name, PerSecond(OneToOne(peer, workload, maxsize), settings.seconds))
+                for peer in priority_queues()
+            ),
+            settings.rounds,
+            (Target("rate", PRIORITY_THREADS, at_least=1.0),),
+        )
+
+
+def _batches(settings: Settings) -> Scenario:
+    """Many items in a call beside one in a call."""
+    maxsize = settings.maxsize or 0
+    contenders = [(batches(), INTEGER_BATCHES), *((peer, INTEGERS) for peer in queues() if peer.name == OURS)]
+    return Scenario(
+        "throughput/1-1/int-batches",
+        f"{INTEGER_BATCHES.title}, 1 to 1{_bound(maxsize)}",
+        (RATE,),
+        tuple(
+            Contender(peer.name, PerSecond(OneToOne(peer, workload, maxsize), settings.seconds))
+            for peer, workload in contenders
+        ),
+        settings.rounds,
+        (Target("rate", OURS, at_least=1.3),),
+    )
 
 
 def _bound(maxsize: int) -> str:

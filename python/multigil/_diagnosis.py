@@ -7,7 +7,6 @@ is asked for those of its own threads: `look` runs in each.
 from __future__ import annotations
 
 import marshal
-import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -189,7 +188,7 @@ def look() -> bytes:
     here = current_interpreter() if _core.current_interpreter_id() else main_interpreter()
     names[here.ident] = (here.native_id, here.name)
     shown = {}
-    for ident, frame in sys._current_frames().items():  # noqa: SLF001  (documented all the same)
+    for ident, frame in _core.frames().items():
         native_id, name = names.get(ident, (None, ""))
         if native_id is not None:
             stack = [(frame, line) for frame, line in traceback.walk_stack(frame) if not _is_ours(frame)]

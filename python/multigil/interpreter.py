@@ -521,7 +521,16 @@ class _Body:
         self.number = number
         self.id = id
         self.name = name
-        self.ident, self.native_id, self._ended = thread
+        self._ident, self._native_id, self._ended = thread
+
+    @property
+    def ident(self) -> int | None:
+        return self._ident
+
+    @property
+    def native_id(self) -> int | None:
+        # Another one in a forked child.
+        return threading.main_thread().native_id if self.id == current_interpreter_id() else self._native_id
 
     def is_alive(self) -> bool:
         return self._ended is None or not self._ended.is_set()

@@ -106,8 +106,36 @@ fn lock_given_up_holds() {
 
 #[test]
 #[should_panic(expected = "deadlock")]
-fn lock_given_up_fails_without_flag_on_leaving() {
-    twin(3, Part::FlagOnLeaving, lock_given_up);
+fn lock_given_up_fails_without_wake_owed() {
+    twin(3, Part::WakeOwed, lock_given_up);
+}
+
+/// A waiter that is woken and leaves without another look hands the wake on, whether the lock is free or not.
+fn waiter_dropped() {
+    let guarded = Arc::new(Guarded::default());
+    guarded.acquire(Patience::endless()).unwrap();
+    let other = guarded.clone();
+    let leaving = thread::spawn(move || {
+        let mut waiter = other.lock.waiter(Owner { peer: me(), thread: 1 });
+        waiter.sleep(&Patience::endless()).unwrap();
+    });
+    let other = guarded.clone();
+    let staying = thread::spawn(move || other.acquire_and_add());
+    guarded.add();
+    leaving.join().unwrap();
+    staying.join().unwrap();
+    assert_eq!(guarded.count.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn waiter_dropped_holds() {
+    check(3, waiter_dropped);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn waiter_dropped_fails_without_wake_owed() {
+    twin(3, Part::WakeOwed, waiter_dropped);
 }
 
 // ---------------------------------------------------------------------------------------------- watching

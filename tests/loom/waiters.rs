@@ -196,6 +196,35 @@ fn call_and_leave_when_woken_holds() {
     check(3, call_and_leave_when_woken);
 }
 
+/// The oldest waiter is called and can't answer: its call goes to another one who sat down before the notification.
+fn call_passed_on() {
+    let room = Arc::new(Room::default());
+    let failing = room.sit();
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    room.waiting();
+    assert_eq!(room.notify(1), 1);
+    let called = room.condition.leave(failing).expect("it is the oldest");
+    room.condition.pass_on(&room.workshop, called);
+    waiter.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn call_passed_on_holds() {
+    check(3, call_passed_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn call_passed_on_fails_without_call_passed_on() {
+    twin(3, Part::CallPassedOn, call_passed_on);
+}
+
 /// One call and two waiters, the older one of which gives up: it is called, or the other one is.
 fn leave_passes_the_call_by() {
     let room = Arc::new(Room::default());

@@ -121,14 +121,14 @@ def test_a_cycle_through_the_end_of_an_interpreter() -> None:
 def test_an_interpreter_that_keeps_its_gil_is_named() -> None:
     with Interpreter() as busy:
         busy.call(int)
-        future = busy.submit(workers.keep_the_gil_for, 3)
+        future = busy.submit(workers.keep_the_gil_for, 2)
         time.sleep(0.3)
         started = time.monotonic()
         diagnosis = diagnose()
         assert time.monotonic() - started < 2
         assert diagnosis.silent == [busy.id]
         assert f"Interpreter {busy.id} did not show its stacks" in str(diagnosis)
-        future.result(AMPLE)
+        future.result(2 * AMPLE)  # on a busy machine it takes longer than it was meant to
         assert diagnose().silent == []
 
 

@@ -390,7 +390,7 @@ PROGRAMS = {
             except RuntimeError:
                 print("cannot be joined")
     """,
-    "threads that threads start, and that the program waits for": """
+    "threads that threads start": """
         import threading
 
         def count(number):
@@ -400,7 +400,9 @@ PROGRAMS = {
                 inner.join()
             print(number)
 
-        threading.Thread(target=count, args=(2,)).start()
+        outer = threading.Thread(target=count, args=(2,))
+        outer.start()
+        outer.join()
     """,
     "one that waits for the end of the main thread": """
         import threading

@@ -114,7 +114,9 @@ def test_ctrl_c_raises_keyboard_interrupt_in_the_main_program_where_it_waits(
     assert (outcome.stdout, outcome.stderr, outcome.status) == ("ready\ninterrupted\n", "", 0)
 
 
-@pytest.mark.parametrize("state", ["running daemon", "daemon blocked in get", "open daemon that runs", "open"])
+@pytest.mark.parametrize(
+    "state", ["running daemon", "daemon blocked in get", "sleeping daemon", "open daemon that runs", "open"]
+)
 def test_ctrl_c_that_nobody_catches_ends_the_program_as_ever(run_program: ProgramRunner, state: str) -> None:
     program = textwrap.dedent(PREPARATION) + STATES[state] + "\nprint('ready', flush=True)\nmultigil.Queue().get()"
     outcome = run_program(program, interrupt_after="ready", time_limit=10)

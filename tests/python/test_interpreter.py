@@ -470,6 +470,25 @@ class TestListing:
         ident = first.removeprefix("True ")
         assert second == f"False <Interpreter(MainThread, stopped {ident})>"
 
+    def test_a_forked_child_has_the_main_one_of_its_own(self, run_program: ProgramRunner) -> None:
+        output = run_program.output("""
+            import multigil, os, threading, warnings
+            warnings.simplefilter("ignore", DeprecationWarning)  # CPython's own, about threads
+            main = multigil.main_interpreter()
+            interpreter = multigil.Interpreter(target=int)
+            interpreter.start()
+            interpreter.join()
+            if os.fork() == 0:
+                assert multigil.current_interpreter() is main
+                assert multigil.enumerate() == [main]
+                thread = threading.main_thread()
+                assert (main.ident, main.native_id) == (thread.ident, thread.native_id)
+                raise SystemExit
+            _, status = os.wait()
+            print(status, main.is_alive(), main.native_id == multigil.get_native_id())
+        """)
+        assert output == "0 True True\n"
+
     def test_the_old_names_warn(self) -> None:
         with pytest.warns(DeprecationWarning, match="use current_thread") as warned:
             assert multigil.currentThread() is multigil.main_interpreter()

@@ -167,7 +167,9 @@ def test_what_an_import_with_a_star_gives_is_given_here(module: Any) -> None:
 
 @pytest.mark.parametrize(("name", "signature"), [(name, text) for name, text in ALL.items() if text is not None])
 def test_every_function_and_class_has_the_signature(name: str, signature: str) -> None:
-    assert_takes(getattr(multigil, name), signature)
+    ours = getattr(multigil, name)
+    if ours is not getattr(threading, name, None):  # get_ident, whose signature cannot be seen before 3.13
+        assert_takes(ours, signature)
 
 
 @pytest.mark.parametrize(("name", "member", "signature"), MEMBERS, ids=IDS)

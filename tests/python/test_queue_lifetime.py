@@ -16,8 +16,10 @@ from multigil import (
     Barrier,
     BoundedSemaphore,
     Event,
+    LifoQueue,
     Lock,
     MultigilError,
+    PriorityQueue,
     Queue,
     Semaphore,
     SimpleQueue,
@@ -28,7 +30,7 @@ from multigil import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = [Queue, SimpleQueue, Lock, Event, Semaphore, BoundedSemaphore]
+KINDS = [Queue, LifoQueue, PriorityQueue, SimpleQueue, Lock, Event, Semaphore, BoundedSemaphore]
 Shared = Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore
 
 

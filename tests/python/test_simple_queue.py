@@ -105,8 +105,9 @@ def test_the_constructor_takes_no_argument() -> None:
         simple_queue(1)
 
 
-def test_there_is_nothing_that_queue_simple_queue_has_not() -> None:
-    assert [name for name in dir(SimpleQueue) if not name.startswith("_")] == METHODS
+def test_nothing_else_is_there_but_what_takes_several_items_and_what_takes_none() -> None:
+    public = {name for name in dir(SimpleQueue) if not name.startswith("_")}
+    assert public == {*METHODS, "clear", "get_many", "peek", "put_many"}
 
 
 def test_the_repr_names_the_class_and_the_address() -> None:

@@ -45,6 +45,71 @@ def consume(q: Queue[Any]) -> list[tuple[int, int]]:
     return received
 
 
+def produce_batches(q: Queue[Any], number: int, count: int) -> None:
+    """As `produce`, in batches of 1 to 20."""
+    lengths = itertools.cycle(range(1, 21))
+    done = 0
+    while done < count:
+        end = min(done + next(lengths), count)
+        q.put_many((number, i, bytes([(number + i) % 256]) * (i % 300)) for i in range(done, end))
+        done = end
+
+
+def consume_batches(q: Queue[Any]) -> list[tuple[int, int]]:
+    """Get such items, up to 15 at a time, until the queue is shut down; check their content."""
+    received = []
+    with contextlib.suppress(ShutDown):
+        while True:
+            for number, i, content in q.get_many(15):
+                if content != bytes([(number + i) % 256]) * (i % 300):
+                    raise AssertionError(f"item {i} of producer {number} has wrong content: {content!r}")
+                received.append((number, i))
+                q.task_done()
+    return received
+
+
+def consume_until_shut_down(q: Queue[Any]) -> list[tuple[int, int]]:
+    """Get such items one by one."""
+    received = []
+    for number, i, content in q:
+        if content != bytes([(number + i) % 256]) * (i % 300):
+            raise AssertionError(f"item {i} of producer {number} has wrong content: {content!r}")
+        received.append((number, i))
+    return received
+
+
+def peek_until_shut_down(q: Queue[Any]) -> list[tuple[int, int]]:
+    """Look at such items until the queue is shut down; what was seen, once each time that it changed."""
+    seen: list[tuple[int, int]] = []
+    with contextlib.suppress(ShutDown):
+        while True:
+            number, i, content = q.peek()
+            if content != bytes([(number + i) % 256]) * (i % 300):
+                raise AssertionError(f"item {i} of producer {number} has wrong content: {content!r}")
+            if seen[-1:] != [(number, i)]:
+                seen.append((number, i))
+            time.sleep(0)  # to let the other threads run
+    return seen
+
+
+def lengths_until_shut_down(q: Queue[bytes]) -> set[int]:
+    """Look at items again and again; the lengths that they had."""
+    lengths = set()
+    with contextlib.suppress(ShutDown):
+        while True:
+            lengths.add(len(q.peek()))
+    return lengths
+
+
+def count_of_put_many(q: Queue[Any], count: int) -> tuple[int, list[str]]:
+    """Put numbers until interrupted; what the exception says."""
+    try:
+        q.put_many(range(count))
+    except KeyboardInterrupt as error:
+        return error.count, error.__notes__  # type: ignore[attr-defined]
+    raise AssertionError("there was room for all")
+
+
 def echo(requests: Queue[Any], replies: Queue[Any]) -> None:
     """Send back each item until the queue is shut down."""
     while True:

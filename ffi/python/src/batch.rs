@@ -32,12 +32,14 @@ pub(crate) unsafe extern "C" fn put_many(
 
 unsafe fn put_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, arguments: Arguments) -> Result<()> {
     let [items, block, timeout] = arguments.parse("put_many", [c"items", c"block", c"timeout"], 1)?;
-    let willing = put_willing(state, &**queue, block, timeout)?;
-    let (mut messages, items) = encode_all(state, items, K::COMPARES)?;
+    let ready = put_willing(state, &**queue, block, timeout)
+        .and_then(|willing| Ok((willing, encode_all(state, items, K::COMPARES)?)));
+    let count = |put| Owned::from_raw(ffi::PyLong_FromSize_t(put));
+    let (willing, (mut messages, items)) = ready.inspect_err(|_| annotate(c"count", count(0), None))?;
     let mut put = 0;
     K::put_all(state, queue, &mut messages, &items, &mut put, willing).inspect_err(|_| {
         let note = format!("put_many(): {put} of {} items were put", messages.len());
-        annotate(c"count", Owned::from_raw(ffi::PyLong_FromSize_t(put)), &note);
+        annotate(c"count", count(put), Some(&note));
     })
 }
 
@@ -116,6 +118,8 @@ unsafe fn take_all<K: Kind>(
     if let Err(error) = batch.get(&mut message, willing)? {
         return errors::get(state, error);
     }
+    // When the next item stays where it is: there is no memory for it, or it can't be compared.
+    let stays = if K::COMPARES { ffi::PyExc_Exception } else { ffi::PyExc_MemoryError };
     // What comes later is the next call's: producers who keep up with us would keep us here.
     let there = queue.len().saturating_add(1).min(count);
     for left in (0..there).rev() {
@@ -132,12 +136,12 @@ unsafe fn take_all<K: Kind>(
         match batch.get(&mut message, &Willing::No) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,
-            Err(Raised) if ffi::PyErr_ExceptionMatches(ffi::PyExc_Exception) != 0 => {
-                ffi::PyErr_Clear(); // it is still there, and the next call says so
+            Err(Raised) if ffi::PyErr_ExceptionMatches(stays) != 0 => {
+                ffi::PyErr_Clear(); // the next call says so
                 break;
             }
             Err(Raised) => {
-                annotate_items(items); // KeyboardInterrupt
+                annotate_items(items); // of a signal handler
                 return Err(Raised);
             }
         }
@@ -149,24 +153,29 @@ unsafe fn take_all<K: Kind>(
 #[cold]
 unsafe fn annotate_items(items: &Owned) {
     let taken = ffi::PyList_Size(items.as_ptr());
-    let note = format!("get_many(): {taken} items were taken before this one, see the attribute 'items'");
-    annotate(c"items", Ok(Owned::from_borrowed(items.as_ptr())), &note);
+    let note = format!("get_many(): {taken} items were taken before, see the attribute 'items'");
+    annotate(c"items", Ok(Owned::from_borrowed(items.as_ptr())), (taken > 0).then_some(&note));
 }
 
-/// Gives the exception that is set an attribute, and says the same in a note.
+/// Gives the exception that is set an attribute, and perhaps a note. What can't be said there is said as of an exception
+/// that nobody catches.
 #[cold]
-unsafe fn annotate(name: &CStr, value: Result<Owned>, note: &str) {
+unsafe fn annotate(name: &CStr, value: Result<Owned>, note: Option<&str>) {
     let Ok(error) = Owned::from_raw(ffi::PyErr_GetRaisedException()) else { return };
-    let add = |value: &Owned| {
-        let name = Owned::from_raw(ffi::PyUnicode_FromString(name.as_ptr()))?;
-        // Whatever the exception's class makes of it.
-        check(ffi::PyObject_GenericSetAttr(error.as_ptr(), name.as_ptr(), value.as_ptr()))?;
-        let note = Owned::from_raw(ffi::PyUnicode_FromStringAndSize(note.as_ptr().cast(), note.len() as _))?;
-        error.attribute(c"add_note")?.call(&[note.as_ptr()])
+    let text = |text: &str| {
+        Owned::from_raw(ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t))
     };
-    if value.as_ref().map_err(|_| Raised).and_then(add).is_err() {
-        // Said at another place then.
-        ffi::PyErr_WriteUnraisable(value.as_ref().map_or(core::ptr::null_mut(), Owned::as_ptr));
+    let add_note = |note: &str| error.attribute(c"add_note")?.call(&[text(note)?.as_ptr()]);
+    // Whatever the exception's class makes of it.
+    let set = |value: &Owned| {
+        let name = Owned::from_raw(ffi::PyUnicode_FromString(name.as_ptr()))?;
+        check(ffi::PyObject_GenericSetAttr(error.as_ptr(), name.as_ptr(), value.as_ptr()))
+    };
+    if note.is_some_and(|note| add_note(note).is_err()) {
+        ffi::PyErr_WriteUnraisable(error.as_ptr());
+    }
+    if value.as_ref().map_err(|_| Raised).and_then(set).is_err() {
+        ffi::PyErr_WriteUnraisable(value.as_ref().map_or(error.as_ptr(), Owned::as_ptr));
     }
     ffi::PyErr_SetRaisedException(error.into_raw());
 }

@@ -1,7 +1,7 @@
 //! What `diagnose()` asks the engine: which locks are held, which threads wait, and what an interpreter's threads do.
 
 use core::ffi::CStr;
-use core::ptr::null_mut;
+use core::ptr::{NonNull, null_mut};
 use std::ffi::CString;
 use std::time::Instant;
 
@@ -78,6 +78,39 @@ pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut f
             Owned::from_raw(ffi::Py_BuildValue(c"OLI".as_ptr(), subject.as_ptr(), interpreter, owner.thread))
         })
     })
+}
+
+/// `frames() -> {ident: frame, …}`: the innermost frame of each thread of this interpreter.
+///
+/// `sys._current_frames()` goes through the threads of all interpreters, and aborts for it before 3.14.8.
+pub(crate) unsafe extern "C" fn frames(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let dict = Owned::from_raw(ffi::PyDict_New())?;
+        let Some(place) = place_of_ident() else { return Ok(dict) };
+        // Whoever ends a thread of this interpreter has its GIL, which is ours now; new ones come in front.
+        let mut thread = ffi::PyInterpreterState_ThreadHead(ffi::PyInterpreterState_Get());
+        while !thread.is_null() {
+            if let Some(frame) = NonNull::new(ffi::PyThreadState_GetFrame(thread)) {
+                let frame = Owned::from_raw(frame.as_ptr().cast())?;
+                let ident = Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(*thread.cast::<u64>().add(place)))?;
+                py::check(ffi::PyDict_SetItem(dict.as_ptr(), ident.as_ptr(), frame.as_ptr()))?;
+            }
+            thread = ffi::PyThreadState_Next(thread);
+        }
+        Ok(dict)
+    })
+}
+
+/// The word of a thread state that holds its thread's `ident`.
+///
+/// No function gives it for other threads, and it is elsewhere in each version, but always just before the kernel's id
+/// of the thread: so our own two are looked for in our own state.
+unsafe fn place_of_ident() -> Option<usize> {
+    /// A part of every version's thread states.
+    const WORDS: usize = 40;
+    let words = core::slice::from_raw_parts(ffi::PyThreadState_Get().cast::<u64>(), WORDS);
+    let mine = [ffi::PyThread_get_thread_ident(), u64::from(libc::gettid() as u32)];
+    words.windows(2).position(|pair| *pair == mine)
 }
 
 /// `interpreter_ids() -> [int, …]`

@@ -297,8 +297,9 @@ unsafe fn run_text(text: &CStr) -> core::result::Result<(), String> {
 unsafe fn run_in_namespace(text: &CStr) -> Result<Owned> {
     let namespace = Owned::from_raw(ffi::PyDict_New())?;
     check(ffi::PyDict_SetItemString(namespace.as_ptr(), c"__builtins__".as_ptr(), ffi::PyEval_GetBuiltins()))?;
-    let (globals, start) = (namespace.as_ptr(), ffi::Py_file_input);
-    Owned::from_raw(ffi::PyRun_StringFlags(text.as_ptr(), start, globals, globals, null_mut()))?;
+    // Not `PyRun_String`, which makes the whole process forget that a KeyboardInterrupt is what ends it.
+    let code = Owned::from_raw(ffi::Py_CompileString(text.as_ptr(), c"<string>".as_ptr(), ffi::Py_file_input))?;
+    Owned::from_raw(ffi::PyEval_EvalCode(code.as_ptr(), namespace.as_ptr(), namespace.as_ptr()))?;
     Ok(namespace)
 }
 

@@ -2,6 +2,7 @@
 
 use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
+use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::lock::{Lock, Owner};
@@ -10,7 +11,7 @@ use pyo3::ffi;
 
 use crate::errors;
 use crate::handle::{self, HandleObject, owner};
-use crate::py::{self, Arguments, Owned, Result, raise};
+use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
 
@@ -22,17 +23,58 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
     match (lock.try_acquire(me), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) => Ok(false),
-        (false, Willing::Until(deadline)) => {
-            let result = wait::wait(
-                state,
-                Subject::of(lock),
-                deadline,
-                |patience| lock.acquire(me, patience),
-                |error| *error == WaitError::Interrupted,
-            )?;
-            Ok(result.is_ok())
+        (false, Willing::Until(deadline)) => wait_for(state, Subject::of(lock), lock, deadline),
+    }
+}
+
+/// Waits for a lock that somebody holds; whether it was taken.
+///
+/// It is taken without the GIL only from another interpreter's thread, which goes on in no time. A thread of this one
+/// may need the GIL to give the lock back, and whoever was woken may have to wait for the GIL: others had better take
+/// the lock meanwhile.
+pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, deadline: Option<Instant>) -> Result<bool> {
+    let me = owner(state);
+    let is_elsewhere = || lock.owner().is_some_and(|owner| owner.peer != me.peer);
+    let mut waiter = lock.waiter(me);
+    loop {
+        if is_elsewhere() && lock.try_acquire_soon(me) {
+            return Ok(true);
+        }
+        let mut taken = false;
+        let waited = wait::wait_or_raise(
+            state,
+            subject,
+            deadline,
+            |patience| {
+                taken = is_elsewhere() && waiter.spin(patience);
+                if taken { Ok(()) } else { waiter.sleep(patience) }
+            },
+            |error| *error == WaitError::Interrupted,
+        );
+        match waited {
+            Ok(_) if taken || waiter.try_acquire() => return Ok(true),
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(false),
+            Err(Raised) => {
+                if taken {
+                    let _ = lock.release(state.region.bell());
+                }
+                return Err(Raised);
+            }
         }
     }
+}
+
+/// Waits for a lock that somebody holds. Exceptions leave when it is taken, and it stays so.
+pub(crate) unsafe fn insist(state: &State, subject: Subject, lock: &Lock) -> Result<()> {
+    let (mut taken, mut result) = (false, Ok(()));
+    while !taken {
+        result = py::finally(result, || {
+            taken = wait_for(state, subject, lock, None)?;
+            Ok(())
+        });
+    }
+    result
 }
 
 pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
@@ -43,11 +85,7 @@ pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
 /// Takes the lock; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
-    let me = owner(state);
-    if lock.try_acquire(me) {
-        return Ok(());
-    }
-    wait::insist(state, Subject::of(lock), |patience| lock.acquire(me, patience))
+    if lock.try_acquire(owner(state)) { Ok(()) } else { insist(state, Subject::of(lock), lock) }
 }
 
 pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {

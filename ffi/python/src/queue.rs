@@ -746,18 +746,17 @@ const PUT_MANY: ffi::PyMethodDef = py::method_fast(
     batch::put_many,
     c"put_many($self, items, block=True, timeout=None)\n--\n\n\
 Put all items of an iterable into the queue, in their order, and wake those who wait for them once.\n\n\
-All are pickled before the first is put: whatever iterating or pickling raises, nothing was put then. block and timeout\n\
-are as for put(), timeout for all of them together. The exception that ends the call later has the attribute count, how\n\
-many were put (Full, ShutDown, MemoryError, and whatever a signal handler raises): go on with items[error.count:].",
+All are pickled before the first is put. block and timeout are as for put(), timeout for all of them together. Whatever\n\
+is raised (Full, ShutDown, MemoryError, by iterating or pickling, by a signal handler) has the attribute count: how many\n\
+were put, so that items[error.count:] were not.",
 );
 const GET_MANY: ffi::PyMethodDef = py::method_fast(
     c"get_many",
     batch::get_many,
     c"get_many($self, count=None, block=True, timeout=None)\n--\n\n\
 Wait for an item as get() does, and return it in a list with all that are there, or up to count.\n\n\
-Those who wait for a place are woken once. Raises Empty and ShutDown as get() does, if there is not even one item. If an\n\
-item can't be unpickled, the exception has the attribute items, a list of those taken before it; those after it stay in\n\
-the queue.",
+Those who wait for a place are woken once. Raises Empty and ShutDown as get() does, if there is not even one item. What\n\
+unpickling an item raises has the attribute items, a list of those taken before it; those after it stay in the queue.",
 );
 const PEEK: ffi::PyMethodDef = py::method_fast(
     c"peek",

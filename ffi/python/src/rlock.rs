@@ -3,7 +3,7 @@
 use core::ffi::{c_ulong, c_void};
 use std::ffi::CString;
 
-use multigil::error::{TooManyAcquires, WaitError};
+use multigil::error::TooManyAcquires;
 use multigil::event::Watchable;
 use multigil::lock::{Owner, RLock};
 use multigil::object::SharedRLock;
@@ -12,7 +12,7 @@ use pyo3::ffi;
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
-use crate::wait::{self, Subject, Willing};
+use crate::wait::{Subject, Willing};
 use crate::{errors, lock};
 
 type Object = HandleObject<SharedRLock>;
@@ -24,14 +24,11 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
         (Ok(true), _) => Ok(true),
         (Ok(false), Willing::No) => Ok(false),
         (Ok(false), Willing::Until(deadline)) => {
-            let result = wait::wait(
-                state,
-                Subject::of(lock),
-                deadline,
-                |patience| lock.restore(me, 1, patience),
-                |error| *error == WaitError::Interrupted,
-            )?;
-            Ok(result.is_ok())
+            let taken = lock::wait_for(state, Subject::of(lock), lock.lock(), deadline)?;
+            if taken {
+                lock.was_taken(1);
+            }
+            Ok(taken)
         }
         (Err(error @ TooManyAcquires), _) => raise(ffi::PyExc_OverflowError, &error.to_string()),
     }
@@ -104,11 +101,12 @@ pub(crate) unsafe fn give_back(object: *mut ffi::PyObject) -> Result<u32> {
 /// Takes the lock so often; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
     let (state, lock) = Object::of(object);
-    let me = owner(state);
-    if lock.try_restore(me, count) {
+    if lock.try_restore(owner(state), count) {
         return Ok(());
     }
-    wait::insist(state, Subject::of(lock), |patience| lock.restore(me, count, patience))
+    let result = lock::insist(state, Subject::of(lock), lock.lock());
+    lock.was_taken(count);
+    result
 }
 
 /// Gives `(count, owner)`, as `threading`'s.

@@ -9,7 +9,6 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use multigil::error::WaitError;
 use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
@@ -18,7 +17,7 @@ use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::handle::owner;
-use crate::py::{self, Owned, Raised, Result, check, raise};
+use crate::py::{Owned, Raised, Result, check, raise};
 use crate::state::State;
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
@@ -27,6 +26,21 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 /// How long a wait spins before it sleeps. Longer than it takes to wake a sleeper (20 to 30 µs): two that answer each
 /// other would otherwise, once both have slept, find each other asleep for ever.
 const SPIN: Duration = Duration::from_micros(50);
+
+/// How long a thread that handles signals sleeps at first, and at most. A signal that arrives between the last look at
+/// them and the sleep does not end that, and no system call sleeps on a word and lets signals in as one step; so Ctrl-C
+/// is noticed at the next look, which is due when the wait has lasted about twice as long.
+const FIRST_SLICE: Duration = Duration::from_millis(2);
+const LAST_SLICE: Duration = Duration::from_secs(1);
+
+/// Whether Python runs signal handlers on this thread: the process's first one, but for embedded Pythons.
+fn handles_signals() -> bool {
+    thread_local! {
+        // SAFETY: neither has preconditions.
+        static FIRST: bool = unsafe { libc::getpid() == libc::gettid() };
+    }
+    FIRST.with(|first| *first)
+}
 
 /// What a thread is asked to raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,11 +168,16 @@ impl Seat {
         mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
         interrupted: impl Fn(&E) -> bool,
     ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
-        let patience = Patience::new(deadline, SPIN, &self.parker);
+        let mut patience = Patience::new(deadline, SPIN, &self.parker);
+        let mut slices = handles_signals()
+            .then(|| core::iter::successors(Some(FIRST_SLICE), |slice| Some((*slice * 2).min(LAST_SLICE))));
         let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
         loop {
             // A signal that has arrived by now would not end the sleep.
             check(ffi::PyErr_CheckSignals())?;
+            if let Some(slice) = slices.as_mut().and_then(Iterator::next) {
+                patience = patience.in_slices(slice);
+            }
             self.inner.lock().waiting = Some(waiting);
             let result = detached(|| operation(&patience));
             let mut inner = self.inner.lock();
@@ -306,22 +325,6 @@ pub(crate) unsafe fn wait_or_raise<T, E>(
     })
 }
 
-/// Waits for what must have happened before an exception leaves, such as taking back the lock of a `with`: what would
-/// have ended the wait is raised when it has.
-pub(crate) unsafe fn insist(
-    state: &State,
-    subject: Subject,
-    mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<(), WaitError>,
-) -> Result<()> {
-    let (mut done, mut result) = (false, Ok(()));
-    while !done {
-        let attempt = |patience: &Patience<'_>| operation(patience).inspect(|()| done = true);
-        let interrupted = |error: &WaitError| *error == WaitError::Interrupted;
-        result = py::finally(result, || wait_or_raise(state, subject, None, attempt, interrupted).map(drop));
-    }
-    result
-}
-
 /// Runs `body` without the GIL.
 pub(crate) unsafe fn detached<T>(body: impl FnOnce() -> T) -> T {
     let thread = ffi::PyEval_SaveThread();
@@ -350,8 +353,7 @@ pub(crate) fn is_finalizing() -> bool {
 /// CPython up to 3.13 would end the thread inside `PyEval_RestoreThread` by unwinding its stack, which Rust does not
 /// allow; later ones hang it, as this does.
 fn stop_if_finalizing() {
-    // SAFETY: neither has preconditions.
-    if is_finalizing() && unsafe { libc::getpid() != libc::gettid() } {
+    if is_finalizing() && !handles_signals() {
         loop {
             std::thread::park();
         }
