@@ -6,6 +6,7 @@ run the same code. Between threads a queue hands on a reference, so large items 
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import queue
 import sys
@@ -20,6 +21,7 @@ from typing import Any, Protocol
 import roles
 from wakes import ConditionTrip, EventTrip, Trip, pair
 from workers import HAS_MULTIGIL, Kind
+from workloads import BATCH
 
 if HAS_MULTIGIL:
     import multigil
@@ -114,6 +116,27 @@ class Pipe:
     @property
     def get(self) -> Callable[[], Any]:
         return self.reader.recv
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The methods of our queue that put and get several items under the names of those for one."""
+
+    queue: multigil.Queue[Any]
+
+    @property
+    def put(self) -> Callable[[Any], object]:
+        return self.queue.put_many
+
+    @property
+    def get(self) -> Callable[[], Any]:
+        return functools.partial(self.queue.get_many, BATCH)
+
+
+def batches() -> QueuePeer:
+    """Ours between interpreters, several items in a call."""
+    name = "multigil.Queue.put_many and get_many, interpreters"
+    return QueuePeer(name, Kind.INTERPRETER, lambda maxsize: Batches(multigil.Queue(maxsize)))
 
 
 def queues() -> list[QueuePeer]:

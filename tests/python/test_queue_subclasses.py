@@ -16,7 +16,7 @@ import pytest
 
 import multigil
 import workers
-from harness import AMPLE, MOMENT, assert_waits, in_thread, started
+from harness import AMPLE, MOMENT, assert_waits, in_fresh_process, in_thread, started
 from multigil import (
     Empty,
     Full,
@@ -224,17 +224,6 @@ class TestHooks:
             q.put_many([2, None, 3])
         assert (caught.value.count, q.qsize()) == (1, 2)  # type: ignore[attr-defined]
 
-    def test_a_weak_reference_and_a_cycle_end(self) -> None:
-        q = Unique()
-        q.itself = q  # type: ignore[attr-defined]
-        reference = weakref.ref(q)
-        gc.collect()  # what other tests have left
-        before = _core.statistics()["queues"]
-        del q
-        gc.collect()
-        assert reference() is None
-        assert _core.statistics()["queues"] == before  # it was none of the shared ones
-
 
 class TestThreads:
     def test_waits_end_when_somebody_puts_and_gets(self) -> None:
@@ -360,6 +349,19 @@ def test_the_hooks_of_the_standard_library_have_the_same_signatures() -> None:
     for name in ("_init", "_qsize", "_put", "_get"):
         ours, theirs = (inspect.signature(getattr(kind, name)).parameters for kind in (Queue, queue.Queue))
         assert list(ours) == list(theirs)
+
+
+@in_fresh_process
+def test_an_object_with_hooks_is_no_shared_one_and_ends_with_its_cycle() -> None:
+    before = _core.statistics()
+    q = Unique()
+    q.itself = q  # type: ignore[attr-defined]
+    assert _core.statistics()["queues"] == before["queues"]
+    reference = weakref.ref(q)
+    del q
+    gc.collect()
+    assert reference() is None
+    assert _core.statistics()["bytes_in_use"] == before["bytes_in_use"]
 
 
 def test_a_deque_that_is_given_more_is_one_of_the_standard_librarys() -> None:
