@@ -57,7 +57,7 @@ pub enum Sequence {
 
 /// How a value begins.
 ///
-/// The bytes are in big-endian words, so that numbers are compared instead of bytes. The last word is [`WHOLE`], the
+/// The bytes are in big-endian words, so that numbers are compared instead of bytes. The last word is `WHOLE`, the
 /// length, and the places of tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Key(pub(crate) [u64; KEY_WORDS]);
