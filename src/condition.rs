@@ -6,7 +6,7 @@
 
 use crate::error::OutOfMemory;
 use crate::lock::Owner;
-use crate::sync::{AtomicU32, Ordering};
+use crate::sync::{AtomicU32, Ordering, essential};
 use crate::waiters::{Benches, Call, Sitting, Waiters};
 
 /// A condition. All zero bytes are a valid one that nobody waits for.
@@ -48,7 +48,7 @@ impl Condition {
     /// Calls somebody else in the place of one who was called and can't do what it was called for. It is one who waited
     /// when that call was made: who came later was not meant.
     pub fn pass_on(&self, benches: &impl Benches, called: Called) {
-        self.call_first(benches, called.next);
+        essential!(CallPassedOn: self.call_first(benches, called.next));
     }
 
     fn call_first(&self, benches: &impl Benches, next: u32) -> bool {

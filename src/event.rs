@@ -300,6 +300,9 @@ pub struct Patience<'a> {
     spin: Duration,
     #[cfg(not(loom))]
     parker: &'a Parker,
+    /// The longest sleep.
+    #[cfg(not(loom))]
+    slice: Duration,
     #[cfg(loom)]
     sleeps_once: bool,
     #[cfg(loom)]
@@ -310,7 +313,14 @@ pub struct Patience<'a> {
 impl<'a> Patience<'a> {
     /// Waits until `deadline` (for ever if there is none), at first by spinning for `spin`.
     pub fn new(deadline: Option<Instant>, spin: Duration, parker: &'a Parker) -> Self {
-        Patience { deadline, spin, parker }
+        Patience { deadline, spin, parker, slice: Duration::MAX }
+    }
+
+    /// The same, but a sleep that is longer than `slice` ends as if a signal had arrived: for a thread on which one may
+    /// arrive just before it sleeps.
+    #[must_use]
+    pub fn in_slices(self, slice: Duration) -> Self {
+        Patience { slice, ..self }
     }
 
     /// Repeats `attempt` for the spinning time: a reply that is on its way costs no system call.
@@ -342,14 +352,16 @@ impl<'a> Patience<'a> {
 
     /// Sleeps on `word` while it holds `expected`.
     pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
-        let timeout = match self.deadline {
-            None => None,
-            Some(deadline) => match deadline.saturating_duration_since(Instant::now()) {
-                Duration::ZERO => return Err(WaitError::TimedOut),
-                left => Some(left),
-            },
+        let left = match self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return Err(WaitError::TimedOut),
+            Some(left) => left,
+            None => Duration::MAX,
         };
-        self.parker.sleep(word, expected, timeout)
+        let timeout = left.min(self.slice);
+        match self.parker.sleep(word, expected, (timeout != Duration::MAX).then_some(timeout)) {
+            Err(WaitError::TimedOut) if timeout < left => Err(WaitError::Interrupted),
+            result => result,
+        }
     }
 }
 

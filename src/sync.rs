@@ -377,6 +377,8 @@ pub mod model {
         SeatHeard,
         BenchLinked,
         BenchSeen,
+        // condition
+        CallPassedOn,
         // barrier
         Arrived,
         BarrierSeen,

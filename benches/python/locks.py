@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import roles
-from model import RATE, Contender, PerSecond, Scenario, Settings, seconds_of
+from model import RATE, Contender, PerSecond, Scenario, Settings, Target, seconds_of
 from peers import Exclusion, LockPeer, locks
 from workers import Crew, Failed
 
@@ -52,22 +52,25 @@ class Contended:
 
 
 def scenarios(settings: Settings) -> Iterator[Scenario]:
-    """The lock alone, and between two workers."""
-    alone = {peer.name.partition(",")[0]: peer.make for peer in locks()}
-    yield Scenario(
-        "lock/uncontended",
-        "acquire and release of a free lock",
-        (RATE,),
-        tuple(
-            Contender(name, PerSecond(seconds_of(Uncontended(make())), settings.seconds))
-            for name, make in alone.items()
-        ),
-        settings.rounds,
-    )
-    yield Scenario(
-        "lock/contended",
-        "acquire and release of a lock between two workers that count under it",
-        (RATE,),
-        tuple(Contender(peer.name, PerSecond(Contended(peer), settings.seconds)) for peer in locks()),
-        settings.rounds,
-    )
+    """Each lock alone, and between two workers."""
+    for name in ("Lock", "RLock"):
+        alone = {peer.name.partition(",")[0]: peer.make for peer in locks(name)}
+        yield Scenario(
+            f"{name.lower()}/uncontended",
+            f"acquire and release of one free {name}",
+            (RATE,),
+            tuple(
+                Contender(each, PerSecond(seconds_of(Uncontended(make())), settings.seconds))
+                for each, make in alone.items()
+            ),
+            settings.rounds,
+            (Target("rate", f"threading.{name}", at_least=0.67),),
+        )
+        yield Scenario(
+            f"{name.lower()}/contended",
+            f"acquire and release of one {name} between two workers that count under it",
+            (RATE,),
+            tuple(Contender(peer.name, PerSecond(Contended(peer), settings.seconds)) for peer in locks(name)),
+            settings.rounds,
+            (Target("rate", f"multiprocessing.{name}", at_least=1.5),),
+        )

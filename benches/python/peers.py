@@ -6,6 +6,7 @@ run the same code. Between threads a queue hands on a reference, so large items 
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import queue
 import sys
@@ -18,7 +19,9 @@ from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
 import roles
+from wakes import ConditionTrip, EventTrip, Trip, pair
 from workers import HAS_MULTIGIL, Kind
+from workloads import BATCH
 
 if HAS_MULTIGIL:
     import multigil
@@ -91,6 +94,15 @@ class ValuePeer:
 
 
 @dataclass(frozen=True)
+class WakePeer:
+    """What one kind of workers wakes each other by."""
+
+    name: str
+    kind: Kind
+    make: Callable[[], Trip]
+
+
+@dataclass(frozen=True)
 class Pipe:
     """The two ends of a `multiprocessing.Pipe` under the names that a queue has."""
 
@@ -104,6 +116,27 @@ class Pipe:
     @property
     def get(self) -> Callable[[], Any]:
         return self.reader.recv
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The methods of our queue that put and get several items under the names of those for one."""
+
+    queue: multigil.Queue[Any]
+
+    @property
+    def put(self) -> Callable[[Any], object]:
+        return self.queue.put_many
+
+    @property
+    def get(self) -> Callable[[], Any]:
+        return functools.partial(self.queue.get_many, BATCH)
+
+
+def batches() -> QueuePeer:
+    """Ours between interpreters, several items in a call."""
+    name = "multigil.Queue.put_many and get_many, interpreters"
+    return QueuePeer(name, Kind.INTERPRETER, lambda maxsize: Batches(multigil.Queue(maxsize)))
 
 
 def queues() -> list[QueuePeer]:
@@ -144,19 +177,42 @@ def priority_queues() -> list[QueuePeer]:
     return [*peers, QueuePeer("queue.PriorityQueue, threads", Kind.THREAD, queue.PriorityQueue)]
 
 
-def locks() -> list[LockPeer]:
-    """The locks that this Python has; ours between interpreters first."""
+def locks(name: str) -> list[LockPeer]:
+    """The locks of that name that this Python has; ours between interpreters first."""
     peers: list[LockPeer] = []
     if HAS_MULTIGIL:
         peers += [
-            LockPeer("multigil.Lock, interpreters", Kind.INTERPRETER, multigil.Lock),
-            LockPeer("multigil.Lock, threads", Kind.THREAD, multigil.Lock),
+            LockPeer(f"multigil.{name}, interpreters", Kind.INTERPRETER, getattr(multigil, name)),
+            LockPeer(f"multigil.{name}, threads", Kind.THREAD, getattr(multigil, name)),
         ]
     return [
         *peers,
-        LockPeer("threading.Lock, threads", Kind.THREAD, threading.Lock),
-        LockPeer("multiprocessing.Lock", Kind.FORKSERVER, PROCESSES.Lock),
+        LockPeer(f"threading.{name}, threads", Kind.THREAD, getattr(threading, name)),
+        LockPeer(f"multiprocessing.{name}", Kind.FORKSERVER, getattr(PROCESSES, name)),
     ]
+
+
+def wakers() -> dict[str, list[WakePeer]]:
+    """What one can wait for until another one calls, by class; ours between interpreters first."""
+
+    def peers(name: str, trip: Callable[[Callable[[], Any]], Callable[[], Trip]]) -> list[WakePeer]:
+        ours: list[WakePeer] = []
+        if HAS_MULTIGIL:
+            make = trip(getattr(multigil, name))
+            ours += [
+                WakePeer(f"multigil.{name}, interpreters", Kind.INTERPRETER, make),
+                WakePeer(f"multigil.{name}, threads", Kind.THREAD, make),
+            ]
+        return [
+            *ours,
+            WakePeer(f"threading.{name}, threads", Kind.THREAD, trip(getattr(threading, name))),
+            WakePeer(f"multiprocessing.{name}", Kind.FORKSERVER, trip(getattr(PROCESSES, name))),
+        ]
+
+    return {
+        "Event": peers("Event", lambda make: pair(EventTrip, make)),
+        "Condition": peers("Condition", lambda make: lambda: ConditionTrip(make())),
+    }
 
 
 def values() -> list[ValuePeer]:

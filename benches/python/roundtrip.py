@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import futex
 import roles
+import wakes
 from model import Contender, Metric, Sample, Scenario, Settings, Target, Unit
-from peers import PROCESSES, QueuePeer, queues
+from peers import PROCESSES, QueuePeer, WakePeer, queues, wakers
 from workers import Crew, Kind
 
-FUTEX = "bare futex, processes"
+FUTEX = WakePeer(
+    "bare futex, processes", Kind.FORKSERVER, wakes.pair(wakes.SemaphoreTrip, lambda: PROCESSES.Semaphore(0))
+)
 PAUSE = 0.005
 """Seconds for which the one who asks sleeps before each question, so that both have to be woken."""
 WAIT = 1.0
@@ -41,19 +43,19 @@ class RoundTrip:
 
 
 @dataclass(frozen=True)
-class FutexRoundTrip:
-    """As `RoundTrip`, with nothing but the kernel in between."""
+class WakeRoundTrip:
+    """As `RoundTrip`, with nothing sent."""
 
+    peer: WakePeer
     seconds: float
     pause: float
 
     def __call__(self) -> Sample:
-        there = PROCESSES.Semaphore(0)
-        back = PROCESSES.Semaphore(0)
+        trip = self.peer.make()
         trips = max(1, round(self.seconds / self.pause))
         with Crew() as crew:
-            crew.add(Kind.FORKSERVER, futex.ask, there, back, trips, self.pause)
-            crew.add(Kind.FORKSERVER, futex.answer, there, back, trips)
+            crew.add(self.peer.kind, wakes.ask, trip, trips, self.pause)
+            crew.add(self.peer.kind, wakes.answer, trip, trips)
             crew.go()
             return crew.durations()
 
@@ -84,15 +86,24 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
         settings.rounds,
         (Target("p50", at_most=3e-6),),
     )
-    kernel = Contender(FUTEX, FutexRoundTrip(settings.seconds, PAUSE), is_yardstick=True)
+    kernel = Contender(FUTEX.name, WakeRoundTrip(FUTEX, settings.seconds, PAUSE), is_yardstick=True)
     yield Scenario(
         "roundtrip/asleep",
         f"round trip of an int between two workers that have slept for {PAUSE * 1e3:g} ms",
         TRIP,
         (*(Contender(peer.name, RoundTrip(peer, settings.seconds, PAUSE)) for peer in queues()), kernel),
         settings.rounds,
-        (Target("p50", FUTEX, at_most=1.2),),
+        (Target("p50", FUTEX.name, at_most=1.2),),
     )
+    for name, peers in wakers().items():
+        yield Scenario(
+            f"wake/{name.lower()}",
+            f"round trip of wake-ups by {name}s between two workers that have slept for {PAUSE * 1e3:g} ms",
+            TRIP,
+            (*(Contender(peer.name, WakeRoundTrip(peer, settings.seconds, PAUSE)) for peer in peers), kernel),
+            settings.rounds,
+            (Target("p50", FUTEX.name, at_most=1.2),),
+        )
     yield Scenario(
         "waiting",
         f"processor time of {WAIT:g} s in get",

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import roles
 from model import RATE, Contender, PerSecond, Sample, Scenario, Settings, Target, seconds_of
-from peers import QueuePeer, priority_queues, queues
-from workers import Crew, Failed
-from workloads import BLOCKS, INTEGERS, JOBS, MIB, RECORDS, Blocks, Integers, Records, Workload
+from peers import QueuePeer, batches, priority_queues, queues
+from workers import HAS_MULTIGIL, Crew, Failed
+from workloads import BLOCKS, INTEGER_BATCHES, INTEGERS, JOBS, MIB, RECORDS, Blocks, Integers, Records, Workload
 
 OURS = "multigil.Queue, interpreters"
 STANDARD = "concurrent.interpreters.Queue"
@@ -89,6 +89,8 @@ def scenarios(settings: Settings) -> Iterator[Scenario]:
             settings.rounds,
             TARGETS.get(workload.name, ()),
         )
+    if HAS_MULTIGIL:
+        yield _batches(settings)
     for producers, consumers in ((4, 1), (1, 4), (4, 4)):
         for shared in (INTEGERS, RECORDS):
             maxsize = shared.maxsize if settings.maxsize is None else settings.maxsize
@@ -124,6 +126,24 @@ def _priorities(settings: Settings) -> Iterator[Scenario]:
             settings.rounds,
             (Target("rate", PRIORITY_THREADS, at_least=1.0),),
         )
+
+
+def _batches(settings: Settings) -> Scenario:
+    """Many items in a call beside one in a call."""
+    maxsize = INTEGER_BATCHES.maxsize if settings.maxsize is None else settings.maxsize
+    contenders: list[tuple[QueuePeer, Workload]] = [(batches(), INTEGER_BATCHES)]
+    contenders += [(peer, INTEGERS) for peer in queues() if peer.name == OURS]
+    return Scenario(
+        f"throughput/1-1/{INTEGER_BATCHES.name}",
+        f"{INTEGER_BATCHES.title}, 1 to 1{_bound(maxsize)}",
+        (RATE,),
+        tuple(
+            Contender(peer.name, PerSecond(OneToOne(peer, workload, maxsize), settings.seconds))
+            for peer, workload in contenders
+        ),
+        settings.rounds,
+        (Target("rate", OURS, at_least=1.3),),
+    )
 
 
 def _bound(maxsize: int) -> str:

@@ -20,6 +20,8 @@ IN_FLIGHT = 64 * MIB
 Not fewer: `concurrent.interpreters` sleeps 10 ms whenever its queue is full, so a short queue would measure
 nothing else of it.
 """
+BATCH = 1000
+"""Items in a call where a call takes several."""
 FULLY = 256
 """One of so many items is compared in full where that would take longer than the transfer."""
 
@@ -57,6 +59,27 @@ class Integers:
         for expected in range(count):
             if get() != expected:
                 raise Mismatch(f"not the integer {expected}")
+
+
+class IntegerBatches:
+    """Integers through a queue's methods that put and get several items in a call."""
+
+    name = "int-batches"
+    title = f"int, {BATCH} in a call"
+    maxsize = 10 * BATCH
+
+    def produce(self, put: Callable[[range], object], first: int, count: int) -> None:
+        end = first + count
+        for start in range(first, end, BATCH):
+            put(range(start, min(start + BATCH, end)))
+
+    def consume(self, get: Callable[[], list[int]], count: int) -> None:
+        expected = 0
+        while expected < count:
+            items = get()
+            if items != list(range(expected, expected + len(items))):
+                raise Mismatch(f"not the integers from {expected} on")
+            expected += len(items)
 
 
 class Jobs:
@@ -141,6 +164,7 @@ class Blocks:
 
 
 INTEGERS = Integers()
+INTEGER_BATCHES = IntegerBatches()
 JOBS = Jobs()
 RECORDS = Records()
 BLOCKS = (

@@ -8,7 +8,8 @@
 
 `Interpreter` is `threading.Thread` with an interpreter and a GIL of its own, so that Python code runs in parallel in
 one process. `Queue` and `Lock` are those of `queue` and `threading`, shared by threads and interpreters. The functions
-of `threading` are here too, so that a program changes over by `import multigil as threading`.
+of `threading` are here too, so that a program changes over by `import multigil as threading`
+and `import multigil as queue`.
 """
 
 from __future__ import annotations

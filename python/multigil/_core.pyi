@@ -48,6 +48,20 @@ class Queue[T]:
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
     def get_nowait(self) -> T: ...
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
+        """Put all items, in their order, with one wake for those who wait for them.
+
+        What it raises has the attribute `count`: how many were put.
+        """
+    def get_many(self, count: int | None = None, block: bool = True, timeout: float | None = None) -> list[T]:
+        """Wait for an item, and take it with all that are there, or up to `count`.
+
+        What unpickling an item raises has the attribute `items`: those that were taken before it.
+        """
+    def peek(self, block: bool = True, timeout: float | None = None) -> T:
+        """The next item, or rather a copy of it, which stays in the queue."""
+    def clear(self) -> None:
+        """Throw away all items that are there now, as done."""
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
     def __iter__(self) -> Self: ...
@@ -56,6 +70,11 @@ class Queue[T]:
     def task_done(self) -> None: ...
     def join(self) -> None: ...
     def shutdown(self, immediate: bool = False) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Shut the queue down."""
     # A subclass that overrides one of these works between the threads of one interpreter only.
     def _init(self, maxsize: int, /) -> None: ...
     def _qsize(self) -> int: ...
@@ -87,6 +106,20 @@ class SimpleQueue[T]:
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
     def get_nowait(self) -> T: ...
+    def put_many(self, items: Iterable[T], block: bool = True, timeout: float | None = None) -> None:
+        """Put all items, in their order, with one wake for those who wait for them.
+
+        What it raises has the attribute `count`: how many were put.
+        """
+    def get_many(self, count: int | None = None, block: bool = True, timeout: float | None = None) -> list[T]:
+        """Wait for an item, and take it with all that are there, or up to `count`.
+
+        What unpickling an item raises has the attribute `items`: those that were taken before it.
+        """
+    def peek(self, block: bool = True, timeout: float | None = None) -> T:
+        """The next item, or rather a copy of it, which stays in the queue."""
+    def clear(self) -> None:
+        """Throw away all items that are there now, as done."""
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
 
@@ -393,6 +426,14 @@ def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> 
     They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes
     too late for the call strikes nothing. With None as number, only terminate() strikes.
     """
+
+def perform(
+    number: int | None,
+    function: Callable[..., tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]],
+    /,
+    *args: Any,
+) -> tuple[Any]:
+    """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
 
 def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

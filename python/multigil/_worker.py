@@ -30,6 +30,7 @@ from multigil._core import (
     Subinterpreter,
     current_interpreter_id,
     expose,
+    perform,
 )
 
 TYPE_CHECKING = False
@@ -335,23 +336,16 @@ class Loop:
 
     def _outcome(self, kind: int, number: int, box: SimpleQueue[Any]) -> tuple[Any] | BaseException:
         """Perform a task: (what it gave,), or what it raised."""
+        outcome: tuple[Any] | BaseException
         try:
-            return expose(number, self._perform, kind, box)
+            outcome = perform(number, _take_call, kind, box)
         except InterpreterTerminated:
             raise
         except BaseException as error:
             if not box.empty():  # interrupted before the call was taken out
                 self._try(box.get_nowait)
-            return error
-
-    def _perform(self, kind: int, box: SimpleQueue[Any]) -> tuple[Any]:
-        try:
-            function, args, kwargs, claim = box.get_nowait()
-            if kind == SUBMITTED and not claim.acquire(False):  # it was cancelled
-                return (None,)
-            return (function(*args, **kwargs),)
-        finally:
-            flush()
+            outcome = error
+        return self._try(flush, number=number) or outcome
 
     def _send(self, number: int, box: SimpleQueue[Any], outcome: tuple[Any] | BaseException) -> None:
         """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
@@ -407,6 +401,13 @@ class Loop:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)
+
+
+def _take_call(kind: int, box: SimpleQueue[Any]) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    function, args, kwargs, claim = box.get_nowait()
+    if kind == SUBMITTED and not claim.acquire(False):  # it was cancelled
+        return type(None), (), {}  # a call that gives None
+    return function, args, kwargs
 
 
 def _put_failure(box: SimpleQueue[Any], error: BaseException, unsendable: tuple[Any] | None = None) -> None:

@@ -189,3 +189,33 @@ fn set_rings() {
 fn set_rings_holds() {
     check(2, set_rings);
 }
+
+/// So is one who has begun to before it was set and taken back.
+fn set_and_cleared_rings() {
+    let signal = Arc::new(Signal::default());
+    let begun = Arc::new(AtomicU64::default());
+    let (other, beginning) = (signal.clone(), begun.clone());
+    let watcher = thread::spawn(move || {
+        let flag = other.flag.from_now();
+        if beginning.fetch_add(1, Ordering::AcqRel) == 0 {
+            assert_eq!(wait_any(&[&flag], &other.bell, &Patience::endless()), Ok(0));
+            assert_eq!(other.word.read(), 1);
+        }
+    });
+    signal.word.write(1);
+    begun.fetch_add(1, Ordering::AcqRel);
+    signal.set();
+    signal.flag.clear();
+    watcher.join().unwrap();
+}
+
+#[test]
+fn set_and_cleared_rings_holds() {
+    check(3, set_and_cleared_rings);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn set_and_cleared_rings_fails_without_set_since() {
+    twin(3, Part::SetSince, set_and_cleared_rings);
+}

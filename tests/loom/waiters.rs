@@ -196,6 +196,35 @@ fn call_and_leave_when_woken_holds() {
     check(3, call_and_leave_when_woken);
 }
 
+/// The oldest waiter is called and can't answer: its call goes to another one who sat down before the notification.
+fn call_passed_on() {
+    let room = Arc::new(Room::default());
+    let failing = room.sit();
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    room.waiting();
+    assert_eq!(room.notify(1), 1);
+    let called = room.condition.leave(failing).expect("it is the oldest");
+    room.condition.pass_on(&room.workshop, called);
+    waiter.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn call_passed_on_holds() {
+    check(3, call_passed_on);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn call_passed_on_fails_without_call_passed_on() {
+    twin(3, Part::CallPassedOn, call_passed_on);
+}
+
 /// One call and two waiters, the older one of which gives up: it is called, or the other one is.
 fn leave_passes_the_call_by() {
     let room = Arc::new(Room::default());
@@ -221,7 +250,7 @@ fn leave_passes_the_call_by_holds() {
     check(3, leave_passes_the_call_by);
 }
 
-/// One who was called and has no use for it passes the call on to another who waited then, and to nobody who came later.
+/// One who was called and has no use for it passes the call on to another who waited then.
 fn pass_on() {
     let room = Arc::new(Room::default());
     let other = room.clone();
@@ -238,9 +267,7 @@ fn pass_on() {
     if room.waiting() == 1 {
         assert_eq!(room.notify(1), 1);
     }
-    let late = room.sit();
     waiters.join().unwrap();
-    assert_eq!(late.leave(), None);
     room.assert_empty();
 }
 
@@ -253,6 +280,30 @@ fn pass_on_holds() {
 #[should_panic(expected = "Causality violation")]
 fn pass_on_fails_without_seat_heard() {
     twin(3, Part::SeatHeard, pass_on);
+}
+
+/// It is not passed on to one who came after it.
+fn pass_on_to_nobody() {
+    let room = Arc::new(Room::default());
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        let Ok(sitting) = other.sit_first() else { return };
+        if let Some(called) = other.condition.leave(sitting) {
+            other.condition.pass_on(&other.workshop, called);
+        }
+    });
+    if room.waiting() == 1 {
+        room.notify(1);
+    }
+    let late = room.sit();
+    waiter.join().unwrap();
+    assert_eq!(late.leave(), None);
+    room.assert_empty();
+}
+
+#[test]
+fn pass_on_to_nobody_holds() {
+    check(3, pass_on_to_nobody);
 }
 
 /// Two notifiers at once, and two waiters: each is called, whoever calls whom.

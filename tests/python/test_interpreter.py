@@ -472,7 +472,7 @@ class TestListing:
 
     def test_a_forked_child_has_the_main_one_of_its_own(self, run_program: ProgramRunner) -> None:
         output = run_program.output("""
-            import multigil, os, warnings
+            import multigil, os, threading, warnings
             warnings.simplefilter("ignore", DeprecationWarning)  # CPython's own, about threads
             main = multigil.main_interpreter()
             interpreter = multigil.Interpreter(target=int)
@@ -481,7 +481,8 @@ class TestListing:
             if os.fork() == 0:
                 assert multigil.current_interpreter() is main
                 assert multigil.enumerate() == [main]
-                assert (main.ident, main.native_id) == (multigil.get_ident(), multigil.get_native_id())
+                thread = threading.main_thread()
+                assert (main.ident, main.native_id) == (thread.ident, thread.native_id)
                 raise SystemExit
             _, status = os.wait()
             print(status, main.is_alive(), main.native_id == multigil.get_native_id())

@@ -31,7 +31,8 @@ class Single(queue.Queue[Any]):
         if count == 0:
             return []
         first = self.get(block, timeout)
-        return [first, *(self.get(False) for _ in range(self.qsize() if count is None else min(self.qsize(), count - 1)))]
+        more = self.qsize() if count is None else min(self.qsize(), count - 1)
+        return [first, *(self.get(False) for _ in range(more))]
 
     def peek(self, block: bool = True, timeout: float | None = None) -> Any:
         item = self.get(block, timeout)

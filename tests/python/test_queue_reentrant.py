@@ -1,5 +1,7 @@
-"""A queue may be used in the middle of a call to it: by signal handlers, destructors, weak references' callbacks, the
-garbage collector, audit hooks, and by the items themselves while they are pickled and unpickled.
+"""A queue may be used in the middle of a call to it.
+
+By signal handlers, destructors, weak references' callbacks, the garbage collector, audit hooks, and by the items
+themselves while they are pickled and unpickled.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ KINDS = [Queue, SimpleQueue]
 SECONDS = 0.5
 
 # The queue that items put into while they are pickled and unpickled.
-current: Any = None
+current: list[Any] = []
 
 
 class Uses:
@@ -48,7 +50,7 @@ def nothing(_: str) -> None:
 
 
 def put(text: str) -> None:
-    current.put(text)
+    current[0].put(text)
 
 
 def drop_with_destructor(text: str) -> None:
@@ -91,9 +93,8 @@ def drained(q: Any) -> list[Any]:
 
 
 def use(kind: Any) -> Any:
-    global current
-    current = kind()
-    return current
+    current[:] = [kind()]
+    return current[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -160,7 +161,11 @@ def taking_turns(q: Any, received: list[Any]) -> Callable[[int], None]:
         received.append(q.get(timeout=AMPLE))
 
     ways = itertools.cycle([single, batch, look])
-    return lambda i: next(ways)(i)
+
+    def take_turn(i: int) -> None:
+        next(ways)(i)
+
+    return take_turn
 
 
 def check(received: list[Any], names: dict[str, int]) -> None:

@@ -281,6 +281,23 @@ def test_threadings_condition_works_with_it() -> None:
     assert waiting.result(AMPLE)
 
 
+def test_wait_any_finds_it_ready_when_it_could_be_acquired() -> None:
+    lock, told, go = RLock(), SimpleQueue[None](), SimpleQueue[None]()
+    assert multigil.wait_any(lock) is lock
+    with lock:
+        assert multigil.wait_any(lock) is lock
+        assert in_thread(multigil.wait_any, lock, timeout=0).result(AMPLE) is None
+    owner = in_thread(workers.hold, lock, told, go)
+    told.get(timeout=AMPLE)
+    assert multigil.wait_any(lock, timeout=MOMENT) is None
+    waiting = in_thread(multigil.wait_any, lock)
+    assert_waits(waiting)
+    go.put(None)
+    assert waiting.result(AMPLE) is lock
+    owner.result(AMPLE)
+    assert not lock.locked()
+
+
 def test_it_is_the_same_lock_when_it_comes_back() -> None:
     lock = RLock()
     assert pickle.loads(pickle.dumps(lock)) is lock

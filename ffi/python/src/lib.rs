@@ -63,7 +63,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 18] = [
+static mut METHODS: [ffi::PyMethodDef; 19] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -101,6 +101,12 @@ the interpreter has ended, or if the text failed.",
         c"new_number",
         new_number,
         c"1, 2, 3 ...: a number that no interpreter of this process had yet.",
+    ),
+    py::method_fast(
+        c"perform",
+        perform,
+        c"perform($module, number, function, /, *args)\n--\n\n\
+As expose(), and make the call (callable, args, kwargs) that the function gives; give a tuple of what that gave.",
     ),
     py::method_fast(
         c"expose",
@@ -287,15 +293,49 @@ unsafe extern "C" fn expose(
     count: ffi::Py_ssize_t,
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
+    py::guard(|| exposed(module, values, count, names, "expose", Ok))
+}
+
+/// The call that the function gives is exposed with it. So nothing strikes between the end of that call, if it is one
+/// of C, and the end of being exposed: an item that it has taken from a queue is not lost.
+unsafe extern "C" fn perform(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     py::guard(|| {
-        if count < 2 || !names.is_null() {
-            return py::raise(ffi::PyExc_TypeError, "expose() takes a number, a function and positional arguments");
-        }
-        let (number, function) = (*values, *values.add(1));
-        let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
-        wait::expose(state_of_module(module), number, || {
-            Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count as usize - 2, null_mut()))
+        exposed(module, values, count, names, "perform", |call| {
+            let (mut function, mut arguments, mut keywords) = (null_mut(), null_mut(), null_mut()); // borrowed
+            let (tuple, dict) = (&raw mut ffi::PyTuple_Type, &raw mut ffi::PyDict_Type);
+            let parts = (&raw mut function, &raw mut arguments, &raw mut keywords);
+            let format = c"OO!O!:perform".as_ptr();
+            if ffi::PyArg_ParseTuple(call.as_ptr(), format, parts.0, tuple, parts.1, dict, parts.2) == 0 {
+                return Err(Raised);
+            }
+            let result = Owned::from_raw(ffi::PyObject_Call(function, arguments, keywords))?;
+            Owned::from_raw(ffi::PyTuple_Pack(1, result.as_ptr()))
         })
+    })
+}
+
+unsafe fn exposed(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+    name: &str,
+    then: impl FnOnce(Owned) -> py::Result<Owned>,
+) -> py::Result<Owned> {
+    if count < 2 || !names.is_null() {
+        let text = format!("{name}() takes a number, a function and positional arguments");
+        return py::raise(ffi::PyExc_TypeError, &text);
+    }
+    let (number, function) = (*values, *values.add(1));
+    let number = if number == ffi::Py_None() { wait::NO_TASK } else { py::unsigned(number)? };
+    wait::expose(state_of_module(module), number, || {
+        let count = count as usize - 2;
+        Owned::from_raw(ffi::PyObject_Vectorcall(function, values.add(2), count, null_mut())).and_then(then)
     })
 }
 

@@ -27,6 +27,21 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 /// other would otherwise, once both have slept, find each other asleep for ever.
 const SPIN: Duration = Duration::from_micros(50);
 
+/// How long a thread that handles signals sleeps at first, and at most. A signal that arrives between the last look at
+/// them and the sleep does not end that, and no system call sleeps on a word and lets signals in as one step; so Ctrl-C
+/// is noticed at the next look, which is due when the wait has lasted about twice as long.
+const FIRST_SLICE: Duration = Duration::from_millis(2);
+const LAST_SLICE: Duration = Duration::from_secs(1);
+
+/// Whether Python runs signal handlers on this thread: the process's first one, but for embedded Pythons.
+fn handles_signals() -> bool {
+    thread_local! {
+        // SAFETY: neither has preconditions.
+        static FIRST: bool = unsafe { libc::getpid() == libc::gettid() };
+    }
+    FIRST.with(|first| *first)
+}
+
 /// What a thread is asked to raise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
@@ -153,11 +168,16 @@ impl Seat {
         mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
         interrupted: impl Fn(&E) -> bool,
     ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
-        let patience = Patience::new(deadline, SPIN, &self.parker);
+        let mut patience = Patience::new(deadline, SPIN, &self.parker);
+        let mut slices = handles_signals()
+            .then(|| core::iter::successors(Some(FIRST_SLICE), |slice| Some((*slice * 2).min(LAST_SLICE))));
         let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
         loop {
             // A signal that has arrived by now would not end the sleep.
             check(ffi::PyErr_CheckSignals())?;
+            if let Some(slice) = slices.as_mut().and_then(Iterator::next) {
+                patience = patience.in_slices(slice);
+            }
             self.inner.lock().waiting = Some(waiting);
             let result = detached(|| operation(&patience));
             let mut inner = self.inner.lock();
@@ -333,8 +353,7 @@ pub(crate) fn is_finalizing() -> bool {
 /// CPython up to 3.13 would end the thread inside `PyEval_RestoreThread` by unwinding its stack, which Rust does not
 /// allow; later ones hang it, as this does.
 fn stop_if_finalizing() {
-    // SAFETY: neither has preconditions.
-    if is_finalizing() && unsafe { libc::getpid() != libc::gettid() } {
+    if is_finalizing() && !handles_signals() {
         loop {
             std::thread::park();
         }

@@ -1,6 +1,8 @@
 //! The engine against models of it: a queue against a `VecDeque`, the heap against the messages that are kept, and
 //! what is kept against what the region says it holds.
 
+mod primitives;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::VecDeque;

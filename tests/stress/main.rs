@@ -2,6 +2,8 @@
 //! nothing is held. What `tests/loom` proves for two or three steps is tried here for millions.
 #![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
 
+mod primitives;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::hint::spin_loop;
