@@ -88,6 +88,18 @@ class TestInterface:
         assert [Queue.get(q), Queue.get_nowait(q), next(q)] == expected
 
 
+    def test_a_queue_cannot_be_had_as_another_kind(self) -> None:
+        for kind, other in ((Queue, LifoQueue), (LifoQueue, PriorityQueue), (PriorityQueue, Queue)):
+            q: Any = kind()
+            attach, (number, *identity) = q.__reduce__()
+            assert attach(number, *identity) is q
+            with pytest.raises(TypeError):
+                attach(number, *identity, other)
+            if other is not Queue:
+                with pytest.raises(ValueError, match="does not name an object of this kind"):
+                    attach(other().__reduce__()[1][0], *identity)
+
+
 class TestOrder:
     def test_the_item_that_was_put_last_comes_first(self) -> None:
         q: LifoQueue[object] = LifoQueue()

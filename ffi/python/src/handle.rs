@@ -282,13 +282,18 @@ static TYPES: &[SharedType] = &[
     shared_type::<SharedMemory>(14, |objects| &objects.memory_type).never_the_same::<SharedMemory>(),
 ];
 
+/// The shared type that a class is derived from, if it is.
+unsafe fn type_of_class(state: &State, class: *mut ffi::PyTypeObject) -> Option<&'static SharedType> {
+    TYPES.iter().find(|known| {
+        let base = (known.class)(&state.objects).get();
+        !base.is_null() && ffi::PyType_IsSubtype(class, base.cast()) != 0
+    })
+}
+
 /// The shared type of an object, if it has one and is a handle.
 unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static SharedType> {
-    let known = TYPES.iter().find(|known| {
-        let base = (known.class)(&state.objects).get();
-        !base.is_null() && ffi::PyObject_TypeCheck(object, base.cast()) != 0
-    });
-    known.filter(|_| HandleObject::<Queue>::kind(object).is_some())
+    let known = type_of_class(state, ffi::Py_TYPE(object))?;
+    HandleObject::<Queue>::kind(object).is_some().then_some(known)
 }
 
 /// Whether other interpreters can have an object too, as the same one.
@@ -396,7 +401,8 @@ unsafe fn find<T: SharedState, const ONE: bool>(
     let given = |object: *mut ffi::PyObject| (!object.is_null() && object != ffi::Py_None()).then_some(object);
     let class = given(attachment.class).unwrap_or(base.as_ptr());
     let companion = given(attachment.companion).map(|companion| Owned::from_borrowed(companion));
-    if ffi::PyType_Check(class) == 0 || ffi::PyType_IsSubtype(class.cast(), base.as_ptr().cast()) == 0 {
+    let is_of_kind = |class| type_of_class(state, class).is_some_and(|known| known.number == kind.number);
+    if ffi::PyType_Check(class) == 0 || !is_of_kind(class.cast()) {
         return raise(ffi::PyExc_TypeError, "attach() argument 'class' must be a subclass of what the id names");
     }
     // A free-threaded build could find an object whose last reference another thread is just dropping.

@@ -347,7 +347,8 @@ unsafe fn encode(value: *mut ffi::PyObject, encoder: &mut Encoder) {
     } else if is(&raw mut ffi::PyTuple_Type, ffi::Py_TPFLAGS_TUPLE_SUBCLASS) {
         encoder.open(Sequence::Tuple);
         encode_all(ffi::PyTuple_GET_SIZE(value), |place| ffi::PyTuple_GET_ITEM(value, place), encoder);
-    } else if is(&raw mut ffi::PyList_Type, ffi::Py_TPFLAGS_LIST_SUBCLASS) {
+    } else if !cfg!(Py_GIL_DISABLED) && is(&raw mut ffi::PyList_Type, ffi::Py_TPFLAGS_LIST_SUBCLASS) {
+        // Without a GIL, somebody might change it meanwhile.
         encoder.open(Sequence::List);
         encode_all(ffi::PyList_GET_SIZE(value), |place| ffi::PyList_GET_ITEM(value, place), encoder);
     } else if is(&raw mut ffi::PyBytes_Type, ffi::Py_TPFLAGS_BYTES_SUBCLASS) {
