@@ -11,6 +11,9 @@
 //! Who only looks at the oldest message claims its slot too, as PEEKING, and hands it back READY. `head` stays where it
 //! is meanwhile, and consumers wait: to go past would be to take a later message first.
 //!
+//! Who puts or takes several messages claims each slot by itself, but goes from one to the next without a look at
+//! `tail` or `head`, and pushes them past all of them at once: `tail` before the first is READY, `head` in the end.
+//!
 //! # The chain
 //! A queue without a bound must not stop at a full ring. The producer that finds the slot of its position still
 //! taken from the turn before *closes* this one at exactly that position, by a flag in that slot's word, and
@@ -23,8 +26,8 @@
 //! ```
 //!
 //! No position at or after the closing one can be claimed in A any more, since claiming the first of them takes a
-//! word without the flag, and claiming a later one a tail beyond it. Consumers that find the closing position at
-//! `head` follow to B. A ring whose every slot is FREE behind the consumers is given back.
+//! word without the flag, and claiming a later one a tail beyond it, or all the slots before it. Consumers that find
+//! the closing position at `head` follow to B. A ring whose every slot is FREE behind the consumers is given back.
 //!
 //! A chain is *sealed* by the same means: its last ring is closed at `tail`, and marked as one that none follows. So
 //! there is one moment from which on nothing is put, and consumers that come to that position know that nothing will.
@@ -34,7 +37,7 @@
 //! could change there has a turn that it has never seen: turns only grow, across all the lives of the same
 //! memory. And it can misread nothing either, because it looks again at `head_ring` or `tail_ring` after it read
 //! the slot's word (`look`); these name the ring together with its generation. `head` and `tail` themselves belong
-//! to the queue, not to the ring.
+//! to the queue, not to the ring. Who goes on to the next slot without a look knows the turn that it should have.
 //!
 //! # Orderings
 //! The slot's word hands meta and payload from one owner to the next: Release at the commit and at the hand-back,
