@@ -46,9 +46,6 @@ class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-de
     test_recursion_count = None
     test_constructor_noargs = None
 
-    # A condition takes an argument; the test, which is of 3.15, is about locks.
-    test_constructor_noargs = None
-
 
 class TestCondition(lock_tests.ConditionTests):  # type: ignore[misc, name-defined]
     condtype = staticmethod(multigil.Condition)

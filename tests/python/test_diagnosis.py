@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import multigil
 import workers
-from harness import AMPLE
+from harness import AMPLE, in_fresh_process
 from multigil import Interpreter, Lock, Queue, diagnose
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def thread_called(name: str) -> WaitingThread | None:
     return next((thread for thread in diagnose().threads if thread.name == name), None)
 
 
+@in_fresh_process
 def test_nobody_waits() -> None:
     diagnosis = diagnose()
     assert (diagnosis.threads, diagnosis.deadlocks, diagnosis.silent) == ([], [], [])
