@@ -8,17 +8,19 @@
 #![expect(clippy::disallowed_types, reason = "the peers are measured here")]
 
 use std::hint::{black_box, spin_loop};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use multigil::condition::Condition;
 use multigil::event::{Parker, Patience};
 use multigil::layout::PeerId;
 use multigil::lock::{Lock, Owner};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::Queue;
+use multigil::semaphore::Semaphore;
 
 const SIZES: [(&str, usize); 4] = [("64 B", 64), ("1 KiB", 1 << 10), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)];
 /// Messages that a bounded queue holds.
@@ -274,5 +276,95 @@ fn lock(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, put_get, two_threads, lock);
+/// A semaphore of one that nobody else wants.
+fn semaphore(criterion: &mut Criterion) {
+    let (region, me) = region();
+    let mut group = group(criterion, "semaphore, uncontended");
+    group.bench_function("multigil", |bencher| {
+        let ours = region.create_shared::<Semaphore>(me, |semaphore| semaphore.initialize(1, true)).unwrap();
+        let parker = Parker::default();
+        bencher.iter(|| {
+            ours.acquire(region.bell(), &Patience::new(None, SPIN, &parker)).unwrap();
+            ours.release(1, region.bell()).unwrap();
+        });
+    });
+    group.bench_function("parking_lot Mutex and Condvar", |bencher| {
+        let (value, more) = (parking_lot::Mutex::new(1), parking_lot::Condvar::new());
+        bencher.iter(|| {
+            let mut acquired = value.lock();
+            more.wait_while(&mut acquired, |value| *value == 0);
+            *acquired -= 1;
+            drop(acquired);
+            *value.lock() += 1;
+            more.notify_one();
+        });
+    });
+    group.bench_function("std Mutex and Condvar", |bencher| {
+        let (value, more) = (std::sync::Mutex::new(1), std::sync::Condvar::new());
+        bencher.iter(|| {
+            *more.wait_while(value.lock().unwrap(), |value| *value == 0).unwrap() -= 1;
+            *value.lock().unwrap() += 1;
+            more.notify_one();
+        });
+    });
+}
+
+/// How long two threads take to give each other their turn `count` times.
+fn taking_turns(count: u64, take: impl Fn(u64) + Sync) -> Duration {
+    thread::scope(|scope| {
+        scope.spawn(|| (0..count).for_each(|_| take(1)));
+        let started = Instant::now();
+        (0..count).for_each(|_| take(0));
+        started.elapsed()
+    })
+}
+
+/// A condition that two threads wait at for their turn.
+fn condition(criterion: &mut Criterion) {
+    let (region, me) = region();
+    let mut group = group(criterion, "condition, round trip");
+    group.bench_function("multigil", |bencher| {
+        let lock = region.create_shared::<Lock>(me, |_| {}).unwrap();
+        let condition = region.create_shared::<Condition>(me, |_| {}).unwrap();
+        let turn = AtomicU64::new(0);
+        bencher.iter_custom(|count| {
+            taking_turns(count, |mine| {
+                let (owner, parker) = (Owner { peer: me, thread: mine as u32 + 1 }, Parker::default());
+                let patience = Patience::new(None, SPIN, &parker);
+                lock.acquire(owner, &patience).unwrap();
+                while turn.load(Ordering::Relaxed) != mine {
+                    let sitting = condition.sit(&region, owner).unwrap();
+                    lock.release(region.bell()).unwrap();
+                    sitting.wait(&patience).unwrap();
+                    lock.acquire(owner, &patience).unwrap();
+                }
+                turn.store(1 - mine, Ordering::Relaxed);
+                condition.notify(&region, 1);
+                lock.release(region.bell()).unwrap();
+            })
+        });
+    });
+    group.bench_function("parking_lot Condvar", |bencher| {
+        let (turn, turned) = (parking_lot::Mutex::new(0), parking_lot::Condvar::new());
+        bencher.iter_custom(|count| {
+            taking_turns(count, |mine| {
+                let mut turn = turn.lock();
+                turned.wait_while(&mut turn, |turn| *turn != mine);
+                *turn = 1 - mine;
+                turned.notify_one();
+            })
+        });
+    });
+    group.bench_function("std Condvar", |bencher| {
+        let (turn, turned) = (std::sync::Mutex::new(0), std::sync::Condvar::new());
+        bencher.iter_custom(|count| {
+            taking_turns(count, |mine| {
+                *turned.wait_while(turn.lock().unwrap(), |turn| *turn != mine).unwrap() = 1 - mine;
+                turned.notify_one();
+            })
+        });
+    });
+}
+
+criterion_group!(benches, put_get, two_threads, lock, semaphore, condition);
 criterion_main!(benches);

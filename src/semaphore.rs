@@ -44,7 +44,11 @@ impl Semaphore {
     /// # Errors
     /// [`WaitError`]; nothing was taken then.
     pub fn acquire(&self, bell: &Bell, patience: &Patience<'_>) -> Result<(), WaitError> {
-        self.more.wait_until(bell, patience, || self.try_acquire().then_some(()), || self.value() > 0)
+        let attempt = || self.try_acquire().then_some(());
+        if attempt().is_some() {
+            return Ok(());
+        }
+        self.more.wait_until(bell, patience, attempt, || self.value() > 0)
     }
 
     /// Gives `count` back.

@@ -42,10 +42,8 @@ class TestRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
 class TestConditionAsRLock(lock_tests.RLockTests):  # type: ignore[misc, name-defined]
     locktype = staticmethod(multigil.Condition)
 
-    # A condition has no _recursion_count(), neither threading's nor ours.
+    # A condition has no _recursion_count() and takes an argument, both threading's and ours.
     test_recursion_count = None
-
-    # A condition takes an argument; the test, which is of 3.15, is about locks.
     test_constructor_noargs = None
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import select
+import struct
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import multigil
 import workers
-from harness import AMPLE
+from harness import AMPLE, in_fresh_process
 from multigil import Interpreter, Lock, Queue, diagnose
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ def thread_called(name: str) -> WaitingThread | None:
     return next((thread for thread in diagnose().threads if thread.name == name), None)
 
 
+@in_fresh_process
 def test_nobody_waits() -> None:
     diagnosis = diagnose()
     assert (diagnosis.threads, diagnosis.deadlocks, diagnosis.silent) == ([], [], [])
@@ -119,17 +124,17 @@ def test_a_cycle_through_the_end_of_an_interpreter() -> None:
 
 
 def test_an_interpreter_that_keeps_its_gil_is_named() -> None:
-    with Interpreter() as busy:
-        busy.call(int)
-        future = busy.submit(workers.keep_the_gil_for, 2)
-        time.sleep(0.3)
-        started = time.monotonic()
-        diagnosis = diagnose()
-        assert time.monotonic() - started < 2
-        assert diagnosis.silent == [busy.id]
-        assert f"Interpreter {busy.id} did not show its stacks" in str(diagnosis)
-        future.result(2 * AMPLE)  # on a busy machine it takes longer than it was meant to
-        assert diagnose().silent == []
+    end, begin = os.pipe()
+    with Interpreter() as interpreter:
+        interpreter.call(workers.diagnose_in_words)
+        future = interpreter.submit(workers.diagnose_until_main_is_silent, begin)
+        # A call of C that keeps the GIL, until the other one has seen that.
+        ctypes.PyDLL(None).poll(struct.pack("ihh", end, select.POLLIN, 0), 1, int(AMPLE * 1000))
+        text = future.result(AMPLE)
+    assert "Interpreter 0 did not show its stacks" in text
+    os.close(end)
+    os.close(begin)
+    assert diagnose().silent == []
 
 
 def test_diagnosing_from_within_an_interpreter() -> None:

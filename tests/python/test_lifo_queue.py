@@ -87,7 +87,6 @@ class TestInterface:
         expected = [3, 1, 2] if kind is LifoQueue else [1, 2, 3]
         assert [Queue.get(q), Queue.get_nowait(q), next(q)] == expected
 
-
     def test_a_queue_cannot_be_had_as_another_kind(self) -> None:
         for kind, other in ((Queue, LifoQueue), (LifoQueue, PriorityQueue), (PriorityQueue, Queue)):
             q: Any = kind()

@@ -110,7 +110,24 @@ class TestStaleHandles:
 
 def test_attaching_gives_what_the_numbers_name_or_is_an_error() -> None:
     kind, region, index, generation = identity_of(Queue())
-    for number in (0, 1, 2, 7, 10, 11, -1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30):
+    for number in (
+        0,
+        1,
+        2,
+        7,
+        10,
+        11,
+        -1,
+        2**31 - 1,
+        2**31,
+        2**32 - 1,
+        2**32,
+        2**63,
+        2**64 - 1,
+        2**64,
+        -(2**63),
+        10**30,
+    ):
         for identity in (
             (number, region, index, generation),
             (kind, number, index, generation),

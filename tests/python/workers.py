@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import itertools
+import os
 import re
 import sys
 import threading
@@ -619,12 +620,12 @@ def take_and_give_back(lock: Lock) -> None:
         pass
 
 
-def keep_the_gil_for(seconds: float) -> None:
-    """Stay in one call of C for about so long."""
-    count = 10**7
-    begin = time.monotonic()
-    sum(itertools.repeat(0, count))
-    sum(itertools.repeat(0, int(count * seconds / (time.monotonic() - begin))))
+def diagnose_until_main_is_silent(begin: int) -> str:
+    """Look until the main interpreter does not answer, then write to the pipe; what was seen."""
+    while not (diagnosis := multigil.diagnose()).silent:
+        pass
+    os.write(begin, b"!")
+    return str(diagnosis)
 
 
 def diagnose_in_words() -> str:
