@@ -178,21 +178,6 @@ unsafe extern "C" fn barrier_set_state(object: *mut ffi::PyObject, action: *mut 
     })
 }
 
-/// The arguments are `initialize`'s business: a subclass may have others.
-unsafe extern "C" fn new_barrier(
-    class: *mut ffi::PyTypeObject,
-    _: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    py::guard(|| {
-        let state = crate::state_of_type(class)?;
-        match state.region.create_shared::<Barrier>(state.me, |_| {}) {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
-    })
-}
-
 unsafe extern "C" fn initialize(
     object: *mut ffi::PyObject,
     arguments: *mut ffi::PyObject,
@@ -265,5 +250,13 @@ be sent to other interpreters, in a queue's items and as an argument, if its act
         ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: barrier_repr as *mut c_void },
     ];
     let (methods, attributes) = ((&raw mut METHODS).cast(), (&raw mut ATTRIBUTES).cast());
-    handle::make_type::<SharedBarrier>(module, c"multigil.Barrier", doc, new_barrier, methods, attributes, &slots)
+    handle::make_type::<SharedBarrier>(
+        module,
+        c"multigil.Barrier",
+        doc,
+        handle::new::<Barrier>,
+        methods,
+        attributes,
+        &slots,
+    )
 }

@@ -320,21 +320,6 @@ unsafe extern "C" fn condition_reduce(object: *mut ffi::PyObject, _: *mut ffi::P
     })
 }
 
-/// The arguments are `initialize`'s business: a subclass may have others.
-unsafe extern "C" fn new_condition(
-    class: *mut ffi::PyTypeObject,
-    _: *mut ffi::PyObject,
-    _: *mut ffi::PyObject,
-) -> *mut ffi::PyObject {
-    py::guard(|| {
-        let state = crate::state_of_type(class)?;
-        match state.region.create_shared::<Condition>(state.me, |_| {}) {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
-    })
-}
-
 unsafe extern "C" fn initialize(
     object: *mut ffi::PyObject,
     arguments: *mut ffi::PyObject,
@@ -443,5 +428,13 @@ argument, together with its lock, if that is one of multigil's.";
         ffi::PyType_Slot { slot: ffi::Py_tp_repr, pfunc: condition_repr as *mut c_void },
     ];
     let (methods, attributes) = ((&raw mut METHODS).cast(), (&raw mut ATTRIBUTES).cast());
-    handle::make_type::<SharedCondition>(module, c"multigil.Condition", doc, new_condition, methods, attributes, &slots)
+    handle::make_type::<SharedCondition>(
+        module,
+        c"multigil.Condition",
+        doc,
+        handle::new::<Condition>,
+        methods,
+        attributes,
+        &slots,
+    )
 }

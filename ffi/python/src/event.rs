@@ -10,7 +10,6 @@ use multigil::lock::Owner;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, check};
 use crate::wait::{self, Subject};
@@ -95,10 +94,7 @@ unsafe extern "C" fn new_event(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Event", class, &state.objects.event_type, arguments, keywords)?;
-        match state.region.create_shared::<Flag>(state.me, |_| {}) {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
+        handle::wrap_made(state, class, state.region.create_shared::<Flag>(state.me, |_| {}))
     })
 }
 

@@ -10,12 +10,13 @@ use core::ptr::null_mut;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use multigil::error::OutOfMemory;
 use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Region, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
-    SharedState,
+    Handle, Region, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock,
+    SharedSemaphore, SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
@@ -103,6 +104,33 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     let object = make(state, class, Some(handle), companion)?;
     state.known.lock().0.insert(key(id), object.as_ptr());
     Ok(object)
+}
+
+/// Makes the object of what the engine was asked to make, or raises that there is no memory for it.
+pub(crate) unsafe fn wrap_made<T: SharedState>(
+    state: &'static State,
+    class: *mut ffi::PyTypeObject,
+    made: core::result::Result<Handle<'static, T>, OutOfMemory>,
+) -> Result<Owned> {
+    match made {
+        Ok(handle) => wrap(state, class, handle, None),
+        Err(error) => errors::out_of_memory(error),
+    }
+}
+
+/// `tp_new` of types whose arguments are their `__init__`'s business: a subclass may have others.
+pub(crate) unsafe extern "C" fn new<T>(
+    class: *mut ffi::PyTypeObject,
+    _: *mut ffi::PyObject,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject
+where
+    Shared<T>: SharedState,
+{
+    py::guard(|| {
+        let state = crate::state_of_type(class)?;
+        wrap_made(state, class, state.region.create_shared::<T>(state.me, |_| {}))
+    })
 }
 
 /// Makes an object of a shared type that is no handle.

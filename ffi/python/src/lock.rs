@@ -9,7 +9,6 @@ use multigil::lock::{Lock, Owner};
 use multigil::object::SharedLock;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
@@ -221,10 +220,7 @@ unsafe extern "C" fn new_lock(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Lock", class, &state.objects.lock_type, arguments, keywords)?;
-        match state.region.create_shared::<Lock>(state.me, |_| {}) {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
+        handle::wrap_made(state, class, state.region.create_shared::<Lock>(state.me, |_| {}))
     })
 }
 

@@ -650,10 +650,7 @@ unsafe fn make<K: Kind>(
     if custom::has_hooks(class, state.object(base(&state.objects))?.as_ptr())? {
         return handle::wrap_nothing::<K>(state, class);
     }
-    match create(state) {
-        Ok(handle) => handle::wrap(state, class, handle, None),
-        Err(error) => errors::out_of_memory(error),
-    }
+    handle::wrap_made(state, class, create(state))
 }
 
 // The arguments of the constructors are `initialize`'s business: a subclass may have others.
@@ -713,10 +710,7 @@ unsafe extern "C" fn new_simple_queue(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
-        match state.region.create_queue(state.me, 0) {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
+        handle::wrap_made(state, class, state.region.create_queue(state.me, 0))
     })
 }
 

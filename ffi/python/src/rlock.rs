@@ -10,10 +10,10 @@ use multigil::object::SharedRLock;
 use pyo3::ffi;
 
 use crate::handle::{self, HandleObject, owner};
+use crate::lock;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{Subject, Willing};
-use crate::{errors, lock};
 
 type Object = HandleObject<SharedRLock>;
 
@@ -179,10 +179,7 @@ unsafe extern "C" fn new_rlock(
 
 /// Makes an RLock of a class.
 pub(crate) unsafe fn create(state: &'static State, class: *mut ffi::PyTypeObject) -> Result<Owned> {
-    match state.region.create_shared::<RLock>(state.me, |_| {}) {
-        Ok(handle) => handle::wrap(state, class, handle, None),
-        Err(error) => errors::out_of_memory(error),
-    }
+    handle::wrap_made(state, class, state.region.create_shared::<RLock>(state.me, |_| {}))
 }
 
 static mut METHODS: [ffi::PyMethodDef; 12] = [

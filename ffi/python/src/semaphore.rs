@@ -8,7 +8,6 @@ use multigil::object::SharedSemaphore;
 use multigil::semaphore::Semaphore;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, raise};
 use crate::wait::{self, Subject, Willing};
@@ -116,10 +115,7 @@ unsafe extern "C" fn new_semaphore(
         let state = crate::state_of_type(class)?;
         let bounded = is_bounded(class)?;
         let semaphore = state.region.create_shared::<Semaphore>(state.me, |semaphore| semaphore.initialize(1, bounded));
-        match semaphore {
-            Ok(handle) => handle::wrap(state, class, handle, None),
-            Err(error) => errors::out_of_memory(error),
-        }
+        handle::wrap_made(state, class, semaphore)
     })
 }
 
