@@ -122,6 +122,6 @@ $(done_there)/build: $(done_there)/requirements-build $(rust_sources) $(wildcard
 $(done_here)/test-rust: $(rust_sources) $(rust_tests)
 	@mkdir -p $(@D)
 	@scripts/check-cargo
-	cargo test --package multigil
+	cargo test --package multigil --features faults
 	LOOM_MAX_PREEMPTIONS=3 $(loom) cargo test --package multigil --release --test loom
 	@touch $@

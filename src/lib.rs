@@ -44,6 +44,10 @@ pub mod barrier;
 pub mod condition;
 pub mod error;
 pub mod event;
+#[cfg(any(loom, feature = "faults"))]
+pub mod fault;
+#[cfg(not(any(loom, feature = "faults")))]
+pub(crate) mod fault;
 pub mod flag;
 pub mod key;
 pub mod layout;

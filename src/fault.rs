@@ -1,0 +1,59 @@
+//! Named points at which a test may stop whoever comes by, for ever: a participant that was killed there.
+//!
+//! `fault!(Name)` is nothing in normal builds. With the feature `faults` a thread that is [doomed](doom) ends at the
+//! n-th point that it reaches: it sleeps and never wakes, which is all that others can see of a killed process, or the
+//! whole process kills itself. In models the thread unwinds: no code between points has a destructor that matters.
+#![forbid(unsafe_code)]
+
+#[cfg(not(any(loom, feature = "faults")))]
+macro_rules! fault {
+    ($point:ident) => {};
+}
+#[cfg(any(loom, feature = "faults"))]
+macro_rules! fault {
+    ($point:ident) => {
+        $crate::fault::reach(stringify!($point))
+    };
+}
+pub(crate) use fault;
+
+#[cfg(any(loom, feature = "faults"))]
+pub use doomed::{Killed, doom, reach};
+
+#[cfg(any(loom, feature = "faults"))]
+mod doomed {
+    use core::cell::Cell;
+
+    #[cfg(loom)]
+    use loom::thread_local;
+
+    thread_local! {
+        /// How many points the thread still passes, and what happens then.
+        static DOOMED: Cell<Option<(u32, fn(&'static str))>> = Cell::new(None);
+    }
+
+    /// What a doomed thread of a model unwinds with.
+    #[derive(Debug)]
+    pub struct Killed(
+        /// The point where it ended.
+        pub &'static str,
+    );
+
+    /// Ends this thread at the point that it reaches after `points` others, by calling `end` with that point's name;
+    /// `end` does not return. None spares it again. Gives what was left of an earlier doom.
+    pub fn doom(fate: Option<(u32, fn(&'static str))>) -> Option<u32> {
+        DOOMED.with(|doomed| doomed.replace(fate)).map(|(left, _)| left)
+    }
+
+    /// The thread comes by a point.
+    pub fn reach(point: &'static str) {
+        match DOOMED.with(Cell::get) {
+            None => {}
+            Some((0, end)) => {
+                DOOMED.with(|doomed| doomed.set(None));
+                end(point);
+            }
+            Some((left, end)) => DOOMED.with(|doomed| doomed.set(Some((left - 1, end)))),
+        }
+    }
+}
