@@ -369,6 +369,13 @@ pub mod model {
         // semaphore
         SemaphoreAcquired,
         SemaphoreReleased,
+        AccountPublished,
+        AccountMovedOut,
+        EntryChanges,
+        LedgerSeen,
+        StateMoved,
+        AccountEmptied,
+        RecoveryWakes,
         // waiters
         SeatCalled,
         SeatCounts,

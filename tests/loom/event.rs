@@ -9,7 +9,7 @@ use multigil::event::{Attempt, Bell, Event, Patience, wait_any};
 use multigil::model::{AtomicU64, Part};
 use multigil::semaphore::Semaphore;
 
-use crate::{check, twin};
+use crate::{check, me, twin};
 
 /// What is waited for: a number of tokens.
 #[derive(Default)]
@@ -217,7 +217,7 @@ struct Things {
 
 impl Things {
     fn release(&self) {
-        self.first.release(1, &self.bell).unwrap();
+        self.first.release(me(), 1, &self.bell).unwrap();
     }
 
     fn wait_any(&self, patience: Patience<'_>) -> Result<usize, WaitError> {
@@ -234,7 +234,7 @@ fn watcher(things: &Arc<Things>) -> thread::JoinHandle<usize> {
 /// One who waits for the first one alone, and takes it.
 fn sleeper(things: &Arc<Things>) -> thread::JoinHandle<()> {
     let things = things.clone();
-    thread::spawn(move || things.first.acquire(&things.bell, &Patience::endless()).unwrap())
+    thread::spawn(move || things.first.acquire(me(), &things.bell, &Patience::endless()).unwrap())
 }
 
 /// A watcher and a notifier: the ring is not lost, whoever comes first.
@@ -269,7 +269,7 @@ fn ring_ring() {
     let watcher = watcher(&things);
     let other = things.clone();
     let notifier = thread::spawn(move || other.release());
-    things.second.release(1, &things.bell).unwrap();
+    things.second.release(me(), 1, &things.bell).unwrap();
     assert!(watcher.join().unwrap() < 2);
     notifier.join().unwrap();
 }
@@ -297,7 +297,7 @@ fn ring_after_theft() {
     let things = Arc::new(Things::default());
     let watcher = watcher(&things);
     let other = things.clone();
-    let thief = thread::spawn(move || other.first.try_acquire());
+    let thief = thread::spawn(move || other.first.try_acquire(me()));
     things.release();
     things.release();
     assert_eq!(watcher.join().unwrap(), 0);

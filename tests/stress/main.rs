@@ -741,14 +741,14 @@ fn any_of_several_semaphores() {
                                 [] => return,
                                 [only] => {
                                     let patience = waiting.patience(&mut dice, parker);
-                                    let taken = semaphores[only].acquire(region.bell(), &patience);
+                                    let taken = semaphores[only].acquire(me, region.bell(), &patience);
                                     parker.take_interrupt();
                                     taken.is_ok().then_some(only)
                                 }
                                 _ => {
                                     let things = [&semaphores[0] as &dyn Watchable, &semaphores[1]];
                                     let place = first_ready(region, &things, waiting, &mut dice, parker);
-                                    semaphores[place].try_acquire().then_some(place)
+                                    semaphores[place].try_acquire(me).then_some(place)
                                 }
                             };
                             if let Some(taken) = taken {
@@ -759,7 +759,7 @@ fn any_of_several_semaphores() {
                 })
                 .collect();
             for n in 0..4 * EACH {
-                semaphores[n as usize % 2].release(1, region.bell()).unwrap();
+                semaphores[n as usize % 2].release(me, 1, region.bell()).unwrap();
                 if n % 64 == 0 {
                     thread::yield_now();
                 }

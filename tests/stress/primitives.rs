@@ -103,18 +103,18 @@ fn semaphore_bounds_those_inside() {
         let inside = AtomicU64::new(0);
         let work = |mut worker: Worker<'_>| {
             for _ in 0..10_000 {
-                worker.insist(|patience| semaphore.acquire(bell, patience));
+                worker.insist(|patience| semaphore.acquire(me, bell, patience));
                 assert!(inside.fetch_add(1, Ordering::Relaxed) < VALUE);
                 if worker.dice.below(4) == 0 {
                     thread::yield_now();
                 }
                 inside.fetch_sub(1, Ordering::Relaxed);
-                semaphore.release(1, bell).unwrap();
+                semaphore.release(me, 1, bell).unwrap();
             }
         };
         run(me, 6, way, work, nothing);
         assert_eq!(semaphore.value(), VALUE);
-        assert!(semaphore.release(1, bell).is_err());
+        assert!(semaphore.release(me, 1, bell).is_err());
     }
 }
 
@@ -129,14 +129,14 @@ fn semaphore_wakes_for_each() {
         let semaphore = region.create_shared::<Semaphore>(me, |_| {}).unwrap();
         let work = |mut worker: Worker<'_>| {
             for _ in 0..EACH {
-                worker.insist(|patience| semaphore.acquire(bell, patience));
+                worker.insist(|patience| semaphore.acquire(me, bell, patience));
             }
         };
         let give = |_: &AtomicBool| {
             let (mut left, mut dice) = (4 * EACH, Dice(5));
             while left > 0 {
                 let count = (1 + dice.below(5)).min(left);
-                semaphore.release(count, bell).unwrap();
+                semaphore.release(me, count, bell).unwrap();
                 left -= count;
                 if dice.below(8) == 0 {
                     thread::sleep(Duration::from_micros(dice.below(100)));

@@ -16,7 +16,7 @@ type Object = HandleObject<SharedSemaphore>;
 
 unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, semaphore) = Object::of(object);
-    match (semaphore.try_acquire(), willing) {
+    match (semaphore.try_acquire(state.me), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) => Ok(false),
         (false, Willing::Until(deadline)) => {
@@ -24,7 +24,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
                 state,
                 Subject::of(semaphore),
                 deadline,
-                |patience| semaphore.acquire(state.region.bell(), patience),
+                |patience| semaphore.acquire(state.me, state.region.bell(), patience),
                 |error| *error == WaitError::Interrupted,
             )?;
             Ok(result.is_ok())
@@ -34,7 +34,8 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 
 unsafe fn release(object: *mut ffi::PyObject, count: u64) -> Result<()> {
     let (state, semaphore) = Object::of(object);
-    semaphore.release(count, state.region.bell()).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+    let released = semaphore.release(state.me, count, state.region.bell());
+    released.or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
 }
 
 unsafe extern "C" fn semaphore_acquire(
