@@ -195,16 +195,10 @@ fn bound_beside_taker_holds() {
 
 // ---------------------------------------------------------------------------------------------- accounts
 
-/// One of five that peers 1 and 2 have used, so that the ledger knows both; peer 1 holds one now.
+/// One of seven, of which peers 1 and 2 have taken two each, in turn: the ledger knows both.
 fn used() -> Arc<Gate> {
-    let gate = Gate::new(5, false);
-    for _ in 0..2 {
-        for peer in [2, 1] {
-            assert!(gate.try_acquire(peer));
-            gate.release(peer, 1).unwrap();
-        }
-    }
-    assert!(gate.try_acquire(1));
+    let gate = Gate::new(7, false);
+    [2, 1, 2, 1].iter().for_each(|peer| assert!(gate.try_acquire(*peer)));
     gate
 }
 
@@ -215,7 +209,7 @@ fn two_accounts() {
     let taker = thread::spawn(move || assert!(other.try_acquire(2)));
     assert!(gate.try_acquire(1));
     taker.join().unwrap();
-    assert_eq!((gate.semaphore.value(), gate.held()), (2, [2, 1, 0]));
+    assert_eq!((gate.semaphore.value(), gate.held()), (1, [3, 3, 0]));
 }
 
 #[test]
@@ -232,7 +226,7 @@ fn account_comes_back() {
     let second = thread::spawn(move || assert!(other.try_acquire(1)));
     first.join().unwrap();
     second.join().unwrap();
-    assert_eq!((gate.semaphore.value(), gate.held()), (2, [2, 1, 0]));
+    assert_eq!((gate.semaphore.value(), gate.held()), (1, [3, 3, 0]));
 }
 
 #[test]
@@ -254,7 +248,7 @@ fn late_mover() {
     gate.release(1, 1).unwrap();
     assert!(gate.try_acquire(3));
     late.join().unwrap();
-    assert_eq!((gate.semaphore.value(), gate.held()), (3, [0, 1, 1]));
+    assert_eq!((gate.semaphore.value(), gate.held()), (2, [1, 3, 1]));
 }
 
 #[test]
@@ -290,10 +284,10 @@ fn late_mover_fails_without_account_moved_out() {
 fn release_for_another() {
     let gate = used();
     let other = gate.clone();
-    let giver = thread::spawn(move || other.release(2, 1).unwrap());
+    let giver = thread::spawn(move || other.release(3, 1).unwrap());
     assert!(gate.try_acquire(1));
     giver.join().unwrap();
-    assert_eq!((gate.semaphore.value(), gate.held()), (4, [1, 0, 0]));
+    assert_eq!((gate.semaphore.value(), gate.held()), (3, [2, 2, 0]));
 }
 
 #[test]
@@ -304,12 +298,11 @@ fn release_for_another_holds() {
 /// Of several accounts at once: all of it becomes free, and nothing is left in any.
 fn release_of_all() {
     let gate = used();
-    assert!(gate.try_acquire(2));
     let other = gate.clone();
     let taker = thread::spawn(move || other.try_acquire(3));
-    gate.release(2, 2).unwrap();
+    gate.release(2, 4).unwrap();
     assert!(taker.join().unwrap());
-    assert_eq!(gate.semaphore.value(), 4);
+    assert_eq!(gate.semaphore.value(), 6);
     assert_eq!(gate.held().iter().sum::<u64>(), 1);
 }
 
@@ -327,7 +320,7 @@ fn recover_acquire() {
     let taker = thread::spawn(move || assert!(other.try_acquire(2)));
     gate.recover(1);
     taker.join().unwrap();
-    assert_eq!((gate.semaphore.value(), gate.held()), (4, [0, 1, 0]));
+    assert_eq!((gate.semaphore.value(), gate.held()), (4, [0, 3, 0]));
 }
 
 #[test]
