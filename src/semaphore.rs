@@ -56,11 +56,6 @@ impl Account {
     /// The most that an account can tell.
     const MOST: u64 = (1 << 12) - 1;
 
-    /// The account of whoever takes one more; what it cannot tell is not in it.
-    fn plus_one(self) -> Account {
-        Account { held: (self.held + 1).min(Self::MOST), ..self }
-    }
-
     /// The account after so many were given back.
     fn minus(self, given: u64) -> Account {
         Account { held: self.held.saturating_sub(given), ..self }
@@ -77,6 +72,8 @@ struct State {
 
 impl State {
     const MOST_FREE: u64 = (1 << 20) - 1;
+    /// What the word grows by when one is taken to the account that is there: the usual step, in one addition.
+    const ONE_TAKEN: u64 = (1 << 44) + (1 << 20) - 1;
 
     fn unpack(word: u64) -> State {
         let account = Account { peer: word >> 32 & PEER_MASK, held: word >> 20 & Account::MOST };
@@ -171,20 +168,16 @@ impl Semaphore {
             if state.free == 0 {
                 return self.try_acquire_extra();
             }
-            let account = if state.account.peer == me {
-                state.account.plus_one()
+            let next = if state.account.peer == me && state.account.held < Account::MOST {
+                seen.wrapping_add(State::ONE_TAKEN)
             } else {
                 let Some(account) = self.after_taking(seen, me) else { continue };
-                account
+                state.next(account, state.free - 1)
             };
             fault!(SemaphoreTake);
             // SYNC POINT: Release publishes to the Acquire in `seen` that the account was moved out.
             let release = essential!(AccountPublished: Ordering::Release);
-            if self
-                .state
-                .compare_exchange(seen, state.next(account, state.free - 1), release, Ordering::Relaxed)
-                .is_ok()
-            {
+            if self.state.compare_exchange(seen, next, release, Ordering::Relaxed).is_ok() {
                 fault!(SemaphoreTaken);
                 return true;
             }
@@ -358,15 +351,20 @@ impl Semaphore {
         place.compare_exchange(word, entry(word, account), release, Ordering::Relaxed).is_ok()
     }
 
-    /// The account for the state that follows on `seen` when `me`, whose account is not in it, has taken one. None if the
-    /// attempt is to be made again.
+    /// The account for the state that follows on `seen` when `me` has taken one. None if the attempt is to be made again.
     #[cold]
     fn after_taking(&self, seen: u64, me: u64) -> Option<Account> {
-        let look = self.look_up(seen, me)?;
-        match look.asked.or_else(|| look.has_room().then_some(Account { peer: me, held: 0 })) {
-            Some(account) => self.move_out(seen, &look).then(|| account.plus_one()),
-            None => Some(State::unpack(seen).account), // no account tells of it
+        let current = State::unpack(seen).account;
+        if current.peer == me {
+            return Some(current); // it is full: no account tells of this one
         }
+        let look = self.look_up(seen, me)?;
+        let mine = look.asked.or_else(|| look.has_room().then_some(Account { peer: me, held: 0 }));
+        let Some(mine) = mine else {
+            return Some(current); // there is no room: no account tells of this one either
+        };
+        let held = (mine.held + 1).min(Account::MOST);
+        self.move_out(seen, &look).then_some(Account { held, ..mine })
     }
 
     /// The account in the state `seen`, or moved there, that pays for what `me` gives back. None if the attempt is to be
