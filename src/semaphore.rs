@@ -29,9 +29,14 @@
 //! one fails: all who move the same account out change the same word, and nobody puts another one into `state` without
 //! having changed it.
 //!
-//! Whether something can be taken or given back depends on `free` alone; accounts are for the dead. They are exact, as
-//! long as no peer holds more than [`Account::MOST`] and no more peers hold something than the ledger has words; what
-//! goes beyond that, and what is free beyond [`State::MOST_FREE`] (`extra`), is anonymous: it dies with its holder.
+//! Whether something can be taken or given back depends on what is free alone; accounts are for the dead. They are
+//! exact while no peer holds more than 4,095, no more than 58 peers hold something at a time, and no more than 1,048,575
+//! are free. What goes beyond that is in no account, and lost with whoever had taken it.
+//!
+//! Any peer may give back what another one has taken, as any thread may with `threading.Semaphore`. It leaves the
+//! giver's account if there is something in it, else another one's. So accounts fit both uses: where whoever takes gives
+//! back, and where one counts things up that another one takes. That one's account says how much it has taken that was
+//! not counted up again since; as much comes back when it dies, as with System V's SEM_UNDO.
 #![forbid(unsafe_code)]
 
 use crate::error::{TooManyReleases, WaitError};

@@ -225,7 +225,10 @@ class Event:
 
 @disjoint_base
 class Semaphore:
-    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method.
+
+    What a process that dies had taken, and nobody has given back, can be taken again.
+    """
 
     _value: Final[int]
     def __init__(self, value: int = 1) -> None: ...

@@ -182,6 +182,8 @@ pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let doc = c"Semaphore(value=1)\n--\n\n\
 A number that may be taken from while it is positive, shared by threads and interpreters; threading.Semaphore in every\n\
 method.\n\n\
+What a process that dies had taken, and nobody has given back, can be taken again. An interpreter that ends gives nothing\n\
+back, as a thread does not.\n\n\
 A semaphore may be sent to other interpreters, in a queue's items and as an argument.";
     let slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize as *mut c_void },
