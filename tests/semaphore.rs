@@ -3,6 +3,7 @@
 
 use std::mem::size_of;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 
 use multigil::error::TooManyReleases;
 use multigil::event::Bell;
@@ -132,6 +133,35 @@ fn large_values_are_exact() {
     assert_eq!(gate.semaphore.value(), Semaphore::MAX - FREE - 5);
     gate.give(1, FREE + 5).unwrap();
     assert_eq!(gate.semaphore.value(), Semaphore::MAX);
+}
+
+/// Many at the same time, two threads each: in the end every account is what its peer has kept.
+#[test]
+fn accounts_are_exact_when_all_come_at_once() {
+    const PEERS: u16 = 5;
+    let gate = Gate::new(12, true);
+    let kept: Vec<AtomicU64> = (0..PEERS).map(|_| AtomicU64::new(0)).collect();
+    thread::scope(|scope| {
+        for thread in 0..2 * PEERS {
+            let (gate, kept) = (&gate, &kept);
+            scope.spawn(move || {
+                let (me, mut held) = (1 + thread % PEERS, 0);
+                for round in 0..20_000_u64 {
+                    if held < 1 + round * 7 % 3 && gate.semaphore.try_acquire(peer(me)) {
+                        held += 1;
+                    } else if held > 0 {
+                        gate.give(me, held).unwrap();
+                        held = 0;
+                    }
+                }
+                kept[usize::from(me - 1)].fetch_add(held, Ordering::Relaxed);
+            });
+        }
+    });
+    for (me, kept) in (1..).zip(kept) {
+        assert_eq!(gate.recover(me), kept.into_inner(), "peer {me}");
+    }
+    assert_eq!(gate.semaphore.value(), 12);
 }
 
 /// Any bytes at all: no panic, and every call comes back.
