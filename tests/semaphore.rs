@@ -170,7 +170,7 @@ fn words_that_somebody_wrote_over_do_no_harm() {
     let mut seed = 1_u64;
     let mut dice = || {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        seed >> 16 | seed << 48
+        seed.rotate_right(16)
     };
     let gate = Gate::default();
     let words = size_of::<Semaphore>() / size_of::<AtomicU64>();

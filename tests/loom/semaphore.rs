@@ -450,3 +450,27 @@ fn killed_holder_holds() {
     check(2, killed_holder::<3>);
     check(2, killed_holder::<4>);
 }
+
+/// One who gives back is killed before it wakes anybody: whoever recovers it does.
+fn killed_giver<const POINTS: u32>() {
+    let gate = Gate::new(1, true);
+    gate.acquire(1);
+    let other = gate.clone();
+    let sleeper = thread::spawn(move || other.acquire(2));
+    assert!(killed_after(POINTS, || gate.release(1, 1).unwrap()));
+    gate.recover(1);
+    sleeper.join().unwrap();
+    assert_eq!((gate.semaphore.value(), gate.held()), (0, [0, 1, 0]));
+}
+
+#[test]
+fn killed_giver_holds() {
+    check(3, killed_giver::<0>);
+    check(3, killed_giver::<1>);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn killed_giver_fails_without_recovery_wakes() {
+    twin(3, Part::RecoveryWakes, killed_giver::<1>);
+}
