@@ -30,8 +30,8 @@
 //! having changed it.
 //!
 //! Whether something can be taken or given back depends on what is free alone; accounts are for the dead. They are
-//! exact while no peer holds more than 4,095, no more than 58 peers hold something at a time, and no more than 1,048,575
-//! are free. What goes beyond that is in no account, and lost with whoever had taken it.
+//! exact while no peer holds more than 4,095, no more than 58 peers hold something at a time, and no more than
+//! 1,048,575 are free. What goes beyond that is in no account, and lost with whoever had taken it.
 //!
 //! Any peer may give back what another one has taken, as any thread may with `threading.Semaphore`. It leaves the
 //! giver's account if there is something in it, else another one's. So accounts fit both uses: where whoever takes gives
@@ -79,6 +79,8 @@ impl State {
     const MOST_FREE: u64 = (1 << 20) - 1;
     /// What the word grows by when one is taken to the account that is there: the usual step, in one addition.
     const ONE_TAKEN: u64 = (1 << 44) + (1 << 20) - 1;
+    /// The same when one of it is given back.
+    const ONE_GIVEN: u64 = (1 << 44) - (1 << 20) + 1;
 
     fn unpack(word: u64) -> State {
         let account = Account { peer: word >> 32 & PEER_MASK, held: word >> 20 & Account::MOST };
@@ -219,40 +221,45 @@ impl Semaphore {
     ///
     /// # Errors
     /// [`TooManyReleases`] if there would be more than its bound; nothing was given back then.
+    #[inline]
     pub fn release(&self, owner: PeerId, count: u64, bell: &Bell) -> Result<(), TooManyReleases> {
-        let (me, bound) = (u64::from(owner.get()), self.bound());
-        // What is to become free, and what is to leave accounts. With a bound all becomes free in one step, for it is all
-        // or nothing. Without, account by account, so that nobody who is killed in between leaves one too large.
-        let (mut to_give, mut owed) = (count, count);
-        let mut accounts = LEDGER + 1; // no more can there be, unless somebody wrote over the ledger
-        while owed > 0 {
-            let seen = self.seen();
-            let state = State::unpack(seen);
-            if to_give > 0 && !self.may_give(state, to_give, bound.unwrap_or(Self::MAX)) {
-                return Err(TooManyReleases);
-            }
-            let payer = if state.account.peer == me && state.account.held > 0 {
-                state.account
-            } else {
-                let Some(payer) = self.payer(seen, me) else { continue };
-                payer
-            };
-            let paid = if accounts > 0 { payer.held.min(owed) } else { 0 };
-            let given = if bound.is_some() || paid == 0 { to_give } else { paid };
-            if self.give(seen, payer.minus(paid), given) {
-                to_give -= given;
-                owed = if paid == 0 { 0 } else { owed - paid };
-                accounts = accounts.saturating_sub(1);
-            }
+        let (me, seen) = (u64::from(owner.get()), self.seen());
+        let state = State::unpack(seen);
+        let usual = count == 1 && state.account.peer == me && state.account.held > 0 && state.free < State::MOST_FREE;
+        if !(usual && self.may_give(state, 1) && self.publish(seen, seen.wrapping_add(State::ONE_GIVEN))) {
+            self.release_in_steps(me, count)?;
         }
         fault!(SemaphoreGiven);
         self.more.notify_one(bell); // who wakes wakes the next one while there is more
         Ok(())
     }
 
+    #[cold]
+    fn release_in_steps(&self, me: u64, count: u64) -> Result<(), TooManyReleases> {
+        // What is to become free, and what is to leave accounts. With a bound all becomes free in one step, for it is all
+        // or nothing. Without, account by account, so that nobody who is killed in between leaves one too large.
+        let (mut to_give, mut owed) = (count, count);
+        let mut accounts = LEDGER + 1; // no more can there be, unless somebody wrote over the ledger
+        while owed > 0 {
+            let seen = self.seen();
+            if to_give > 0 && !self.may_give(State::unpack(seen), to_give) {
+                return Err(TooManyReleases);
+            }
+            let Some(payer) = self.payer(seen, me) else { continue };
+            let paid = if accounts > 0 { payer.held.min(owed) } else { 0 };
+            let given = if self.bound().is_some() || paid == 0 { to_give } else { paid };
+            if self.give(seen, payer.minus(paid), given) {
+                to_give -= given;
+                owed = if paid == 0 { 0 } else { owed - paid };
+                accounts = accounts.saturating_sub(1);
+            }
+        }
+        Ok(())
+    }
+
     /// Whether so much more may become free.
-    fn may_give(&self, state: State, count: u64, most: u64) -> bool {
-        self.free(state).checked_add(count).is_some_and(|free| free <= most)
+    fn may_give(&self, state: State, count: u64) -> bool {
+        self.free(state).checked_add(count).is_some_and(|free| free <= self.most())
     }
 
     /// The step from the state `seen` to one with this account and so much more that is free; false if there is a new
@@ -260,15 +267,18 @@ impl Semaphore {
     fn give(&self, seen: u64, account: Account, count: u64) -> bool {
         let state = State::unpack(seen);
         let free = state.free.saturating_add(count);
-        let next = state.next(account, free.min(State::MOST_FREE));
-        fault!(SemaphoreGive);
-        // SYNC POINT: Release publishes what came before, and that the account was moved out, to the Acquire in `seen`.
-        let release = essential!(SemaphoreReleased: Ordering::Release);
-        let given = self.state.compare_exchange(seen, next, release, Ordering::Relaxed).is_ok();
+        let given = self.publish(seen, state.next(account, free.min(State::MOST_FREE)));
         if given && free > State::MOST_FREE {
             self.extra.fetch_add(free - State::MOST_FREE, Ordering::Release);
         }
         given
+    }
+
+    fn publish(&self, seen: u64, next: u64) -> bool {
+        fault!(SemaphoreGive);
+        // SYNC POINT: Release publishes what came before, and that the account was moved out, to the Acquire in `seen`.
+        let release = essential!(SemaphoreReleased: Ordering::Release);
+        self.state.compare_exchange(seen, next, release, Ordering::Relaxed).is_ok()
     }
 
     /// Makes what a dead peer had taken free again. Whoever is killed meanwhile leaves it to be called again.
@@ -281,8 +291,7 @@ impl Semaphore {
                 break;
             }
             // Somebody who gave back what the dead one had may have been killed before it left the account.
-            let most = self.bound().unwrap_or(Self::MAX);
-            let count = account.held.min(most.saturating_sub(self.free(state)));
+            let count = account.held.min(self.most().saturating_sub(self.free(state)));
             let emptied = essential!(AccountEmptied: u32::MAX); // whatever it held
             if self.give(seen, account.minus(emptied.into()), count) {
                 break;
@@ -305,6 +314,11 @@ impl Semaphore {
     /// The most that its value may be, if there is a bound.
     pub fn bound(&self) -> Option<u64> {
         self.bound.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// The most that its value may be.
+    fn most(&self) -> u64 {
+        self.bound().unwrap_or(Self::MAX)
     }
 
     /// The state as it is now.
@@ -377,6 +391,9 @@ impl Semaphore {
     #[cold]
     fn payer(&self, seen: u64, me: u64) -> Option<Account> {
         let current = State::unpack(seen).account;
+        if current.peer == me && current.held > 0 {
+            return Some(current);
+        }
         let look = self.look_up(seen, me)?;
         match (look.asked, look.other) {
             (Some(mine), _) => self.move_out(seen, &look).then_some(mine),
