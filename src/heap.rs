@@ -156,6 +156,20 @@ pub(crate) struct Heap {
     idle_large: [AtomicUsize; 2],
     /// Where the next look for pages to give back starts.
     trim_cursor: AtomicUsize,
+    transactions: Mutex<()>,
+}
+
+/// Changes that a transaction will make.
+#[derive(Debug, Default)]
+pub(crate) struct Transaction {
+    changes: Vec<(&'static AtomicU64, u64)>,
+}
+
+impl Transaction {
+    pub(crate) fn set(&mut self, word: &AtomicU64, value: u64) {
+        // SAFETY: words of the region live as long as the heap, which outlives the transaction.
+        self.changes.push((unsafe { NonNull::from(word).as_ref() }, value));
+    }
 }
 
 /// What the heap holds, in bytes and blocks.
@@ -189,6 +203,7 @@ impl Heap {
             rings: std::array::from_fn(|_| class()),
             idle_large: std::array::from_fn(|_| AtomicUsize::new(0)),
             trim_cursor: AtomicUsize::new(0),
+            transactions: Mutex::new(()),
         })
     }
 
@@ -208,6 +223,25 @@ impl Heap {
         let kept = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT | DIRTY);
         // Relaxed: the slot that names the block publishes it.
         descriptor.store(kept | state, Ordering::Relaxed);
+    }
+
+    /// Changes several words at once.
+    pub(crate) fn transact<T>(&self, _me: PeerId, body: impl FnOnce(&mut Transaction) -> Option<T>) -> Option<T> {
+        let _held = self.transactions.lock();
+        let mut changes = Transaction::default();
+        let result = body(&mut changes)?;
+        for (word, value) in changes.changes {
+            word.store(value, Ordering::Release);
+        }
+        Some(result)
+    }
+
+    /// [`Heap::hand_over`] as a part of a transaction.
+    pub(crate) fn hand_over_with(&self, changes: &mut Transaction, index: u32, to: Option<PeerId>) {
+        let Some((_, descriptor)) = self.find(index) else { return };
+        let state = to.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
+        let kept = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT | DIRTY);
+        changes.set(descriptor, kept | state);
     }
 
     /// The address and size of a block, if the index leads to one.
@@ -599,26 +633,60 @@ impl Drop for Heap {
 
 impl Rings for Heap {
     #[inline]
-    fn ring(&self, reference: RingRef) -> Ring<'_> {
-        let slab = self.slab(reference.index()).expect("rings are named by the queue that took them");
+    fn ring(&self, reference: RingRef) -> Option<Ring<'_>> {
         let place = place(reference.index());
-        assert!(place < slab.count && slab.family == Family::Ring);
+        let slab = self.slab(reference.index()).filter(|slab| place < slab.count && slab.family == Family::Ring)?;
         let slots = slab.block_bytes / size_of::<Slot>();
         // SAFETY: the block and its header are inside the slab and were zero at first, which is valid for both; all
         // that changes in them is atomic. Memory of this family is never anything else, so the references stay valid
         // for the heap's life, whosever ring it is by then.
         unsafe {
-            Ring {
+            Some(Ring {
                 header: slab.headers.add(place).as_ref(),
                 slots: core::slice::from_raw_parts(slab.block(place).cast().as_ptr(), slots),
-            }
+            })
         }
     }
 
-    fn allocate(&self, slots: usize) -> Result<RingRef, OutOfMemory> {
+    fn allocate(&self, me: PeerId, slots: usize) -> Result<RingRef, OutOfMemory> {
         debug_assert!(slots.is_power_of_two() && slots <= MAX_RING_SLOTS);
-        let Claimed { index, generation, .. } = self.claim(Family::Ring, slots * size_of::<Slot>(), QUEUED)?;
+        let mine = OWNED | u64::from(me.get()) << PEER_SHIFT;
+        let Claimed { index, generation, .. } = self.claim(Family::Ring, slots * size_of::<Slot>(), mine)?;
         Ok(RingRef::new(index, generation))
+    }
+
+    fn link(
+        &self,
+        me: PeerId,
+        word: &AtomicU64,
+        expected: u64,
+        new: u64,
+        fresh: Option<RingRef>,
+    ) -> Result<(), u64> {
+        let mut seen = expected;
+        self.transact(me, |changes| {
+            seen = word.load(Ordering::Acquire);
+            if seen != expected {
+                return None;
+            }
+            changes.set(word, new);
+            if let Some(fresh) = fresh {
+                self.hand_over_with(changes, fresh.index(), None);
+            }
+            Some(())
+        })
+        .ok_or(seen)
+    }
+
+    fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool {
+        let unlinked = self.transact(me, |changes| {
+            let seen = first.load(Ordering::Acquire);
+            (seen == u64::from(ring.generation()) << 32 | u64::from(ring.index())).then(|| changes.set(first, following))
+        });
+        if unlinked.is_some() {
+            self.free(me, ring);
+        }
+        unlinked.is_some()
     }
 
     fn free(&self, me: PeerId, reference: RingRef) {

@@ -138,7 +138,7 @@ impl Region {
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
         let queue = self.create::<Queue>(me, 0)?;
-        if let Err(error) = queue.initialize(&self.heap, maxsize) {
+        if let Err(error) = queue.initialize(&self.heap, me, maxsize) {
             // Not a queue yet: take the reference back without emptying it.
             let id = queue.id;
             core::mem::forget(queue);
