@@ -124,7 +124,7 @@ impl RegionFile {
             let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_CLOEXEC | libc::O_NONBLOCK;
             // SAFETY: the name is a C string.
             let opened = unsafe { owned(libc::openat(named.directory.as_raw_fd(), named.name.as_ptr(), flags)) };
-            let file = match opened {
+            let mut file = match opened {
                 Ok(file) => RegionFile { file: File::from(file), named: None },
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error.into()),
@@ -136,7 +136,8 @@ impl RegionFile {
                 continue;
             }
             if file.try_lock(USED, Hold::Shared)? && file.file.metadata()?.nlink() != 0 {
-                return Ok(Some(RegionFile { named: Some(named), ..file }));
+                file.named = Some(named);
+                return Ok(Some(file));
             }
             // Somebody is just removing it.
             std::thread::yield_now();

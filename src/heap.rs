@@ -214,11 +214,10 @@ impl Heap {
     /// Hands a block that its producer owns to the queue, or one that the queue owns to its consumer.
     pub(crate) fn hand_over(&self, index: u32, to: Option<PeerId>) {
         let Some((_, descriptor)) = self.find(index) else { return };
-        let state = to.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
         let seen = descriptor.load(Ordering::Relaxed);
         if matches!(seen & STATE, OWNED | QUEUED) {
             // Release: a kill after it comes after all that was done to the block.
-            descriptor.store(seen & !(STATE | PEER) | state, Ordering::Release);
+            descriptor.store(owned_by(seen, to), Ordering::Release);
         }
     }
 
@@ -422,8 +421,7 @@ impl Heap {
             if !is_it || seen & REFERENCES > REFERENCE {
                 return None; // only if somebody wrote over it
             }
-            let owned = OWNED | u64::from(me.get()) << PEER_SHIFT;
-            transaction.set(descriptor, seen & !(STATE | PEER | REFERENCES) | owned);
+            transaction.set(descriptor, owned_by(seen & !REFERENCES, Some(me)));
             if let Some(count) = kind.map(|kind| self.counted(kind)) {
                 transaction.set(count, count.load(Ordering::Relaxed).wrapping_sub(1));
             }
@@ -432,18 +430,15 @@ impl Heap {
         .map(|()| self.give_back(me, id.index));
     }
 
-    /// Collects the change that makes a block, which is the caller's, part of some structure.
-    pub(crate) fn settle(&self, transaction: &mut Transaction<'_, Space>, index: u32) -> Option<()> {
+    /// [`Heap::hand_over`] as a part of a transaction.
+    pub(crate) fn hand_over_with(
+        &self,
+        transaction: &mut Transaction<'_, Space>,
+        index: u32,
+        to: Option<PeerId>,
+    ) -> Option<()> {
         let (_, descriptor) = self.find(index)?;
-        transaction.set(descriptor, descriptor.load(Ordering::Relaxed) & !(STATE | PEER) | QUEUED);
-        Some(())
-    }
-
-    /// Collects the change that makes a block, which is part of some structure, the caller's.
-    pub(crate) fn seize(&self, transaction: &mut Transaction<'_, Space>, me: PeerId, index: u32) -> Option<()> {
-        let (_, descriptor) = self.find(index)?;
-        let owned = OWNED | u64::from(me.get()) << PEER_SHIFT;
-        transaction.set(descriptor, descriptor.load(Ordering::Relaxed) & !(STATE | PEER) | owned);
+        transaction.set(descriptor, owned_by(descriptor.load(Ordering::Relaxed), to));
         Some(())
     }
 
@@ -1006,18 +1001,19 @@ impl Rings for Heap {
                 return None;
             }
             transaction.set(word, new);
-            fresh.map_or(Some(()), |fresh| self.settle(transaction, fresh.index()))
+            fresh.map_or(Some(()), |fresh| self.hand_over_with(transaction, fresh.index(), None))
         });
         linked.ok_or(seen)
     }
 
     fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool {
         let unlinked = self.transact(me, |transaction| {
-            if first.load(Ordering::Acquire) != ring.name() {
+            let name = u64::from(ring.generation()) << 32 | u64::from(ring.index());
+            if first.load(Ordering::Acquire) != name {
                 return None;
             }
             transaction.set(first, following);
-            self.seize(transaction, me, ring.index())
+            self.hand_over_with(transaction, ring.index(), Some(me))
         });
         if unlinked.is_some() {
             self.free(me, ring);
@@ -1039,6 +1035,12 @@ fn hold(descriptor: &AtomicU64, me: PeerId, wanted: u64) -> Option<u64> {
     }
     let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
     descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()
+}
+
+/// The descriptor of a block that becomes a participant's, or a part of some structure.
+fn owned_by(descriptor: u64, owner: Option<PeerId>) -> u64 {
+    let state = owner.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
+    descriptor & !(STATE | PEER) | state
 }
 
 /// Takes so many off a count that kills may have made too small.

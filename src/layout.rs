@@ -28,10 +28,12 @@
 //!            READING 3   peer = owner    a consumer reads; then FREE of the next turn
 //!            PEEKING 4   peer = owner    somebody looks at the oldest message; then READY again
 //!
-//!  meta      63      56 55            40 39                                             0
-//!           ┌──────────┬────────────────┬────────────────────────────────────────────────┐
-//!           │ kind     │ pins           │ length in bytes                                │
-//!           └──────────┴────────────────┴────────────────────────────────────────────────┘
+//!  meta      63         62            61          60    53 52         37 36              0
+//!           ┌──────────┬─────────────┬───────────┬────────┬─────────────┬─────────────────┐
+//!           │ COMPLETE │ REDELIVERED │ ENVELOPED │ kind   │ pins        │ length in bytes │
+//!           └──────────┴─────────────┴───────────┴────────┴─────────────┴─────────────────┘
+//!            COMPLETE: the slot has all of the message, and nobody got it yet. Without it, all but 0 is the
+//!            turn that stayed without a message because its producer died, and was counted.
 //!
 //!  descriptor 63         40 39         16 15        4  3     2      1   0
 //!           ┌──────────────┬─────────────┬───────────┬───┬───────┬───────┐
@@ -277,25 +279,34 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The longest message: 1 TiB less a byte.
-    pub const MAX_LENGTH: u64 = (1 << 40) - 1;
+    /// The message is all there. Of a message that was put, this is always set.
+    pub const COMPLETE: u64 = 1 << 63;
+    /// Somebody got the message before, and died.
+    pub const REDELIVERED: u64 = 1 << 62;
+    /// The payload is the index of a block that has the message: an [`Envelope`](crate::envelope).
+    pub const ENVELOPED: u64 = 1 << 61;
 
-    /// The word.
+    /// The longest message: 128 GiB less a byte.
+    pub const MAX_LENGTH: u64 = (1 << 37) - 1;
+
+    /// The word, but for the flags.
     pub const fn pack(self) -> u64 {
-        (self.kind as u64) << 56 | (self.pins as u64) << 40 | self.length
+        (self.kind as u64) << 53 | (self.pins as u64) << 37 | self.length
     }
 
-    /// What [`Meta::pack`] made the word of.
+    /// What [`Meta::pack`] made the word of, whatever its flags.
     pub const fn unpack(word: u64) -> Meta {
-        Meta { kind: (word >> 56) as u8, pins: (word >> 40) as u16, length: word & Self::MAX_LENGTH }
+        Meta { kind: (word >> 53) as u8, pins: (word >> 37) as u16, length: word & Self::MAX_LENGTH }
     }
 
-    /// How many words of a slot's payload count: the payload itself, or the index of its block.
-    pub(crate) const fn slot_words(self) -> usize {
-        if self.is_inline() { (self.length as usize).div_ceil(8) } else { 1 }
+    /// How many words of a slot's payload count in a message of that packed meta: the payload itself, or the index of
+    /// its block.
+    pub(crate) const fn slot_words(word: u64) -> usize {
+        let meta = Self::unpack(word);
+        if word & Self::ENVELOPED == 0 && meta.is_inline() { (meta.length as usize).div_ceil(8) } else { 1 }
     }
 
-    /// Whether the payload is in the slot itself.
+    /// Whether the payload is in the slot itself. What names objects is in a block, which is found when its owner dies.
     pub const fn is_inline(self) -> bool {
         self.length <= INLINE_BYTES as u64 && self.pins == 0
     }

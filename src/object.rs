@@ -23,6 +23,7 @@ use crate::fault::fault;
 use crate::file::RegionFile;
 use crate::flag::Flag;
 use crate::heap::{Heap, Note, Usage};
+use crate::journal::Place;
 use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
@@ -421,7 +422,7 @@ impl Region {
             self.heap.add_reference(transaction, object.id, T::KIND).ok()?;
             entry.next.store(first.load(Ordering::Acquire), Ordering::Release); // ours alone still
             transaction.set(first, u64::from(block) + 1);
-            self.heap.settle(transaction, block)
+            self.heap.hand_over_with(transaction, block, None)
         });
         if named.is_none() {
             self.heap.give_back(me, block);
@@ -432,7 +433,7 @@ impl Region {
     /// A handle to the object of that name, if there is one and it is such an object.
     pub fn open_named<T: SharedState>(&self, me: PeerId, kind: u32, name: &str) -> Option<Handle<'_, T>> {
         loop {
-            let id = self.named(kind, name, me)?;
+            let id = self.id_of_name(kind, name, me)?;
             match self.attach(id, me) {
                 Ok(handle) => return Some(handle),
                 Err(AttachError::Gone) => {} // it was unlinked in between
@@ -441,7 +442,7 @@ impl Region {
         }
     }
 
-    fn named(&self, kind: u32, name: &str, me: PeerId) -> Option<ObjectId> {
+    fn id_of_name(&self, kind: u32, name: &str, me: PeerId) -> Option<ObjectId> {
         let mut found = None;
         // With the lock, since entries come and go; nothing is changed.
         self.heap.transact(me, |_| {
@@ -457,7 +458,7 @@ impl Region {
             let (link, entry) = self.links().find(|(_, entry)| entry.is(kind, name))?;
             let block = u32::try_from(link.load(Ordering::Relaxed) - 1).ok()?;
             transaction.set(link, entry.next.load(Ordering::Relaxed));
-            self.heap.seize(transaction, me, block)?;
+            self.heap.hand_over_with(transaction, block, Some(me))?;
             let id = entry.id();
             Some((block, id.filter(|id| self.heap.drop_reference(transaction, *id, me))))
         });
@@ -481,16 +482,20 @@ impl Region {
     fn links(&self) -> impl Iterator<Item = (&AtomicU64, &Name)> {
         /// So many, in case that the list leads back into itself because somebody wrote over it.
         const MOST: usize = 1 << 20;
-        let follow = |link: &'_ AtomicU64| {
-            let block = u32::try_from(link.load(Ordering::Acquire).checked_sub(1)?).ok()?;
-            let (memory, size) = self.heap.memory(block)?;
-            // SAFETY: the block is large enough, any bytes are valid, and the block stays an entry while the lock is held.
-            (size >= size_of::<Name>()).then(|| unsafe { memory.cast::<Name>().as_ref() })
+        let mut link = &self.heap.space().header().names;
+        let next = move || {
+            let entry = self.entry(link)?;
+            Some((core::mem::replace(&mut link, &entry.next), entry))
         };
-        let first = &self.heap.space().header().names;
-        let start = follow(first).map(|entry| (first, entry));
-        let step = move |(_, entry): &(&AtomicU64, &'_ Name)| follow(&entry.next).map(|next| (&entry.next, next));
-        core::iter::successors(start, step).take(MOST)
+        core::iter::from_fn(next).take(MOST)
+    }
+
+    /// The entry that a word leads to.
+    fn entry(&self, link: &AtomicU64) -> Option<&Name> {
+        let block = u32::try_from(link.load(Ordering::Acquire).checked_sub(1)?).ok()?;
+        let (memory, size) = self.heap.memory(block)?;
+        // SAFETY: the block is large enough, any bytes are valid, and it stays an entry while the journal's lock is held.
+        (size >= size_of::<Name>()).then(|| unsafe { memory.cast::<Name>().as_ref() })
     }
 
     /// Makes an object with so many bytes behind its state.
