@@ -160,6 +160,8 @@ pub(crate) struct Heap {
 /// Where a participant notes its references: blocks of words, each an object's id or 0. Recovery finds them there.
 #[derive(Debug, Default)]
 struct Ledger {
+    /// How many places of each block are taken.
+    blocks: HashMap<u32, usize>,
     free: Vec<Note>,
 }
 
@@ -531,14 +533,29 @@ impl Heap {
             if let Some((_, descriptor)) = self.find(block) {
                 descriptor.fetch_add(words as u64 * REFERENCE, Ordering::Release);
             }
+            ledger.blocks.insert(block, 0);
             ledger.free.extend((0..words as u32).rev().map(|word| Note { block, word }));
         }
-        Ok(ledger.free.pop().expect("there was one or more were made"))
+        let note = ledger.free.pop().expect("there was one or more were made");
+        *ledger.blocks.entry(note.block).or_default() += 1;
+        Ok(note)
     }
 
     fn forget_note(&self, me: PeerId, note: Note) {
-        if let Some(ledger) = self.ledgers.lock().get_mut(&me.get()) {
-            ledger.free.push(note);
+        const WORDS: usize = LEDGER_BYTES / size_of::<AtomicU64>();
+        let mut ledgers = self.ledgers.lock();
+        let Some(ledger) = ledgers.get_mut(&me.get()) else { return };
+        ledger.free.push(note);
+        let taken = ledger.blocks.entry(note.block).or_default();
+        *taken = taken.saturating_sub(1);
+        // A block in reserve, or nearly, so that one reference more or less does not cost a block each time.
+        if *taken == 0 && (ledger.blocks.len() == 1 || ledger.free.len() >= WORDS + WORDS / 2) {
+            ledger.blocks.remove(&note.block);
+            ledger.free.retain(|free| free.block != note.block);
+            if let Some((_, descriptor)) = self.find(note.block) {
+                descriptor.fetch_and(!REFERENCES, Ordering::Release); // its words are no ids any more
+            }
+            self.give_back(me, note.block);
         }
     }
 

@@ -977,6 +977,7 @@ impl<'r> Message<'r> {
         pins: &[(ObjectId, ObjectKind)],
     ) -> Result<(), OutOfMemory> {
         self.empty();
+        self.disown();
         let too_large = OutOfMemory { requested: length as u64, available: Meta::MAX_LENGTH };
         let pin_count = u16::try_from(pins.len()).map_err(|_| too_large)?;
         if length as u64 > Meta::MAX_LENGTH {
