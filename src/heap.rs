@@ -781,7 +781,8 @@ impl Heap {
                 return None;
             };
             transaction.set(&entry.offset, cut.offset);
-            transaction.set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
+            transaction
+                .set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
             transaction.set(&entry.links, cut.segment << 32 | newest);
             transaction.set(&header.slab_count, slabs + 1);
             transaction.set(&class.newest, slabs + 1);
@@ -1003,14 +1004,7 @@ impl Rings for Heap {
         Ok(RingRef::new(index, generation))
     }
 
-    fn link(
-        &self,
-        me: PeerId,
-        word: &AtomicU64,
-        expected: u64,
-        new: u64,
-        fresh: Option<RingRef>,
-    ) -> Result<(), u64> {
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64> {
         let mut seen = expected;
         let linked = self.transact(me, |transaction| {
             seen = word.load(Ordering::Acquire);

@@ -288,7 +288,14 @@ impl Region {
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
-        let _ = (id, kind, dead, me);
+        match kind {
+            ObjectKind::Semaphore => {
+                if let Ok(semaphore) = self.attach::<SharedSemaphore>(id, me) {
+                    semaphore.recover(dead, self.bell());
+                }
+            }
+            _ => {}
+        }
     }
 
     /// What the region holds.
@@ -619,7 +626,6 @@ impl Region {
     pub fn bell(&self) -> &Bell {
         &self.heap.space().header().bell
     }
-
 }
 
 /// A bench is an object with one reference, which is the link that leads to it.
@@ -970,12 +976,7 @@ impl<'r> Message<'r> {
     ///
     /// # Errors
     /// [`OutOfMemory`]; it is an empty message then.
-    pub fn allocate(
-        &mut self,
-        kind: u8,
-        length: usize,
-        pins: &[(ObjectId, ObjectKind)],
-    ) -> Result<(), OutOfMemory> {
+    pub fn allocate(&mut self, kind: u8, length: usize, pins: &[(ObjectId, ObjectKind)]) -> Result<(), OutOfMemory> {
         self.empty();
         self.disown();
         let too_large = OutOfMemory { requested: length as u64, available: Meta::MAX_LENGTH };

@@ -1,13 +1,15 @@
 //! What a semaphore knows of those who hold some of it, and what comes back when they die.
 #![expect(unsafe_code, clippy::disallowed_types, reason = "a test writes over a semaphore's words")]
 
-use std::mem::size_of;
+use std::mem::{self, size_of};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use multigil::error::TooManyReleases;
-use multigil::event::Bell;
+use multigil::event::{Bell, Parker, Patience};
 use multigil::layout::PeerId;
+use multigil::object::{Region, SharedSemaphore};
 use multigil::semaphore::Semaphore;
 
 /// A semaphore and the bell of those who wait for it.
@@ -162,6 +164,34 @@ fn accounts_are_exact_when_all_come_at_once() {
         assert_eq!(gate.recover(me), kept.into_inner(), "peer {me}");
     }
     assert_eq!(gate.semaphore.value(), 12);
+}
+
+/// A process dies while another one waits for what it had taken.
+#[test]
+fn a_dead_process_gives_back_what_it_had() {
+    let here = Region::new().unwrap();
+    let me = here.register().unwrap();
+    let there = Region::open(here.file()).unwrap();
+    let other = there.register().unwrap();
+    let semaphore = here.create_shared::<Semaphore>(me, |semaphore| semaphore.initialize(3, true)).unwrap();
+    let theirs = there.attach::<SharedSemaphore>(semaphore.id(), other).unwrap();
+    assert!(semaphore.try_acquire(me) && theirs.try_acquire(other) && theirs.try_acquire(other));
+    // The process ends: nothing of it is dropped, but its file is closed.
+    mem::forget(theirs);
+    thread::scope(|scope| {
+        let waiter = scope.spawn(|| {
+            let (parker, deadline) = (Parker::default(), Instant::now() + Duration::from_secs(60));
+            semaphore.acquire(me, here.bell(), &Patience::new(Some(deadline), Duration::ZERO, &parker))
+        });
+        assert_eq!(here.recover_dead(me), 0, "it lives");
+        assert_eq!(semaphore.value(), 0);
+        drop(there);
+        assert_eq!(here.recover_dead(me), 1);
+        assert_eq!(waiter.join().unwrap(), Ok(()));
+    });
+    assert_eq!(semaphore.value(), 1);
+    semaphore.release(me, 2, here.bell()).unwrap();
+    assert_eq!(semaphore.release(me, 1, here.bell()), Err(TooManyReleases));
 }
 
 /// Any bytes at all: no panic, and every call comes back.

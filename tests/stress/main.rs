@@ -589,7 +589,7 @@ fn sleepers_look_out() {
     struct Repair<'a>(&'a Semaphore);
     impl Lookout for Repair<'_> {
         fn look_out(&self) {
-            self.0.release(1, &Bell::default()).unwrap();
+            self.0.release(PeerId::new(1).unwrap(), 1, &Bell::default()).unwrap();
         }
     }
 
@@ -610,7 +610,7 @@ fn sleepers_look_out() {
             assert!(started.elapsed() < 10 * LOOKOUT_SLICE);
             end.store(true, Ordering::Relaxed);
         });
-        assert_eq!(semaphore.acquire(&bell, &patience), Ok(()));
+        assert_eq!(semaphore.acquire(PeerId::new(1).unwrap(), &bell, &patience), Ok(()));
         assert_eq!(semaphore.value(), 0, "once is enough");
     }
     // A time limit and a slice count from their beginning, not from the last time that the thread looked out.
