@@ -380,17 +380,14 @@ impl Benches for Region {
         unsafe { self.heap.object::<Shared<Bench>>(id).map(|bench| &bench.as_ref().state) }
     }
 
-    fn make(&self) -> Result<u64, OutOfMemory> {
+    fn make(&self, _me: PeerId) -> Result<u64, OutOfMemory> {
         let id = self.heap.create_object(ObjectKind::Bench, size_of::<Shared<Bench>>())?;
         self.count(ObjectKind::Bench).fetch_add(1, Ordering::Relaxed);
         Ok(BENCH | u64::from(id.generation) << 32 | u64::from(id.index))
     }
 
-    fn discard(&self, name: u64) {
-        // Nobody has it, so anybody's name does.
-        if let Some(somebody) = PeerId::new(1) {
-            self.release(bench_id(name), somebody);
-        }
+    fn discard(&self, me: PeerId, name: u64) {
+        self.release(bench_id(name), me);
     }
 }
 

@@ -88,16 +88,8 @@ impl Watchable for Semaphore {
         self.value() > 0
     }
 
-    fn watch(&self) {
-        self.more.watch();
-    }
-
     fn look(&self) -> bool {
-        self.more.look();
+        self.more.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.more.unwatch();
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use multigil::error::{NotOwned, WaitError};
+use multigil::error::{AcquireError, NotOwned};
 use multigil::event::{Bell, Patience, wait_any};
 use multigil::lock::{Lock, Owner, RLock};
 use multigil::model::{AtomicU64, OwnedWord, Part};
@@ -20,7 +20,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn acquire(&self, patience: Patience<'_>) -> Result<(), WaitError> {
+    fn acquire(&self, patience: Patience<'_>) -> Result<(), AcquireError> {
         self.lock.acquire(Owner { peer: me(), thread: 1 }, &patience)
     }
 
@@ -167,12 +167,6 @@ fn lock_watched_holds() {
 #[should_panic(expected = "deadlock")]
 fn lock_watched_fails_without_lock_watched() {
     twin(3, Part::LockWatched, lock_watched);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn lock_watched_fails_without_watchers_seen() {
-    twin(3, Part::WatchersSeen, lock_watched);
 }
 
 /// So it is beside one who sleeps until it can take the lock, and each is woken.
