@@ -12,7 +12,7 @@ use multigil::lock::{Lock, Owner};
 use multigil::model::{AtomicU64, OwnedWord, Part};
 use multigil::waiters::{Bench, Benches, Call, Sitting};
 
-use crate::{check, me, twin};
+use crate::{check, dead, doomed, me, twin};
 
 /// A workshop for a few benches.
 #[derive(Default)]
@@ -487,4 +487,65 @@ fn condition() {
 #[test]
 fn condition_holds() {
     check(3, condition);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// One of two who wait died, and is called just when that is found out: the other one gets the call.
+fn call_of_the_dead() {
+    let room = Arc::new(Room::default());
+    core::mem::forget(room.condition.sit(&room.workshop, Owner { peer: dead(), thread: 2 }).unwrap());
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    let other = room.clone();
+    let notifier = thread::spawn(move || {
+        other.waiting();
+        other.notify(1);
+    });
+    room.condition.recover(&room.workshop, dead());
+    waiter.join().unwrap();
+    notifier.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn call_of_the_dead_holds() {
+    check(2, call_of_the_dead);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn call_of_the_dead_fails_without_dead_call_passed_on() {
+    twin(2, Part::DeadCallPassedOn, call_of_the_dead);
+}
+
+/// One who died as it sat down, at whatever point, leaves no seat, and those who sit beside it are called.
+fn death_of_one_who_sits<const POINTS: u32>() {
+    let room = Arc::new(Room::default());
+    let other = room.clone();
+    let dying = thread::spawn(move || {
+        doomed(POINTS, || core::mem::forget(other.condition.sit(&other.workshop, Owner { peer: dead(), thread: 2 })));
+    });
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    dying.join().unwrap();
+    room.condition.recover(&room.workshop, dead());
+    room.waiting();
+    room.notify(1);
+    waiter.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn death_of_one_who_sits_holds() {
+    check(2, death_of_one_who_sits::<0>);
+    check(2, death_of_one_who_sits::<1>);
 }
