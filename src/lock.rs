@@ -24,7 +24,7 @@ use crate::error::{AcquireError, NotLocked, NotOwned, OwnerDied, ReacquireError,
 use crate::event::{Bell, Patience, Watchable};
 use crate::fault::fault;
 use crate::layout::PeerId;
-use crate::sync::{AtomicU32, FutexWord, Ordering, essential, spin_loop};
+use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence, spin_loop};
 
 const LOCKED: u32 = 1;
 const CONTENDED: u32 = 2;
@@ -80,10 +80,12 @@ impl Lock {
     /// Makes a lock free whose owner died. If somebody else just has, it is one like any other.
     #[cold]
     fn take_abandoned(&self, seen: u32, owner: Owner, state: u32) -> Result<bool, OwnerDied> {
+        // SYNC POINT: the word was seen; Acquire sees what came before the Release in `recover`.
+        essential!(AbandonedSeen: fence(Ordering::Acquire));
         let died = OwnerDied { peer: peer(seen), thread: self.dead_thread.load(Ordering::Relaxed) };
         // Nobody sleeps: all were woken, and who finds it abandoned does not fall asleep.
-        // SYNC POINT: Acquire sees what was put right before the Release in `recover`; Release passes it on.
-        match self.word.compare_exchange(seen, 0, essential!(Cleared: Ordering::AcqRel), Ordering::Relaxed) {
+        // Relaxed: what `recover` published goes on to whoever takes the lock, because this is a read-modify-write.
+        match self.word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Err(died),
             Err(_) => self.take(owner, state),
         }
@@ -204,7 +206,7 @@ impl Lock {
         while seen & LOCKED != 0 && peer(seen) == dead.get() {
             fault!(LockDeadFound);
             let abandoned = seen & !(LOCKED | CONTENDED | WATCHED) | ABANDONED;
-            // SYNC POINT: Release publishes what was put right to the Acquire in `clear`, and the names too.
+            // SYNC POINT: Release publishes what was put right to the Acquire in `take_abandoned`, and the name.
             let release = essential!(Abandoned: Ordering::Release);
             // It fails if somebody has given the lock back meanwhile, or has begun to wait.
             match self.word.compare_exchange(seen, abandoned, release, Ordering::Relaxed) {

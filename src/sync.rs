@@ -365,8 +365,8 @@ pub mod model {
         NameCleared,
         DeadNameCleared,
         Abandoned,
+        AbandonedSeen,
         AbandonedWake,
-        Cleared,
         // flag
         FlagSet,
         FlagCleared,

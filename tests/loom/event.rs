@@ -410,19 +410,17 @@ fn leaving_after_recovery() {
     let tokens = Arc::new(Tokens::default());
     let other = tokens.clone();
     let leaving = thread::spawn(move || {
-        let ended = other.event.wait_until(&other.bell, &Patience::until_woken(), || None::<()>, || false);
-        assert_eq!(ended, Err(WaitError::TimedOut));
+        other.event.wait_until(&other.bell, &Patience::endless(), || Some(()), || false).unwrap();
     });
-    let staying = waiter(&tokens);
-    tokens.event.recover();
-    tokens.count.fetch_add(1, Ordering::Release);
-    tokens.event.notify_all(&tokens.bell);
+    let other = tokens.clone();
+    let staying = thread::spawn(move || {
+        other.event.recover();
+        other.take(Patience::endless()).unwrap();
+    });
+    tokens.give();
     staying.join().unwrap();
-    while tokens.event.waiting() != 0 {
-        tokens.event.notify_all(&tokens.bell);
-        thread::yield_now();
-    }
     leaving.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
 }
 
 #[test]

@@ -266,7 +266,7 @@ impl Guarded {
         let died = match self.acquire(Patience::endless()) {
             Ok(()) => 0,
             Err(AcquireError::OwnerDied(died)) => {
-                assert_eq!(died, OwnerDied { peer: dead().get(), thread: 3 });
+                assert_eq!(died, OwnerDied { peer: dead().get(), thread: 3 }, "whose it was");
                 self.acquire(Patience::endless()).expect("nobody is told twice");
                 1
             }
@@ -306,15 +306,15 @@ fn owner_died_fails_without_abandoned_wake() {
 }
 
 #[test]
-#[should_panic(expected = "what was put right is seen")]
+#[should_panic(expected = "whose it was")]
 fn owner_died_fails_without_abandoned() {
     twin(2, Part::Abandoned, owner_died);
 }
 
 #[test]
-#[should_panic(expected = "what was put right is seen")]
-fn owner_died_fails_without_cleared() {
-    twin(2, Part::Cleared, owner_died);
+#[should_panic(expected = "whose it was")]
+fn owner_died_fails_without_abandoned_seen() {
+    twin(2, Part::AbandonedSeen, owner_died);
 }
 
 /// Another thread gives the lock back just then: it succeeds and nobody is told, or it fails and somebody is.
@@ -331,7 +331,6 @@ fn owner_died_beside_release() {
     });
     guarded.lock.recover(dead());
     let (released, told) = (releaser.join().unwrap(), waiter.join().unwrap());
-    // The third way: who waited has taken what it was told of, and nothing was left to give back.
     assert_eq!(told, !released, "one of both");
     assert_eq!(guarded.lock.is_locked(), released);
 }
