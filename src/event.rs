@@ -162,7 +162,9 @@ impl Event {
         essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
         let sleepers = self.sleepers.0.load(Ordering::Relaxed);
         if sleepers & COUNT != 0 {
+            fault!(EventConditionMade);
             self.sequence.fetch_add(1, Ordering::Relaxed); // Relaxed: the fences order it
+            fault!(EventGrown);
             self.sequence.wake(i32::MAX);
         }
         self.ring(sleepers, bell);

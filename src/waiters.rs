@@ -43,8 +43,8 @@ const TICKET_SHIFT: u32 = 32;
 const OWN_SEATS: usize = if cfg!(loom) { 2 } else { 12 };
 const BENCH_SEATS: usize = if cfg!(loom) { 1 } else { 62 };
 
-/// More benches than anybody needs: a longer row was written over, and may have no end.
-const MAX_BENCHES: usize = (1 << 24) / BENCH_SEATS;
+/// Benches for more threads than the kernel has numbers for: a longer row was written over, and may have no end.
+const MAX_BENCHES: usize = (1 << 22) / BENCH_SEATS + 1;
 
 const _: () = assert!(CALLED & DISMISSED == CALLED && CALLED & WAITING == 0, "a bit says whether one was called");
 

@@ -425,11 +425,11 @@ fn leaving_after_recovery() {
 
 #[test]
 fn leaving_after_recovery_holds() {
-    check(2, leaving_after_recovery);
+    check(3, leaving_after_recovery);
 }
 
 #[test]
 #[should_panic(expected = "deadlock")]
 fn leaving_after_recovery_fails_without_own_epoch() {
-    twin(2, Part::OwnEpoch, leaving_after_recovery);
+    twin(3, Part::OwnEpoch, leaving_after_recovery);
 }
