@@ -102,18 +102,17 @@ impl Sleepers {
         self.0.load(Ordering::Relaxed) & COUNT
     }
 
-    /// Begins a new epoch with nobody in it; false if nobody was counted.
-    pub(crate) fn forget(&self) -> bool {
+    /// Begins a new epoch with nobody in it. Everybody is to be woken then.
+    pub(crate) fn forget(&self) {
         let mut seen = self.0.load(Ordering::Relaxed);
         while seen & (COUNT | WAKING) != 0 {
             let next = seen.wrapping_add(EPOCH_ONE) & EPOCH | seen & WATCHED;
             // Relaxed: whoever is woken for it sees it by the word that it slept on.
             match self.0.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return true,
+                Ok(_) => return,
                 Err(now) => seen = now,
             }
         }
-        false
     }
 }
 
@@ -262,12 +261,11 @@ impl Event {
 
     /// Forgets the sleepers that died, and wakes the others. Who watches it is woken by the bell.
     pub fn recover(&self) {
-        if self.sleepers.forget() {
-            fault!(EventForgotten);
-            // SYNC POINT: Release publishes the epoch to the Acquire in `wait_until`.
-            self.sequence.fetch_add(1, essential!(EpochSeen: Ordering::Release));
-            self.sequence.wake(i32::MAX);
-        }
+        self.sleepers.forget();
+        fault!(EventForgotten);
+        // SYNC POINT: Release publishes the epoch to the Acquire in `wait_until`.
+        self.sequence.fetch_add(1, essential!(EpochSeen: Ordering::Release));
+        self.sequence.wake(i32::MAX); // also if nobody was counted: one who died doing this may have forgotten them
     }
 
     /// How many threads wait here.

@@ -210,15 +210,13 @@ impl Lock {
             let release = essential!(Abandoned: Ordering::Release);
             // It fails if somebody has given the lock back meanwhile, or has begun to wait.
             match self.word.compare_exchange(seen, abandoned, release, Ordering::Relaxed) {
-                Ok(_) => seen = abandoned,
+                Ok(_) => break,
                 Err(now) => seen = now,
             }
         }
-        // Also if another one died after it had made it ABANDONED, and before it woke anybody.
-        if seen & ABANDONED != 0 && peer(seen) == dead.get() {
-            fault!(LockAbandoned);
-            essential!(AbandonedWake: self.word.wake(i32::MAX));
-        }
+        fault!(LockAbandoned);
+        // Also if it was not held: the dead one may have given it back and woken nobody, or been woken and taken nothing.
+        essential!(AbandonedWake: self.word.wake(i32::MAX));
     }
 
     /// Who holds the lock now.

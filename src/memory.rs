@@ -146,10 +146,9 @@ impl Changes {
 
     /// Forgets the sleepers that died, and wakes the others.
     pub fn recover(&self) {
-        if self.sleepers.forget() {
-            self.notifications.fetch_add(1, Ordering::Release); // Release: who sees the number sees the epoch
-            self.notifications.wake(i32::MAX);
-        }
+        self.sleepers.forget();
+        self.notifications.fetch_add(1, Ordering::Release); // Release: who sees the number sees the epoch
+        self.notifications.wake(i32::MAX);
     }
 
     /// Lets everybody look, unless somebody has seen to that since the notification.

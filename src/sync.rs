@@ -343,6 +343,10 @@ pub mod model {
         Leave,
         ReadersLeft,
         ProducersLeft,
+        SameFirst,
+        HoleBehindTail,
+        RecoveredCommit,
+        RecoveredSlot,
         // event
         NotifyFence,
         WaitFence,
@@ -419,7 +423,8 @@ pub mod model {
         model();
     }
 
-    pub(crate) fn is_missing(part: Part) -> bool {
+    /// Whether a part is taken out.
+    pub fn is_missing(part: Part) -> bool {
         MISSING.get() == Some(part)
     }
 
