@@ -288,13 +288,23 @@ impl Region {
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
+        let bell = self.bell();
         match kind {
-            ObjectKind::Semaphore => {
-                if let Ok(semaphore) = self.attach::<SharedSemaphore>(id, me) {
-                    semaphore.recover(dead, self.bell());
-                }
-            }
+            ObjectKind::Lock => self.visit(id, me, |lock: &SharedLock| lock.recover(dead)),
+            ObjectKind::RLock => self.visit(id, me, |lock: &SharedRLock| lock.recover(dead)),
+            ObjectKind::Flag => self.visit(id, me, |flag: &SharedFlag| flag.recover()),
+            ObjectKind::Semaphore => self.visit(id, me, |semaphore: &SharedSemaphore| semaphore.recover(dead)),
+            ObjectKind::Condition => self.visit(id, me, |condition: &SharedCondition| condition.recover(self, dead)),
+            ObjectKind::Barrier => self.visit(id, me, |barrier: &SharedBarrier| barrier.recover(self, dead, bell)),
+            ObjectKind::Memory => self.visit(id, me, |memory: &SharedMemory| memory.recover()),
             _ => {}
+        }
+    }
+
+    /// Has a look at an object, unless its last handle has just gone.
+    fn visit<T: SharedState, R>(&self, id: ObjectId, me: PeerId, look: impl FnOnce(&T) -> R) {
+        if let Ok(object) = self.attach::<T>(id, me) {
+            look(&object);
         }
     }
 

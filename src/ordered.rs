@@ -24,7 +24,7 @@ use core::mem::ManuallyDrop;
 use crossbeam_utils::CachePadded;
 
 use crate::control::{AnyQueue, Control};
-use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitError};
+use crate::error::{AcquireError, GetError, InUse, OrderedError, OutOfMemory, OwnerDied, PutError, WaitError};
 use crate::event::{Attempt, Event, Patience, Turn, Watchable};
 use crate::key::{Key, compare};
 use crate::layout::{Entry, Meta, ObjectHeader, ObjectKind, PeerId};
@@ -124,10 +124,12 @@ impl<O: Order> OrderedQueue<O> {
         if lock.is_owned(me) {
             return Err(InUse);
         }
-        if !lock.try_restore(me, 1) {
+        // One who died here leaves nothing to tell: the next one takes the lock.
+        let take = || lock.try_restore(me, 1).or_else(|_: OwnerDied| lock.try_restore(me, 1)).unwrap_or(false);
+        if !take() {
             let is_taken = || {
                 spin_loop();
-                lock.try_restore(me, 1)
+                take()
             };
             if !(0..LOOKS).any(|_| is_taken()) {
                 return Ok(None);
@@ -146,7 +148,13 @@ impl<O: Order> OrderedQueue<O> {
         me: Owner,
         patience: &Patience<'_>,
     ) -> Result<Locked<'a, O>, WaitError> {
-        self.guarded.lock.restore(me, 1, patience)?;
+        while let Err(error) = self.guarded.lock.restore(me, 1, patience) {
+            match error {
+                AcquireError::TimedOut => return Err(WaitError::TimedOut),
+                AcquireError::Interrupted => return Err(WaitError::Interrupted),
+                AcquireError::OwnerDied(_) => {} // as in `try_lock`
+            }
+        }
         Ok(Locked { queue: self, region, me, has_put: false, has_got: false })
     }
 
@@ -732,17 +740,9 @@ impl<O: Order> Watchable for OrderedQueue<O> {
         self.has_something()
     }
 
-    fn watch(&self) {
-        self.control.not_empty.watch();
-    }
-
     fn look(&self) -> bool {
-        self.control.not_empty.look();
+        self.control.not_empty.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.control.not_empty.unwatch();
     }
 }
 

@@ -282,7 +282,7 @@ impl Semaphore {
     }
 
     /// Makes what a dead peer had taken free again. Whoever is killed meanwhile leaves it to be called again.
-    pub fn recover(&self, dead: PeerId, bell: &Bell) {
+    pub fn recover(&self, dead: PeerId) {
         loop {
             let seen = self.seen();
             let state = State::unpack(seen);
@@ -299,7 +299,7 @@ impl Semaphore {
         }
         fault!(SemaphoreRecovered);
         // All of them, and always: the wake of one who was killed may be lost.
-        essential!(RecoveryWakes: self.more.notify_all(bell));
+        essential!(RecoveryWakes: self.more.recover());
     }
 
     /// How many could be taken now.
@@ -422,16 +422,8 @@ impl Watchable for Semaphore {
         self.value() > 0
     }
 
-    fn watch(&self) {
-        self.more.watch();
-    }
-
     fn look(&self) -> bool {
-        self.more.look();
+        self.more.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.more.unwatch();
     }
 }

@@ -37,7 +37,7 @@ impl Gate {
     /// How much a peer held: what comes back.
     fn recover(&self, peer: u16) -> u64 {
         let before = self.semaphore.value();
-        self.semaphore.recover(self::peer(peer), &self.bell);
+        self.semaphore.recover(self::peer(peer));
         self.semaphore.value() - before
     }
 }
@@ -220,7 +220,7 @@ fn words_that_somebody_wrote_over_do_no_harm() {
             gate.semaphore.try_acquire(peer(number));
             let _ = gate.give(number, 1 + dice() % 9);
             let _ = gate.give(number, dice() >> 1);
-            gate.semaphore.recover(peer(number), &gate.bell);
+            gate.semaphore.recover(peer(number));
             gate.semaphore.value();
         }
     }
@@ -311,7 +311,7 @@ mod killed {
     fn who_recovers() {
         for (dead, moves) in [(3, &[][..]), (1, &["SemaphoreMoveOut"])] {
             let points = [moves, &["SemaphoreGive", "SemaphoreRecovered"]].concat();
-            let recover = |gate: &Gate| gate.semaphore.recover(super::peer(dead), &gate.bell);
+            let recover = |gate: &Gate| gate.semaphore.recover(super::peer(dead));
             let check = |gate: &Gate| {
                 gate.recover(dead);
                 assert_eq!(gate.semaphore.value(), 6);

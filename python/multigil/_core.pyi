@@ -18,6 +18,9 @@ class StaleHandle(MultigilError, ValueError):
 class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
+class OwnerDied(MultigilError, OSError):
+    """The process that held a lock died. What the lock guards may be half changed; the lock can be taken again."""
+
 class NotShareable(MultigilError, TypeError):
     """An object that only its own interpreter can use was to be sent to another one."""
 

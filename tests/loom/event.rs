@@ -327,12 +327,6 @@ fn ring_after_theft_fails_without_watched() {
     twin(3, Part::Watched, ring_after_theft);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn ring_after_theft_fails_without_watchers_counted() {
-    twin(3, Part::WatchersCounted, ring_after_theft);
-}
-
 /// A watcher beside a sleeper: of two, one is taken by the sleeper and the other one told to the watcher.
 fn ring_beside_sleeper() {
     let things = Arc::new(Things::default());
@@ -363,4 +357,79 @@ fn watcher_gives_up() {
 #[test]
 fn watcher_gives_up_holds() {
     check(2, watcher_gives_up);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// A waiter and a recoverer, who forgets all sleepers: the wake that comes then is not lost.
+fn wake_after_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    tokens.event.recover();
+    tokens.give();
+    waiter.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn wake_after_recovery_holds() {
+    check(3, wake_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_after_recovery_fails_without_counted_again() {
+    twin(3, Part::CountedAgain, wake_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_after_recovery_fails_without_epoch_seen() {
+    twin(3, Part::EpochSeen, wake_after_recovery);
+}
+
+/// The same beside a notifier, who comes before, after or meanwhile.
+fn wake_beside_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    let other = tokens.clone();
+    let recoverer = thread::spawn(move || other.event.recover());
+    tokens.give();
+    waiter.join().unwrap();
+    recoverer.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn wake_beside_recovery_holds() {
+    check(2, wake_beside_recovery);
+}
+
+/// One who was counted before a recovery and leaves after it does not take back the count of another one.
+fn leaving_after_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let other = tokens.clone();
+    let leaving = thread::spawn(move || {
+        other.event.wait_until(&other.bell, &Patience::endless(), || Some(()), || false).unwrap();
+    });
+    let other = tokens.clone();
+    let staying = thread::spawn(move || {
+        other.event.recover();
+        other.take(Patience::endless()).unwrap();
+    });
+    tokens.give();
+    staying.join().unwrap();
+    leaving.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn leaving_after_recovery_holds() {
+    check(3, leaving_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn leaving_after_recovery_fails_without_own_epoch() {
+    twin(3, Part::OwnEpoch, leaving_after_recovery);
 }

@@ -41,7 +41,7 @@ impl Gate {
     }
 
     fn recover(&self, peer: u16) {
-        self.semaphore.recover(self::peer(peer), &self.bell);
+        self.semaphore.recover(self::peer(peer));
     }
 
     fn add(&self, peer: u16) {

@@ -2,6 +2,8 @@
 //! nothing is held. What `tests/loom` proves for two or three steps is tried here for millions.
 #![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
 
+#[cfg(feature = "faults")]
+mod deaths;
 mod primitives;
 #[path = "../support/mod.rs"]
 mod support;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use multigil::barrier::{Arrival, Barrier};
 use multigil::control::AnyQueue;
-use multigil::error::{BarrierError, GetError, PutError, WaitError};
+use multigil::error::{AcquireError, BarrierError, GetError, PutError, WaitError};
 use multigil::event::{Bell, LOOKOUT_SLICE, Lookout, Parker, Patience, Watchable, wait_any};
 use multigil::flag::Flag;
 use multigil::layout::PeerId;
@@ -528,10 +530,11 @@ fn lock_excludes() {
                 loop {
                     match lock.acquire(owner, &waiting.patience(&mut dice, parker)) {
                         Ok(()) => break,
-                        Err(WaitError::TimedOut) => assert!(moments),
-                        Err(WaitError::Interrupted) => {
+                        Err(AcquireError::TimedOut) => assert!(moments),
+                        Err(AcquireError::Interrupted) => {
                             parker.take_interrupt();
                         }
+                        Err(AcquireError::OwnerDied(died)) => panic!("{died}"),
                     }
                 }
                 assert_eq!(Lock::owner(&lock), Some(owner));
@@ -837,7 +840,7 @@ fn any_of_a_lock_and_others() {
             while done < ROUNDS {
                 let taken = if thread % 2 == 0 {
                     assert_eq!(first_ready(&region, &[&never, &lock], waiting, &mut dice, parker), 1);
-                    lock.try_acquire(owner)
+                    lock.try_acquire(owner).unwrap()
                 } else {
                     let taken = lock.acquire(owner, &waiting.patience(&mut dice, parker)).is_ok();
                     parker.take_interrupt();
