@@ -27,6 +27,9 @@ pub enum PutError {
     /// The queue could not grow.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    /// The region holds something that no version of multigil wrote.
+    #[error("the region holds something that no version of multigil wrote")]
+    Corrupt,
 }
 
 /// Why no message was got.
@@ -51,6 +54,9 @@ pub enum GetError {
     /// There is no memory for a copy of the message.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
+    /// The region holds something that no version of multigil wrote.
+    #[error("the region holds something that no version of multigil wrote")]
+    Corrupt,
 }
 
 /// Why a queue that keeps an order did not do what it should; it is as it was.

@@ -34,6 +34,7 @@ const OBJECT: u64 = 3;
 /// The block's pages were written since the kernel last took them back.
 const DIRTY: u64 = 4;
 const PEER_SHIFT: u32 = 4;
+const PEER: u64 = 0xFFF << PEER_SHIFT;
 const REFERENCE: u64 = 1 << 16;
 const REFERENCES: u64 = 0xFF_FFFF << 16;
 const GENERATION_SHIFT: u32 = 40;
@@ -204,10 +205,15 @@ impl Heap {
     /// Hands a block that its producer owns to the queue, or one that the queue owns to its consumer.
     pub(crate) fn hand_over(&self, index: u32, to: Option<PeerId>) {
         let Some((_, descriptor)) = self.find(index) else { return };
-        let state = to.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
         let kept = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT | DIRTY);
-        // Relaxed: the slot that names the block publishes it.
-        descriptor.store(kept | state, Ordering::Relaxed);
+        // Release: what was written down before, for whoever goes on should the caller be killed, stays before.
+        descriptor.store(kept | owned_by(to), Ordering::Release);
+    }
+
+    /// Whether the block belongs to a queue, or to that peer: whether [`Heap::hand_over`] would change nothing.
+    pub(crate) fn belongs_to(&self, index: u32, owner: Option<PeerId>) -> bool {
+        self.find(index)
+            .is_some_and(|(_, descriptor)| descriptor.load(Ordering::Relaxed) & (STATE | PEER) == owned_by(owner))
     }
 
     /// The address and size of a block, if the index leads to one.
@@ -625,6 +631,11 @@ impl Rings for Heap {
         self.give_back(me, reference.index());
         self.trim(me); // a ring too many was a sign that messages had piled up
     }
+}
+
+/// A descriptor's state and peer when the block belongs to a queue, or to that peer.
+fn owned_by(owner: Option<PeerId>) -> u64 {
+    owner.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT)
 }
 
 /// Holds a free block that has the flag `wanted`, so that nobody takes it while its pages go; gives its free descriptor.

@@ -150,6 +150,12 @@ impl Meta {
         if self.is_inline() { (self.length as usize).div_ceil(8) } else { 1 }
     }
 
+    /// Whether the payload is in an entry itself.
+    #[cfg(not(loom))]
+    pub(crate) const fn fits_entry(self) -> bool {
+        self.is_inline() && self.length <= 8
+    }
+
     /// Whether the payload is in the slot itself.
     pub const fn is_inline(self) -> bool {
         self.length <= INLINE_BYTES as u64

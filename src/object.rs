@@ -772,14 +772,14 @@ impl<'r> Message<'r> {
         (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
     }
 
-    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
-    /// entry. The message is empty afterwards.
+    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which stays the caller's
+    /// until the entry is a queue's. The message is empty afterwards.
     ///
     /// # Errors
     /// [`OutOfMemory`]; the message is as it was then.
     pub(crate) fn move_to_entry(&mut self) -> Result<(u64, u64), OutOfMemory> {
         let meta = self.meta();
-        if meta.is_inline() && meta.length > 8 {
+        if meta.is_inline() && !meta.fits_entry() {
             let block = self.region.heap.take(self.me, INLINE_BYTES)?;
             if let Some((memory, _)) = self.region.heap.memory(block) {
                 // SAFETY: the block was just taken, and holds that many bytes.
@@ -787,22 +787,18 @@ impl<'r> Message<'r> {
             }
             self.cell.payload[0] = u64::from(block);
         }
-        if meta.length > 8 {
-            self.region.heap.hand_over(self.cell.payload[0] as u32, None);
-        }
         self.disown();
         Ok((meta.pack(), self.cell.payload[0]))
     }
 
-    /// Becomes the message of an entry, which does not have it any more.
+    /// Becomes the message of an entry that does not have it any more. The block, if there is one, is the caller's.
     pub(crate) fn take_entry(&mut self, meta: u64, payload: u64) {
         self.empty();
         let block = self.read_entry(meta, payload);
-        if let Some(block) = block {
-            self.region.heap.hand_over(block, Some(self.me));
-            if self.meta().is_inline() {
-                self.region.heap.give_back(self.me, block);
-            }
+        if let Some(block) = block
+            && self.meta().is_inline()
+        {
+            self.region.heap.give_back(self.me, block);
         }
     }
 
@@ -818,7 +814,7 @@ impl<'r> Message<'r> {
         self.cell.meta = meta;
         self.cell.payload[0] = payload;
         let meta = self.meta();
-        if meta.length <= 8 {
+        if meta.fits_entry() {
             return None;
         }
         let block = payload as u32;

@@ -458,7 +458,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Peek => prop_assert_eq!(try_peek(&queue), model.peek().map_err(refused)),
             Step::Clear => {
-                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().clear();
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().clear().unwrap();
                 model.clear();
             }
             Step::Get => prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused)),
@@ -490,7 +490,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 model.maxsize = maxsize;
             }
             Step::ShutDown { immediate } => {
-                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate);
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate).unwrap();
                 model.shut_down = true;
                 if immediate {
                     model.clear();

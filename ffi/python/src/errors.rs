@@ -25,6 +25,7 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
         PutError::Full | PutError::Interrupted => bare(state.full()?.as_ptr()),
         PutError::ShutDown => bare(state.shut_down()?.as_ptr()),
         PutError::OutOfMemory(error) => out_of_memory(error),
+        PutError::Corrupt => corrupt(state, &error.to_string()),
     }
 }
 
@@ -36,6 +37,7 @@ pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
             bare(state.object(&state.objects.empty)?.as_ptr())
         }
         GetError::OutOfMemory(error) => out_of_memory(error),
+        GetError::Corrupt => corrupt(state, &error.to_string()),
         GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }
@@ -61,7 +63,7 @@ pub(crate) unsafe fn attach<T>(state: &State, error: AttachError) -> Result<T> {
     raise(state.object(class)?.as_ptr(), &error.to_string())
 }
 
-/// Raises that a message is no message.
+/// Raises that the region holds what nobody wrote, such as a message that is none.
 #[cold]
 pub(crate) unsafe fn corrupt<T>(state: &State, what: &str) -> Result<T> {
     raise(state.object(&state.objects.region_corrupt)?.as_ptr(), what)
