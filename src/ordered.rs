@@ -438,7 +438,7 @@ impl<O: Order> OrderedQueue<O> {
     ///
     /// The hole that a message leaves, or comes into, moves along the heap; each step is noted before the next one writes
     /// over the entry that this one copied.
-    #[inline]
+    #[inline(always)]
     fn carry_out<'a>(
         &self,
         change: &Change,
@@ -455,12 +455,13 @@ impl<O: Order> OrderedQueue<O> {
             fault!(OrderedHandedOver);
         }
         if place != last {
-            let mut hole = if is_put { last } else { 0 };
+            let mut hole = entry(if is_put { last } else { 0 })?;
             let mut step = 0;
             let mut move_to = |next| {
+                let next = entry(next)?;
                 step += 1;
                 if step > steps_done {
-                    entry(hole)?.take(entry(next)?);
+                    hole.take(next);
                     fault!(OrderedMoved);
                     journal.note(change, step);
                 }
@@ -472,7 +473,7 @@ impl<O: Order> OrderedQueue<O> {
             } else {
                 way_down(place).try_for_each(&mut move_to)?;
             }
-            entry(place)?.take(if is_put { message } else { entry(last)? });
+            hole.take(if is_put { message } else { entry(last)? });
             fault!(OrderedMovedIn);
         }
         put.store(change.put, Ordering::Release); // Release, both: each is there before the next step
@@ -810,7 +811,11 @@ impl<O: Order> Locked<'_, O> {
             queue.carry_out(&change, 0, region, me.peer, |_| Ok(entry))?;
         } else {
             let table = Table::new(queue, region, last);
-            let change = change(self.place_of_last(last, &table, less)?);
+            let place = self.place_of_last(last, &table, less).map_err(|error| match error {
+                OrderedError::Refused(corrupt) => corrupt.into(),
+                OrderedError::Incomparable(error) => OrderedError::Incomparable(error),
+            })?;
+            let change = change(place);
             got.meta.write(meta);
             got.payload.write(payload);
             journal.commit(&change);
@@ -856,7 +861,7 @@ impl<O: Order> Locked<'_, O> {
         last: u64,
         table: &Table<'_>,
         mut less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
-    ) -> Result<u64, OrderedError<GetError, C>> {
+    ) -> Result<u64, OrderedError<Corrupt, C>> {
         let mut is_less = |one: u64, other: u64| {
             let (one, other) = (table.entry(one)?, table.entry(other)?);
             match compare(|word| one.key[word].read(), |word| other.key[word].read()) {
