@@ -549,6 +549,18 @@ impl Heap {
         }
     }
 
+    /// TEMPORARY, until the lead's is here.
+    pub(crate) fn sweep(&self, dead: PeerId) {
+        for number in 0..MAX_SLABS as u32 {
+            let Some(slab) = self.slab(number << PLACE_BITS) else { break };
+            for place in 0..slab.count as u32 {
+                if self.belongs_to(number << PLACE_BITS | place, Some(dead)) {
+                    self.give_back(dead, number << PLACE_BITS | place);
+                }
+            }
+        }
+    }
+
     pub(crate) fn usage(&self) -> Usage {
         let mut usage =
             Usage { reserved: self.segments.spans().iter().map(|span| span.length as u64).sum(), ..Usage::default() };

@@ -113,6 +113,12 @@ impl Region {
         self.peers.register()
     }
 
+    /// TEMPORARY, until the lead's is here.
+    pub fn recover(&self, dead: PeerId) {
+        self.heap.sweep(dead);
+        self.peers.leave(dead);
+    }
+
     /// Ends taking part. All of the peer's handles are gone.
     pub fn leave(&self, peer: PeerId) {
         self.peers.leave(peer);

@@ -344,6 +344,7 @@ impl<O: Order> OrderedQueue<O> {
             let index = block.load(Ordering::Acquire).wrapping_sub(1);
             if region.heap().belongs_to(index, Some(dead)) {
                 region.heap().hand_over(index, None);
+                fault!(OrderedRoomKept);
             }
         }
         if let Some((change, step)) = self.guarded.journal.read() {
@@ -353,8 +354,11 @@ impl<O: Order> OrderedQueue<O> {
         }
         self.guarded.journal.clear();
         if self.control.is_shut_down_immediately() {
-            while let Ok(Some(_)) = self.take_last(ChangeKind::ThrowAway, region, dead) {}
+            while let Ok(Some(_)) = self.take_last(ChangeKind::ThrowAway, region, dead) {
+                let _ = self.leave_room(region, dead);
+            }
         }
+        fault!(OrderedRecovered);
         // However often it says that it was taken.
         let _ = lock.release_save(owner, region.bell());
     }
@@ -394,33 +398,37 @@ impl<O: Order> OrderedQueue<O> {
         Ok(())
     }
 
-    /// Gives the last block back once the one before is half empty: not at every put and get around its beginning.
+    /// Gives the last block back if it is not needed any more.
     #[inline]
     fn give_room_back(&self, region: &Region, me: PeerId) {
-        let (number, place) = locate(self.len().min(MAX_MESSAGES));
-        if place as u64 > FIRST_ENTRIES << number >> 1 {
-            return;
-        }
-        if let Some(next) = self.blocks.get(number + 1)
-            && let Some(index) = Self::take_block(next, region, me)
-        {
+        if let Some(index) = self.leave_room(region, me) {
             region.heap().give_back(me, index);
             region.heap().trim(me); // messages had piled up, whose memory is free now
         }
     }
 
-    /// Takes a block of the table, if there is one: it is the caller's.
+    /// Takes the last block once the one before is half empty: not at every put and get around its beginning.
     #[inline]
-    fn take_block(block: &AtomicU32, region: &Region, me: PeerId) -> Option<u32> {
+    fn leave_room(&self, region: &Region, owner: PeerId) -> Option<u32> {
+        let (number, place) = locate(self.len().min(MAX_MESSAGES));
+        if place as u64 > FIRST_ENTRIES << number >> 1 {
+            return None;
+        }
+        Self::take_block(self.blocks.get(number + 1)?, region, owner)
+    }
+
+    /// Takes a block of the table, if there is one: it is `owner`'s from then on.
+    #[inline]
+    fn take_block(block: &AtomicU32, region: &Region, owner: PeerId) -> Option<u32> {
         let index = block.load(Ordering::Relaxed).checked_sub(1)?;
-        let is_ours = region.heap().belongs_to(index, None);
-        if is_ours {
-            region.heap().hand_over(index, Some(me));
+        let is_the_tables = region.heap().belongs_to(index, None);
+        if is_the_tables {
+            region.heap().hand_over(index, Some(owner));
             fault!(OrderedRoomLeft);
         }
         block.store(0, Ordering::Release); // Release: after it was handed over
         fault!(OrderedRoomForgotten);
-        is_ours.then_some(index)
+        is_the_tables.then_some(index)
     }
 
     /// Takes the last entry's message, if there is one: its block is `owner`'s from then on.
@@ -558,6 +566,7 @@ impl Entry {
     #[inline]
     fn take(&self, other: &Entry) {
         self.key.iter().zip(&other.key).for_each(|(to, from)| to.write(from.read()));
+        fault!(OrderedHalfMoved);
         self.meta.write(other.meta.read());
         self.payload.write(other.payload.read());
     }
