@@ -758,10 +758,10 @@ impl<O: Order> Locked<'_, O> {
         if queue.is_shut_down() {
             return refused(PutError::ShutDown);
         }
-        if queue.is_full() {
+        let count = queue.count()?;
+        if count >= queue.control.limit() {
             return refused(PutError::Full);
         }
-        let count = queue.count()?;
         let mut place = count;
         if O::BY_PRIORITY {
             while let Some(parent) = parent(place) {

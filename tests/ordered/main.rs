@@ -226,7 +226,7 @@ fn read(message: &Message<'_>) -> Vec<u8> {
 fn judge(patience: &mut u64) -> impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, ()> + '_ {
     |one, other| {
         *patience = patience.checked_sub(1).ok_or(())?;
-        Ok(read(one.message)[0] < read(other.message)[0])
+        Ok(read(one.message).first() < read(other.message).first())
     }
 }
 
