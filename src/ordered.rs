@@ -42,7 +42,7 @@ use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitErr
 use crate::event::{Attempt, Event, Patience, Turn, Watchable};
 use crate::fault::fault;
 use crate::key::{Key, compare};
-use crate::layout::{Entry, INLINE_BYTES, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::layout::{Entry, INLINE_BYTES, Meta, ObjectHeader, ObjectKind, PeerId};
 use crate::lock::{Owner, RLock};
 use crate::object::{Message, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_loop};
@@ -522,22 +522,20 @@ impl<R: From<Corrupt>, C> From<Corrupt> for OrderedError<R, C> {
 /// The index of the block that an entry's message is in, if it is in one.
 #[inline]
 fn block(entry: &Entry) -> Option<u32> {
-    (!Meta::unpack(entry.meta.read()).fits_entry()).then(|| entry.payload.read() as u32)
+    Meta::unpack(entry.meta.read()).is_block_of_entry().then(|| entry.payload.read() as u32)
 }
 
 /// The meta and the payload of an entry of a queue, if they can be.
 #[inline]
 fn check(region: &Region, entry: &Entry) -> Result<(u64, u64), Corrupt> {
     let (meta, payload) = (entry.meta.read(), entry.payload.read());
-    let Meta { pins, length, .. } = Meta::unpack(meta);
     let is_whole = || {
         let index = payload as u32;
-        let bytes = length.max(INLINE_BYTES as u64);
+        let bytes = Meta::unpack(meta).room().max(INLINE_BYTES as u64);
         let is_in_block = region.heap().memory(index).is_some_and(|(_, size)| size as u64 >= bytes);
         is_in_block && region.heap().belongs_to(index, None)
     };
-    let has_pins = u64::from(pins) * size_of::<ObjectId>() as u64 <= length;
-    if has_pins && (Meta::unpack(meta).fits_entry() || is_whole()) { Ok((meta, payload)) } else { Err(Corrupt) }
+    if !Meta::unpack(meta).is_block_of_entry() || is_whole() { Ok((meta, payload)) } else { Err(Corrupt) }
 }
 
 /// The blocks of a queue's table up to an entry: looking one up for every comparison would cost more than comparing.

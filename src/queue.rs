@@ -38,9 +38,9 @@ impl AsRef<ObjectHeader> for Queue {
 }
 
 impl Queue {
-    pub(crate) fn initialize(&self, heap: &Heap, maxsize: i64) -> Result<(), OutOfMemory> {
+    pub(crate) fn initialize(&self, heap: &Heap, me: PeerId, maxsize: i64) -> Result<(), OutOfMemory> {
         self.control.initialize(maxsize);
-        self.chain.initialize(heap, FIRST_RING_SLOTS)
+        self.chain.initialize(heap, me, FIRST_RING_SLOTS)
     }
 
     /// Appends a message, which then belongs to the queue. Without `patience` it is not waited for a place.
@@ -138,6 +138,7 @@ impl Queue {
             Err(PushError::Full) => Err(PutError::Full),
             Err(PushError::Sealed) => Err(PutError::ShutDown),
             Err(PushError::OutOfMemory(error)) => Err(PutError::OutOfMemory(error)),
+            Err(PushError::Corrupt) => Err(PutError::Corrupt),
         }
     }
 
@@ -302,7 +303,7 @@ impl Queue {
                 match self.take(region, me, &mut message) {
                     Ok(_) => drop(self.task_done(region)), // more may have been reported done than were got
                     Err(PopError::Busy | PopError::Peeked) => return None,
-                    Err(PopError::Empty | PopError::Ended | PopError::Large(_)) => break,
+                    Err(PopError::Empty | PopError::Ended | PopError::Large(_) | PopError::Corrupt) => break,
                 }
             }
             Some(())
@@ -328,7 +329,7 @@ impl Queue {
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
     pub fn shut_down(&self, immediate: bool, region: &Region, me: PeerId) {
         self.control.shut_down(immediate);
-        self.chain.seal(region.heap());
+        self.chain.seal(region.heap(), me);
         if immediate {
             // A put that has claimed its slot already sees the flag when it is done, or the drain sees its message.
             fence_after_read_modify_write();
@@ -501,6 +502,7 @@ impl From<PopError> for TryGetError {
             PopError::Peeked => TryGetError::Peeked,
             PopError::Ended => TryGetError::Final(GetError::ShutDown),
             PopError::Large(bytes) => TryGetError::Final(GetError::Large(bytes)),
+            PopError::Corrupt => TryGetError::Final(GetError::Corrupt),
         }
     }
 }

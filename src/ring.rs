@@ -39,11 +39,31 @@
 //! the slot's word (`look`); these name the ring together with its generation. `head` and `tail` themselves belong
 //! to the queue, not to the ring. Who goes on to the next slot without a look knows the turn that it should have.
 //!
+//! # When a participant dies
+//! It may be killed between any two instructions, and leaves slots behind that name it. The slot's meta tells what
+//! became of the message ([`Chain::recover`]): it has no [`Meta::COMPLETE`] while the slot is FREE, gets it when the
+//! message is written, and loses it when the consumer has all of it.
+//!
+//! | it left | meta | the message | the slot |
+//! |---|---|---|---|
+//! | WRITING | not complete | there is none: a *hole*, a turn that nobody gets | FREE of the next turn |
+//! | WRITING | complete | is in the queue | READY |
+//! | READING | complete | goes back to the queue | FREE of the next turn |
+//! | READING | not complete | was the consumer's | FREE of the next turn |
+//! | PEEKING | complete | stays where it is | READY |
+//!
+//! Nobody else changes these slots meanwhile, but for CLOSED, and each change can be made again: whoever recovers may
+//! be killed, too. What cannot be made again (a count, a link in a list) changes together with the slot's meta, both or
+//! none ([`Recovery`]). A ring is linked or unlinked and changes its owner in one step ([`Rings`]).
+//!
+//! A ring in which a dead participant has a slot is not quiet: so it is not given back before that is put right.
+//!
 //! # Orderings
 //! The slot's word hands meta and payload from one owner to the next: Release at the commit and at the hand-back,
 //! Acquire in `look`, which needs none for the claim then. All that `look` reads is written by a Release, so that
 //! whoever has read anything of a ring's next life sees afterwards that it was given back. (Loads and not a fence,
-//! which ThreadSanitizer would not understand.)
+//! which ThreadSanitizer would not understand.) For recovery, each step is a Release, so that the compiler keeps them
+//! in their order: what a killed participant did is there, and nothing behind it.
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering as Compare;
@@ -51,6 +71,7 @@ use core::cmp::Ordering as Compare;
 use crossbeam_utils::CachePadded;
 
 use crate::error::OutOfMemory;
+use crate::fault::fault;
 use crate::layout::{INLINE_WORDS, Meta, PeerId, RingHeader, Slot};
 use crate::sync::{AtomicU64, Ordering, essential};
 
@@ -63,6 +84,7 @@ const PEEKING: u64 = 4;
 /// The ring ends at the position that this slot's next turn would have.
 const CLOSED: u64 = 8;
 const PEER_SHIFT: u32 = 4;
+const PEER: u64 = 0xFFF << PEER_SHIFT;
 const TURN_SHIFT: u32 = 16;
 
 const fn word(state: u64, turn: u64, peer: u16) -> u64 {
@@ -114,7 +136,7 @@ impl RingRef {
 pub struct Ring<'a> {
     /// What the ring is.
     pub header: &'a RingHeader,
-    /// Its slots; their number is a power of two.
+    /// Its slots; their number is a power of two, and never 0.
     pub slots: &'a [Slot],
 }
 
@@ -175,6 +197,12 @@ impl<'a> Life<'a> {
         let turn = self.turn.wrapping_add(offset >> self.slots.len().trailing_zeros());
         Spot { life: self, position, slot, turn: turn & (u64::MAX >> TURN_SHIFT) }
     }
+
+    /// The position that the slot of that place has at that turn.
+    fn position(self, place: usize, turn: u64) -> u64 {
+        let turns = turn.wrapping_sub(self.turn) & (u64::MAX >> TURN_SHIFT);
+        self.base.wrapping_add((turns << self.slots.len().trailing_zeros()).wrapping_add(place as u64))
+    }
 }
 
 impl Spot<'_> {
@@ -184,19 +212,31 @@ impl Spot<'_> {
         word(state, self.turn, me.get())
     }
 
+    /// Gives up the slot, which is `owner`'s in the state `from`, for the state `to` of that turn.
+    ///
+    /// By an addition, since CLOSED may be set at any time.
+    #[inline(always)]
+    fn hand_on(&self, owner: PeerId, from: u64, to: u64, turn: u64, ordering: Ordering) {
+        let change = word(to, turn, 0).wrapping_sub(self.ours(from, owner));
+        self.slot.word.fetch_add(change, ordering);
+    }
+
     /// Writes a cell to the slot, which is ours, and publishes it.
     #[inline(always)]
     fn write(&self, me: PeerId, cell: &Cell, on_claim: impl FnOnce()) {
-        self.slot.meta.store(cell.meta, Ordering::Relaxed);
-        let words = Meta::unpack(cell.meta).slot_words();
-        for (to, from) in self.slot.payload.iter().zip(&cell.payload[..words]) {
+        for (to, from) in self.slot.payload.iter().zip(&cell.payload[..Meta::slot_words(cell.meta)]) {
             to.write(*from);
         }
+        fault!(PayloadWritten);
+        // From here on the message is complete, whatever becomes of us: Release, so that the payload is there first.
+        self.slot.meta.store(cell.meta | Meta::COMPLETE, Ordering::Release);
+        fault!(MetaWritten);
         on_claim();
-        // The commit: the message is in the queue. An addition, since CLOSED may have been set meanwhile.
+        fault!(HandedOver);
+        // The commit: the message is in the queue.
         // SYNC POINT: Release publishes meta and payload to the look of the consumer.
-        let change = word(READY, self.turn, 0).wrapping_sub(self.ours(WRITING, me));
-        self.slot.word.fetch_add(change, essential!(Commit: Ordering::Release));
+        self.hand_on(me, WRITING, READY, self.turn, essential!(Commit: Ordering::Release));
+        fault!(Committed);
     }
 
     /// Claims the slot, whose message is READY as `seen` says, for `state`, and reads the message's meta; false if the
@@ -205,7 +245,7 @@ impl Spot<'_> {
     fn claim_ready(&self, seen: u64, state: u64, me: PeerId, most: u64, cell: &mut Cell) -> Result<bool, PopError> {
         // Read before the slot is ours: the claim fails if it was another message's in between.
         cell.meta = self.slot.meta.load(Ordering::Relaxed);
-        let length = Meta::unpack(cell.meta).length;
+        let length = Meta::unpack(cell.meta).room();
         if length > most {
             return Err(PopError::Large(length));
         }
@@ -217,7 +257,7 @@ impl Spot<'_> {
     /// Reads the payload of the message, whose slot is ours.
     #[inline(always)]
     fn read(&self, cell: &mut Cell) {
-        let words = Meta::unpack(cell.meta).slot_words();
+        let words = Meta::slot_words(cell.meta);
         for (to, from) in cell.payload[..words].iter_mut().zip(&self.slot.payload) {
             *to = from.read();
         }
@@ -227,26 +267,58 @@ impl Spot<'_> {
     #[inline(always)]
     fn take(&self, me: PeerId, cell: &mut Cell, on_claim: impl FnOnce(&Cell)) {
         self.read(cell);
+        fault!(MessageRead);
         on_claim(cell);
-        // An addition, as in `write`. SYNC POINT: Release, so that the next producer's bytes come after our reading.
-        let change = word(FREE, self.turn + 1, 0).wrapping_sub(self.ours(READING, me));
-        self.slot.word.fetch_add(change, essential!(HandBack: Ordering::Release));
+        fault!(TakenOver);
+        // From here on the message is ours, and goes with us: Release, so that all of it is there first.
+        self.slot.meta.store(0, Ordering::Release);
+        fault!(MetaCleared);
+        // SYNC POINT: Release, so that the next producer's bytes come after our reading.
+        self.hand_on(me, READING, FREE, self.turn + 1, essential!(HandBack: Ordering::Release));
+        fault!(HandedBack);
     }
 }
 
 /// Where rings come from and go to.
+///
+/// `link` and `unlink` change all that they say or nothing, also if the caller is killed. What they change they change
+/// with Release, and read with Acquire.
 pub trait Rings {
-    /// The ring of that name, or of a later life of the same memory.
-    fn ring(&self, reference: RingRef) -> Ring<'_>;
+    /// The ring of that name, or of a later life of the same memory. None if no ring can have the name: it was read from
+    /// memory that somebody wrote over.
+    fn ring(&self, reference: RingRef) -> Option<Ring<'_>>;
 
-    /// A new ring of at least `slots` slots, not initialized.
+    /// A new ring of at least `slots` slots, not initialized, which is `me`'s until it is linked.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    fn allocate(&self, slots: usize) -> Result<RingRef, OutOfMemory>;
+    fn allocate(&self, me: PeerId, slots: usize) -> Result<RingRef, OutOfMemory>;
 
-    /// Takes a ring back that no queue names any more.
+    /// Changes `word` from `expected` to `new`, and with it `fresh` stops to be `me`'s and belongs to the chain.
+    ///
+    /// # Errors
+    /// What the word holds, if it is something else; nothing has changed then.
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64>;
+
+    /// Changes `first` from `ring` to `following`, and with it frees the ring; false if it holds something else.
+    fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool;
+
+    /// Takes a ring back that was never linked.
     fn free(&self, me: PeerId, reference: RingRef);
+}
+
+/// What [`Chain::recover`] needs of whoever uses the chain.
+pub trait Recovery {
+    /// Makes the changes that `plan` tells, all or none, and counts one message that was put and will not be got. Nobody
+    /// else makes such changes meanwhile.
+    fn skip(&mut self, plan: impl FnOnce(&mut dyn FnMut(&AtomicU64, u64)));
+
+    /// The cell is in the queue: what it names is the queue's.
+    fn complete(&mut self, cell: &Cell);
+
+    /// The cell of that position goes back to those who get, and with it `meta` becomes 0, both or none. False if there
+    /// is no memory for it now.
+    fn put_back(&mut self, cell: &Cell, position: u64, meta: &AtomicU64) -> bool;
 }
 
 /// A message as a slot holds it.
@@ -267,6 +339,8 @@ pub enum PushError {
     Sealed,
     /// A new ring was needed and there is no memory for it.
     OutOfMemory(OutOfMemory),
+    /// The memory holds something that no chain ever wrote.
+    Corrupt,
 }
 
 /// Why nothing was popped.
@@ -282,6 +356,8 @@ pub enum PopError {
     Ended,
     /// The oldest message has so many bytes, more than were asked for.
     Large(u64),
+    /// The memory holds something that no chain ever wrote.
+    Corrupt,
 }
 
 /// A queue of cells: rings linked one after another.
@@ -310,8 +386,55 @@ struct Front {
     head: AtomicU64,
     /// The ring that `head` is in, or one before it.
     head_ring: AtomicU64,
-    /// The oldest ring that was not given back.
+    /// The oldest ring that was not given back. 0 while there is none: a chain that is not made yet, or not any more.
     first_ring: AtomicU64,
+    holes: Holes,
+}
+
+/// Where turns are that nobody gets, and that consumers have not passed yet. Written by recovery only.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Holes {
+    /// No hole is at this position, or behind it.
+    end: AtomicU64,
+    /// Holes one behind the other: the first one's position, times 256, and how many there are. Producers that claim
+    /// several slots and are killed leave as many.
+    rows: [AtomicU64; 8],
+}
+
+impl Holes {
+    /// How many are between the two positions.
+    #[inline(always)]
+    fn count(&self, from: u64, to: u64) -> u64 {
+        if self.end.load(Ordering::Acquire) <= from { 0 } else { self.count_rows(from, to) }
+    }
+
+    #[cold]
+    fn count_rows(&self, from: u64, to: u64) -> u64 {
+        let inside = |row: &AtomicU64| {
+            let (start, end) = Self::row(row);
+            end.min(to).saturating_sub(start.max(from))
+        };
+        self.rows.iter().map(inside).sum()
+    }
+
+    /// First position of a row, and the one behind the last.
+    fn row(row: &AtomicU64) -> (u64, u64) {
+        let row = row.load(Ordering::Acquire);
+        (row >> 8, (row >> 8) + (row & 0xFF))
+    }
+
+    /// Adds the hole at that position. Where `head` is no row is needed any more. Should there be more rows than places
+    /// then it is not counted: the chain seems longer until consumers have passed the hole.
+    fn add(&self, position: u64, head: u64, set: &mut dyn FnMut(&AtomicU64, u64)) {
+        let rows = || self.rows.iter().map(|row| (row, Self::row(row)));
+        if let Some((row, (start, end))) = rows().find(|(_, (start, end))| *end == position && end - start < 0xFF) {
+            set(row, start << 8 | (end + 1 - start));
+        } else if let Some((row, _)) = rows().find(|(_, (_, end))| *end <= head) {
+            set(row, position << 8 | 1);
+        }
+        set(&self.end, self.end.load(Ordering::Acquire).max(position + 1));
+    }
 }
 
 /// Slots of a queue's first ring, and the most that a later one has: each is twice as large as the one before.
@@ -324,6 +447,12 @@ pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
 /// The most slots that one producer has at a time: consumers wait for the first as long as it takes to claim them all.
 const MOST_CLAIMED: usize = 16;
+
+/// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
+/// made necessary, or got done.
+const MOST_STEPS: u32 = 1 << 26;
+/// So many rings, of 512 KiB each, no machine has.
+const MOST_RINGS: u32 = 1 << 20;
 
 /// What one look at an end of the chain found.
 struct Look<'r> {
@@ -344,6 +473,15 @@ impl Look<'_> {
             Compare::Greater => false,
         }
     }
+
+    /// Whether a consumer has claimed the position, or nobody ever will.
+    fn is_passed(&self) -> bool {
+        match (self.seen >> TURN_SHIFT).cmp(&self.spot.turn) {
+            Compare::Greater => true,
+            Compare::Equal => self.seen & STATE == READING,
+            Compare::Less => false,
+        }
+    }
 }
 
 /// Where a consumer goes on that takes several messages; see [`Chain::pop_next`].
@@ -358,13 +496,13 @@ pub struct Place<'r> {
 /// Looks at the slot of the position that `hint` holds.
 ///
 /// The ring may be given back at any time and live again. If it is still the one that `ring_name` names after all
-/// has been read, then it was that all along: position, slot and word belong together.
+/// has been read, then it was that all along: position, slot and word belong together. None if no ring has the name.
 #[inline(always)]
-fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> Look<'r> {
-    loop {
+fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> Option<Look<'r>> {
+    for _ in 0..MOST_STEPS {
         // SYNC POINT: Acquire sees the ring initialized.
         let name = ring_name.load(essential!(RingSeen: Ordering::Acquire));
-        let ring = rings.ring(RingRef(name));
+        let ring = rings.ring(RingRef(name))?;
         // SYNC POINT: Acquire; whoever pushed the hint there knew the ring that the position is in.
         let position = hint.load(essential!(HintSeen: Ordering::Acquire));
         let spot = ring.life().spot(position);
@@ -373,19 +511,32 @@ fn look<'r>(rings: &'r impl Rings, ring_name: &AtomicU64, hint: &AtomicU64) -> L
         if essential!(SameRing: ring_name.load(Ordering::Relaxed) != name) {
             continue;
         }
-        return Look { name, ring, spot, seen };
+        return Some(Look { name, ring, spot, seen });
     }
+    None
 }
 
 impl Chain {
     /// Gives the chain its first ring. Nobody else knows the chain yet.
-    pub fn initialize(&self, rings: &impl Rings, slots: usize) -> Result<(), OutOfMemory> {
-        let reference = rings.allocate(slots)?;
-        rings.ring(reference).initialize(reference, 0);
+    pub fn initialize(&self, rings: &impl Rings, me: PeerId, slots: usize) -> Result<(), OutOfMemory> {
+        let reference = rings.allocate(me, slots)?;
+        fault!(FirstRingMade);
+        if let Some(ring) = rings.ring(reference) {
+            ring.initialize(reference, 0);
+        }
         self.back.tail_ring.store(reference.0, Ordering::Relaxed);
         self.front.head_ring.store(reference.0, Ordering::Relaxed);
-        self.front.first_ring.store(reference.0, Ordering::Relaxed);
+        fault!(FirstRingKnown);
+        // The ring is the chain's from here on. It was 0, or somebody wrote over it: then the ring is nobody's.
+        if rings.link(me, &self.front.first_ring, 0, reference.0, Some(reference)).is_err() {
+            rings.free(me, reference);
+        }
         Ok(())
+    }
+
+    /// Whether there may be messages: it has its rings, and nobody has begun to give them back.
+    pub fn is_alive(&self) -> bool {
+        self.front.first_ring.load(Ordering::Acquire) != 0 && self.front.head_ring.load(Ordering::Acquire) != 0
     }
 
     /// Appends a cell, unless the chain holds `limit` already.
@@ -430,6 +581,7 @@ impl Chain {
         }
         // Before a consumer can take one: `head` is never beyond `tail`.
         essential!(TailFirst: advance(&self.back.tail, first.position, first.position + claimed as u64));
+        fault!(TailPushed);
         for place in 0..claimed {
             first.life.spot(first.position + place as u64).write(me, cell(place), || on_claim(place));
         }
@@ -439,8 +591,8 @@ impl Chain {
     /// Claims the first free slot.
     #[inline(always)]
     fn claim_free<'r>(&self, rings: &'r impl Rings, me: PeerId, limit: u64) -> Result<Spot<'r>, PushError> {
-        loop {
-            let look = look(rings, &self.back.tail_ring, &self.back.tail);
+        for _ in 0..MOST_STEPS {
+            let look = look(rings, &self.back.tail_ring, &self.back.tail).ok_or(PushError::Corrupt)?;
             let Look { spot: spot @ Spot { position, slot, turn, .. }, seen, .. } = look;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen == word(FREE, turn, 0) => {
@@ -451,6 +603,7 @@ impl Chain {
                     // for us. What the last reader of the slot did was seen by `look`.
                     let ordering = essential!(Claim: Ordering::Release);
                     if slot.word.compare_exchange(seen, spot.ours(WRITING, me), ordering, Ordering::Relaxed).is_ok() {
+                        fault!(ClaimedToWrite);
                         return Ok(spot);
                     }
                 }
@@ -462,11 +615,13 @@ impl Chain {
                     }
                     // The close. It fails if the slot's state changed: then there may be room.
                     let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
+                    fault!(RingClosed);
                 }
                 // Somebody claimed the position and did not push `tail` yet.
-                Compare::Equal | Compare::Greater => advance(&self.back.tail, position, position + 1),
+                Compare::Equal | Compare::Greater => advance(&self.back.tail, position, position.wrapping_add(1)),
             }
         }
+        Err(PushError::Corrupt)
     }
 
     /// Claims the slot `offset` positions behind `first`, if it is free. All before it are ours: so the ring does not end
@@ -480,6 +635,10 @@ impl Chain {
             && !self.seems_full(spot.position, limit)
             // As in `claim_free`.
             && spot.slot.word.compare_exchange(free, spot.ours(WRITING, me), Ordering::Release, Ordering::Relaxed).is_ok()
+            && {
+                fault!(ClaimedNextToWrite);
+                true
+            }
     }
 
     /// Takes the oldest cell, unless its message has more than `most` bytes. What is in `cell` is arbitrary if it fails.
@@ -499,8 +658,9 @@ impl Chain {
         on_claim: impl FnOnce(&Cell),
     ) -> Result<Place<'r>, PopError> {
         let spot = self.claim_oldest(rings, me, most, READING, cell)?;
-        let next = spot.position + 1;
+        let next = spot.position.wrapping_add(1);
         advance(&self.front.head, spot.position, next);
+        fault!(HeadPushed);
         spot.take(me, cell, on_claim);
         Ok(Place { life: spot.life, position: next, told: next })
     }
@@ -525,7 +685,7 @@ impl Chain {
         let is_taken = is_ready && spot.claim_ready(seen, READING, me, most, cell) == Ok(true);
         if is_taken {
             spot.take(me, cell, on_claim);
-            place.position += 1;
+            place.position = place.position.wrapping_add(1);
         }
         is_taken
     }
@@ -553,10 +713,10 @@ impl Chain {
         let spot = self.claim_oldest(rings, me, most, PEEKING, cell)?;
         spot.read(cell);
         on_claim(cell);
-        // As it was before. An addition, as in `write`.
+        fault!(Peeked);
+        // As it was before.
         // SYNC POINT: Release; our reading comes before that of the consumer, whom the next producer waits for.
-        let change = word(READY, spot.turn, 0).wrapping_sub(spot.ours(PEEKING, me));
-        spot.slot.word.fetch_add(change, essential!(PutBack: Ordering::Release));
+        spot.hand_on(me, PEEKING, READY, spot.turn, essential!(PutBack: Ordering::Release));
         Ok(())
     }
 
@@ -570,12 +730,13 @@ impl Chain {
         state: u64,
         cell: &mut Cell,
     ) -> Result<Spot<'r>, PopError> {
-        loop {
-            let look = look(rings, &self.front.head_ring, &self.front.head);
+        for _ in 0..MOST_STEPS {
+            let look = look(rings, &self.front.head_ring, &self.front.head).ok_or(PopError::Corrupt)?;
             let Look { spot: spot @ Spot { position, turn, .. }, seen, .. } = look;
             match (seen >> TURN_SHIFT).cmp(&turn) {
                 Compare::Equal if seen & STATE == READY => {
                     if spot.claim_ready(seen, state, me, most, cell)? {
+                        fault!(ClaimedToRead);
                         return Ok(spot);
                     }
                 }
@@ -586,29 +747,34 @@ impl Chain {
                 Compare::Equal if seen & STATE == FREE => return Err(PopError::Empty),
                 // Nobody wrote this turn yet: the slot is still being read in the turn before.
                 Compare::Less => return Err(PopError::Empty),
-                // Somebody took the position and did not push `head` yet.
-                Compare::Equal | Compare::Greater => advance(&self.front.head, position, position + 1),
+                // Somebody took the position and did not push `head` yet, or it is a hole.
+                Compare::Equal | Compare::Greater => advance(&self.front.head, position, position.wrapping_add(1)),
             }
         }
+        Err(PopError::Corrupt)
     }
 
     /// Whether the oldest message is just being written, or looked at: whoever does that is done soon.
     pub fn is_busy(&self, rings: &impl Rings) -> bool {
-        let Look { spot: Spot { turn, .. }, seen, .. } = look(rings, &self.front.head_ring, &self.front.head);
-        seen >> TURN_SHIFT == turn && matches!(seen & STATE, WRITING | PEEKING)
+        let look = look(rings, &self.front.head_ring, &self.front.head);
+        look.is_some_and(|Look { spot: Spot { turn, .. }, seen, .. }| {
+            seen >> TURN_SHIFT == turn && matches!(seen & STATE, WRITING | PEEKING)
+        })
     }
 
     /// How many messages there are: written, or being written.
     #[inline]
     pub fn len(&self) -> u64 {
-        loop {
+        for _ in 0..MOST_STEPS {
             let tail = self.back.tail.load(Ordering::Acquire);
             let head = self.front.head.load(Ordering::Acquire);
+            let holes = self.front.holes.count(head, tail);
             // Any number may have come and gone between the two.
             if self.back.tail.load(Ordering::Relaxed) == tail {
-                return tail - head;
+                return tail.saturating_sub(head).saturating_sub(holes);
             }
         }
+        0
     }
 
     /// Whether there is no message.
@@ -622,16 +788,116 @@ impl Chain {
         self.back.tail.load(Ordering::Acquire)
     }
 
-    /// Gives every ring back. The caller is the only one who knows the chain, and has emptied it.
+    /// Gives every ring back. The caller is the only one who knows the chain, and has emptied it. The call may be
+    /// repeated, by others, too.
     pub fn destroy(&self, rings: &impl Rings, me: PeerId) {
-        let mut name = self.front.first_ring.load(Ordering::Acquire);
-        loop {
-            let next = rings.ring(RingRef(name)).header.next.load(Ordering::Acquire);
-            rings.free(me, RingRef(name));
-            if next == RingRef(name).nothing_follows() || next == RingRef(name).nothing_will_follow() {
+        self.front.head_ring.store(0, Ordering::Release); // nobody looks for messages where there are no rings any more
+        for _ in 0..MOST_RINGS {
+            let reference = RingRef(self.front.first_ring.load(Ordering::Acquire));
+            let Some(ring) = rings.ring(reference).filter(|_| reference.0 != 0) else { return };
+            let next = ring.header.next.load(Ordering::Acquire);
+            let is_last = next == reference.nothing_follows() || next == reference.nothing_will_follow();
+            fault!(RingToFree);
+            if !rings.unlink(me, &self.front.first_ring, reference, if is_last { 0 } else { next }) {
                 return;
             }
-            name = next;
+        }
+    }
+
+    /// Puts right what `dead` has left behind. The call may be repeated, by others, too, but is never made twice at a
+    /// time for the same participant.
+    pub fn recover(&self, rings: &impl Rings, dead: PeerId, recovery: &mut impl Recovery) {
+        let mut steps = 0;
+        // The rings from the first one on are this chain's as long as that one is the first. A ring in which `dead` has a
+        // slot stays one of them, and `dead` claims no more: so any such slot in a ring that was ours is ours.
+        'again: while steps < MOST_RINGS {
+            let first = self.front.first_ring.load(Ordering::Acquire);
+            let (mut name, mut base) = (first, None);
+            while steps < MOST_RINGS {
+                steps += 1;
+                let reference = RingRef(name);
+                let Some(ring) = rings.ring(reference).filter(|_| name != 0) else { break 'again };
+                let (life, next) = (ring.life(), ring.header.next.load(Ordering::Acquire));
+                if essential!(SameFirst: self.front.first_ring.load(Ordering::Acquire) != first) {
+                    continue 'again;
+                }
+                if base.is_some_and(|base| life.base <= base) {
+                    break 'again; // rings that lead back to themselves: somebody wrote over them
+                }
+                self.recover_ring(life, dead, recovery);
+                if next == reference.nothing_follows() || next == reference.nothing_will_follow() {
+                    break 'again;
+                }
+                (name, base) = (next, Some(life.base));
+            }
+        }
+        self.pass(rings);
+    }
+
+    /// The same for the slots of one ring.
+    fn recover_ring(&self, life: Life<'_>, dead: PeerId, recovery: &mut impl Recovery) {
+        for (place, slot) in life.slots.iter().enumerate() {
+            let seen = slot.word.load(Ordering::Acquire);
+            if seen & PEER != u64::from(dead.get()) << PEER_SHIFT {
+                continue;
+            }
+            let (turn, state) = (seen >> TURN_SHIFT, seen & STATE);
+            let spot = Spot { life, position: life.position(place, turn), slot, turn };
+            let tail = self.back.tail.load(Ordering::Acquire);
+            let most = if state == WRITING { MOST_CLAIMED as u64 } else { 0 };
+            if spot.position >= tail.saturating_add(most) {
+                continue; // nobody claims so far behind: somebody wrote over it
+            }
+            let next = spot.position + 1;
+            let mut cell = Cell { meta: slot.meta.load(Ordering::Acquire), ..Cell::default() };
+            let is_complete = cell.meta & Meta::COMPLETE != 0;
+            if is_complete {
+                spot.read(&mut cell);
+            }
+            match (state, is_complete) {
+                (WRITING, true) => {
+                    recovery.complete(&cell);
+                    fault!(RolledForward);
+                    spot.hand_on(dead, WRITING, READY, turn, essential!(RecoveredCommit: Ordering::Release));
+                }
+                (WRITING, false) => {
+                    // The turn stands for: this hole is counted. No later turn of the slot is taken for it.
+                    if cell.meta != turn {
+                        recovery.skip(|set| {
+                            self.front.holes.add(spot.position, self.front.head.load(Ordering::Acquire), set);
+                            set(&slot.meta, turn);
+                        });
+                        fault!(HoleCounted);
+                    }
+                    // As in `push_some`: `head` is never beyond `tail`.
+                    essential!(HoleBehindTail: advance(&self.back.tail, spot.position, next));
+                    fault!(TailPastHole);
+                    spot.hand_on(dead, WRITING, FREE, turn + 1, essential!(RecoveredSlot: Ordering::Release));
+                }
+                (READING, _) => {
+                    if is_complete && !recovery.put_back(&cell, spot.position, &slot.meta) {
+                        continue;
+                    }
+                    fault!(GivenBack);
+                    advance(&self.front.head, spot.position, next);
+                    spot.hand_on(dead, READING, FREE, turn + 1, Ordering::Release);
+                }
+                (PEEKING, _) => spot.hand_on(dead, PEEKING, READY, turn, Ordering::Release),
+                _ => {} // somebody wrote over it
+            }
+            fault!(SlotRecovered);
+        }
+    }
+
+    /// Pushes `head` past all that was claimed, or that nobody gets.
+    fn pass(&self, rings: &impl Rings) {
+        for _ in 0..MOST_STEPS {
+            match look(rings, &self.front.head_ring, &self.front.head) {
+                Some(look) if look.is_passed() => {
+                    advance(&self.front.head, look.spot.position, look.spot.position.wrapping_add(1));
+                }
+                _ => return,
+            }
         }
     }
 
@@ -651,37 +917,34 @@ impl Chain {
     /// Whether `limit` messages are there for sure: pushes `head` past what was claimed by then.
     #[cold]
     fn is_full(&self, rings: &impl Rings, limit: u64) -> bool {
-        loop {
+        for _ in 0..MOST_STEPS {
             // Before the look: what was put later may have found room that the look does not show.
             let tail = self.back.tail.load(Ordering::Acquire);
-            let look = look(rings, &self.front.head_ring, &self.front.head);
-            let Look { spot: Spot { position: head, turn, .. }, seen, .. } = look;
-            if tail.saturating_sub(head) < limit {
+            let Some(look) = look(rings, &self.front.head_ring, &self.front.head) else { return true };
+            let head = look.spot.position;
+            if tail.saturating_sub(head).saturating_sub(self.front.holes.count(head, tail)) < limit {
                 return false;
             }
-            let claimed = match (seen >> TURN_SHIFT).cmp(&turn) {
-                Compare::Greater => true,
-                Compare::Equal => seen & STATE == READING,
-                Compare::Less => false,
-            };
-            if !claimed {
+            if !look.is_passed() {
                 return true;
             }
-            advance(&self.front.head, head, head + 1);
+            advance(&self.front.head, head, head.wrapping_add(1));
         }
+        true
     }
 
     /// Lets nothing in any more. What was pushed before can be popped; then [`PopError::Ended`] says that it is all.
     #[cold]
-    pub fn seal(&self, rings: &impl Rings) {
-        loop {
-            let look = look(rings, &self.back.tail_ring, &self.back.tail);
+    pub fn seal(&self, rings: &impl Rings, me: PeerId) {
+        for _ in 0..MOST_STEPS {
+            let Some(look) = look(rings, &self.back.tail_ring, &self.back.tail) else { return };
             let Look { spot: Spot { position, slot, turn, .. }, seen, .. } = look;
             if look.is_end() {
                 let reference = RingRef(look.name);
                 let (nothing, never) = (reference.nothing_follows(), reference.nothing_will_follow());
-                match look.ring.header.next.compare_exchange(nothing, never, Ordering::Relaxed, Ordering::Acquire) {
-                    Ok(_) => return,
+                fault!(SealClosed);
+                match rings.link(me, &look.ring.header.next, nothing, never, None) {
+                    Ok(()) => return,
                     Err(next) if next == never => return,
                     Err(next) => self.move_on(&look, next),
                 }
@@ -689,7 +952,7 @@ impl Chain {
                 // The close, as in `push`, and of a slot that nobody has claimed yet.
                 let _ = slot.word.compare_exchange(seen, seen | CLOSED, Ordering::Relaxed, Ordering::Relaxed);
             } else {
-                advance(&self.back.tail, position, position + 1);
+                advance(&self.back.tail, position, position.wrapping_add(1));
             }
         }
     }
@@ -701,22 +964,24 @@ impl Chain {
         let nothing = RingRef(name).nothing_follows();
         let mut next = ring.header.next.load(Ordering::Acquire);
         if next == nothing {
-            let fresh = rings.allocate((2 * ring.slots.len()).min(MAX_RING_SLOTS)).map_err(PushError::OutOfMemory)?;
-            rings.ring(fresh).initialize(fresh, position);
-            // The link. SYNC POINT: Release publishes the initialized ring.
-            let ordering = essential!(Link: Ordering::Release);
-            match ring.header.next.compare_exchange(nothing, fresh.0, ordering, Ordering::Acquire) {
-                Ok(_) => next = fresh.0,
+            let slots = (2 * ring.slots.len()).min(MAX_RING_SLOTS);
+            let fresh = rings.allocate(me, slots).map_err(PushError::OutOfMemory)?;
+            rings.ring(fresh).ok_or(PushError::Corrupt)?.initialize(fresh, position);
+            fault!(RingMade);
+            match rings.link(me, &ring.header.next, nothing, fresh.0, Some(fresh)) {
+                Ok(()) => next = fresh.0,
                 Err(linked) => {
                     rings.free(me, fresh);
                     next = linked;
                 }
             }
+            fault!(RingLinked);
         }
         if next == RingRef(name).nothing_will_follow() {
             return Err(PushError::Sealed);
         }
         self.move_on(look, next);
+        fault!(TailMovedOn);
         Ok(())
     }
 
@@ -741,6 +1006,7 @@ impl Chain {
         // SYNC POINT: Release hands the initialized ring on. Failure as in `move_on`.
         let ordering = essential!(Leave: Ordering::Release);
         let _ = self.front.head_ring.compare_exchange(look.name, next, ordering, Ordering::Relaxed);
+        fault!(HeadMovedOn);
         self.give_back(rings, me);
         Ok(())
     }
@@ -748,22 +1014,21 @@ impl Chain {
     /// Gives back the rings that both ends have left, as far as nobody reads in them any more.
     #[cold]
     fn give_back(&self, rings: &impl Rings, me: PeerId) {
-        loop {
+        for _ in 0..MOST_RINGS {
             let first = self.front.first_ring.load(Ordering::Acquire);
             if first == self.front.head_ring.load(Ordering::Acquire)
                 || essential!(ProducersLeft: first == self.back.tail_ring.load(Ordering::Acquire))
             {
                 return;
             }
-            let ring = rings.ring(RingRef(first));
+            let Some(ring) = rings.ring(RingRef(first)) else { return };
             let next = ring.header.next.load(Ordering::Acquire);
             if essential!(ReadersLeft: !ring.is_quiet()) {
                 return; // its last reader is not done; the next one who leaves a ring comes back to it
             }
-            // AcqRel: the winner alone frees it. A ring that was freed and lives again has another generation.
-            if self.front.first_ring.compare_exchange(first, next, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
-                rings.free(me, RingRef(first));
-            }
+            fault!(RingToGiveBack);
+            // One of us frees it. A ring that was freed and lives again has another generation.
+            rings.unlink(me, &self.front.first_ring, RingRef(first), next);
         }
     }
 }
