@@ -89,7 +89,7 @@ impl Control {
         self.header.flags.load(Ordering::Acquire) & IMMEDIATE != 0
     }
 
-    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
+    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);

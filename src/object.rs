@@ -288,7 +288,24 @@ impl Region {
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
-        let _ = (id, kind, dead, me);
+        match kind {
+            ObjectKind::LifoQueue => self.visit::<LifoQueue>(id, dead, me, |queue| queue.recover(self, dead)),
+            ObjectKind::PriorityQueue => self.visit::<PriorityQueue>(id, dead, me, |queue| queue.recover(self, dead)),
+            _ => {}
+        }
+    }
+
+    /// Lets `visit` see an object that stays meanwhile: for the reference that we take, or because nobody refers to it
+    /// any more and the dead was about to end it.
+    fn visit<T: SharedState>(&self, id: ObjectId, dead: PeerId, me: PeerId, visit: impl FnOnce(&T)) {
+        if let Ok(object) = self.attach::<T>(id, me) {
+            visit(&object);
+        } else if self.heap.is_ended_by(id, dead) {
+            // SAFETY: it is of that kind, and whoever recovers the dead is the only one to go on with it.
+            if let Some(object) = unsafe { self.last::<T>(id) } {
+                visit(object);
+            }
+        }
     }
 
     /// What the region holds.

@@ -334,12 +334,22 @@ impl<O: Order> OrderedQueue<O> {
         }
     }
 
-    /// Puts right what a participant left that was killed. May itself end anywhere, and begin again.
+    /// Puts right what a participant left that was killed, and lets everybody look who waits. May itself end anywhere, and
+    /// begin again.
     ///
     /// What the dead has got, and what it had not put yet, is its own still.
     pub fn recover(&self, region: &Region, dead: PeerId) {
-        let lock = &self.guarded.lock;
-        let Some(owner) = lock.lock().owner().filter(|owner| owner.peer == dead) else { return };
+        if let Some(owner) = self.guarded.lock.lock().owner().filter(|owner| owner.peer == dead) {
+            self.complete(region, dead);
+            fault!(OrderedRecovered);
+            // However often it says that it was taken.
+            let _ = self.guarded.lock.release_save(owner, region.bell());
+        }
+        self.control.wake_all(true, region.bell());
+    }
+
+    /// Does what the holder of the lock would have done, and left undone when it was killed.
+    fn complete(&self, region: &Region, dead: PeerId) {
         for block in &*self.blocks {
             let index = block.load(Ordering::Acquire).wrapping_sub(1);
             if region.heap().belongs_to(index, Some(dead)) {
@@ -358,9 +368,6 @@ impl<O: Order> OrderedQueue<O> {
                 let _ = self.leave_room(region, dead);
             }
         }
-        fault!(OrderedRecovered);
-        // However often it says that it was taken.
-        let _ = lock.release_save(owner, region.bell());
     }
 
     // What follows is for whoever holds the lock.

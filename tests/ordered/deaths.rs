@@ -284,3 +284,30 @@ fn what_is_thrown_away_is_counted() {
         throw_away::<Priority>(done_before, |locked| locked.shut_down(true).unwrap());
     }
 }
+
+/// Somebody dies at every point of a queue's end, and so does the one who goes on with it.
+#[test]
+fn end_is_gone_on_with() {
+    fn end<O: Order>() {
+        let (here, me) = region();
+        for point in 0.. {
+            let there = Region::open(here.file()).unwrap();
+            let dead = there.register().unwrap();
+            let (queue, _) = filled::<O>(&there, dead, (34, 66));
+            let died = dies_at(point, || drop(queue));
+            drop(there); // a process is dead when its file is closed
+            let there = Region::open(here.file()).unwrap();
+            let next = there.register().unwrap();
+            let next_died = dies_at(point * 13 % 389, || assert_eq!(there.recover(dead, next), true));
+            drop(there);
+            assert_eq!(here.recover_dead(me), usize::from(next_died) + 1);
+            assert_empty(&here);
+            if !died {
+                break;
+            }
+        }
+    }
+    let _limit = limit(300);
+    end::<Lifo>();
+    end::<Priority>();
+}
