@@ -14,10 +14,6 @@
 
 mod support;
 
-use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
-use std::os::unix::fs::FileExt;
-
 
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
@@ -27,6 +23,7 @@ use multigil::object::{Handle, Message, Region, SharedLock};
 use multigil::queue::Queue;
 
 use crate::support::limit;
+use crate::support::photograph::Photograph;
 
 /// A participant: a region as a process has it, and a name in it.
 #[derive(Clone, Copy)]
@@ -98,7 +95,7 @@ fn die_everywhere<S, B, K>(
     let (mut steps, mut copies) = (0, 0);
     let mut last = Photograph::of(here.region);
     let mut look = |photograph: &Photograph, ended: bool| {
-        let region = Box::into_raw(Box::new(photograph.open()));
+        let region = Box::into_raw(Box::new(photograph.open().unwrap()));
         // SAFETY: it is there until all that was made of it here is gone.
         let survivor = Peer::of(unsafe { &*region });
         check(survivor, &kept, ended);
@@ -112,7 +109,7 @@ fn die_everywhere<S, B, K>(
     loop {
         let ended = !step(child);
         let now = Photograph::of(here.region);
-        if ended || now.pages != last.pages {
+        if ended || now != last {
             look(&now, ended);
             last = now;
         }
@@ -122,42 +119,6 @@ fn die_everywhere<S, B, K>(
         steps += 1;
     }
     println!("{name}: {steps} instructions, {copies} of them changed the region");
-}
-
-/// What is in a region's file.
-struct Photograph {
-    bytes: u64,
-    pages: Vec<(i64, Vec<u8>)>,
-}
-
-impl Photograph {
-    fn of(region: &Region) -> Photograph {
-        let file = File::from(region.file().try_clone_to_owned().unwrap());
-        let mut pages = Vec::new();
-        let mut place = 0;
-        // SAFETY: no memory is passed.
-        let seek = |from, whence| unsafe { libc::lseek(file.as_raw_fd(), from, whence) };
-        loop {
-            let start = seek(place, libc::SEEK_DATA);
-            if start < 0 {
-                break;
-            }
-            place = seek(start, libc::SEEK_HOLE);
-            let mut data = vec![0; (place - start) as usize];
-            file.read_exact_at(&mut data, start as u64).unwrap();
-            pages.push((start, data));
-        }
-        Photograph { bytes: file.metadata().unwrap().len(), pages }
-    }
-
-    /// A region that is as it was then.
-    fn open(&self) -> Region {
-        // SAFETY: the name is a C string, and nobody else has the descriptor.
-        let file = unsafe { File::from_raw_fd(libc::memfd_create(c"photograph".as_ptr(), libc::MFD_CLOEXEC)) };
-        file.set_len(self.bytes).unwrap();
-        self.pages.iter().for_each(|(start, data)| file.write_all_at(data, *start as u64).unwrap());
-        Region::open(file.as_fd()).unwrap()
-    }
 }
 
 /// A child that stops when it is about to begin the operation.
