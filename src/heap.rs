@@ -655,14 +655,7 @@ impl Rings for Heap {
         Ok(RingRef::new(index, generation))
     }
 
-    fn link(
-        &self,
-        me: PeerId,
-        word: &AtomicU64,
-        expected: u64,
-        new: u64,
-        fresh: Option<RingRef>,
-    ) -> Result<(), u64> {
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64> {
         let mut seen = expected;
         self.transact(me, |changes| {
             seen = word.load(Ordering::Acquire);
@@ -681,7 +674,8 @@ impl Rings for Heap {
     fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool {
         let unlinked = self.transact(me, |changes| {
             let seen = first.load(Ordering::Acquire);
-            (seen == u64::from(ring.generation()) << 32 | u64::from(ring.index())).then(|| changes.set(first, following))
+            (seen == u64::from(ring.generation()) << 32 | u64::from(ring.index()))
+                .then(|| changes.set(first, following))
         });
         if unlinked.is_some() {
             self.free(me, ring);

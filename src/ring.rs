@@ -298,14 +298,7 @@ pub trait Rings {
     ///
     /// # Errors
     /// What the word holds, if it is something else; nothing has changed then.
-    fn link(
-        &self,
-        me: PeerId,
-        word: &AtomicU64,
-        expected: u64,
-        new: u64,
-        fresh: Option<RingRef>,
-    ) -> Result<(), u64>;
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64>;
 
     /// Changes `first` from `ring` to `following`, and with it frees the ring; false if it holds something else.
     fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool;
@@ -887,9 +880,11 @@ impl Chain {
                     }
                     fault!(GivenBack);
                     advance(&self.front.head, spot.position, next);
-                    spot.hand_on(dead, READING, FREE, turn + 1, Ordering::Release);
+                    spot.hand_on(dead, READING, FREE, turn + 1, essential!(RecoveredSlot: Ordering::Release));
                 }
-                (PEEKING, _) => spot.hand_on(dead, PEEKING, READY, turn, Ordering::Release),
+                (PEEKING, _) => {
+                    spot.hand_on(dead, PEEKING, READY, turn, essential!(RecoveredSlot: Ordering::Release));
+                }
                 _ => {} // somebody wrote over it
             }
             fault!(SlotRecovered);
