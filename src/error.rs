@@ -12,6 +12,34 @@ pub struct OutOfMemory {
     pub available: u64,
 }
 
+/// Why a region was not made or opened.
+#[derive(Debug, Error)]
+pub enum RegionError {
+    /// There is no memory, or no room where the file is.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    /// The operating system refused.
+    #[error(transparent)]
+    System(#[from] std::io::Error),
+    /// The file belongs to another user.
+    #[error("the region belongs to the user of number {0}")]
+    Foreign(u32),
+    /// The file is none that a region is in.
+    #[error("this is no region: {0}")]
+    NoRegion(&'static str),
+    /// It was made by another version of multigil, or on another kind of machine.
+    #[error("the region was made by another version of multigil: its layout is {found:#018x} and not {expected:#018x}")]
+    Version {
+        /// What the region says of itself.
+        found: u64,
+        /// What this version says.
+        expected: u64,
+    },
+    /// 4,095 take part already.
+    #[error("4095 interpreters take part in the region: no more can")]
+    TooManyPeers,
+}
+
 /// Why a message was not put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PutError {
@@ -129,6 +157,9 @@ pub enum NameError {
     /// There is memory of this name already.
     #[error("there is memory of this name already")]
     Exists,
+    /// Names have at most 256 bytes.
+    #[error("a name has at most 256 bytes")]
+    TooLong,
     /// There was none left.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
@@ -142,9 +173,12 @@ pub struct TooManyDone;
 /// Why an id does not lead to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AttachError {
-    /// The id names the region of another process.
-    #[error("the object belongs to another process")]
+    /// The id names an object of another region.
+    #[error("the object belongs to another region")]
     OtherRegion,
+    /// There is no memory to note the reference in.
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
     /// The last handle to the object has gone.
     #[error("the object is gone: its last handle was dropped")]
     Gone,

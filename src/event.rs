@@ -22,6 +22,7 @@
 //! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It counts as a
 //! sleeper of each event, and as a watcher too, so that whoever wakes a sleeper there also rings the bell.
 
+use core::fmt::Debug;
 use core::ops::Deref;
 #[cfg(not(loom))]
 use core::time::Duration;
@@ -291,6 +292,16 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
     result
 }
 
+/// Somebody who knows of the others that take part. One who dies wakes nobody any more, so those who sleep look out.
+pub trait Lookout: Debug {
+    /// Looks for participants that died, and puts right what they left.
+    fn look_out(&self);
+}
+
+/// How often a thread looks out that waits, however often it is woken meanwhile.
+#[cfg(not(loom))]
+pub const LOOKOUT_SLICE: Duration = Duration::from_millis(50);
+
 /// How long a thread is willing to wait, and what may disturb it.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience<'a> {
@@ -300,9 +311,11 @@ pub struct Patience<'a> {
     spin: Duration,
     #[cfg(not(loom))]
     parker: &'a Parker,
-    /// The longest sleep.
+    /// When a sleep ends as if a signal had arrived.
     #[cfg(not(loom))]
-    slice: Duration,
+    slice_end: Option<Instant>,
+    #[cfg(not(loom))]
+    lookout: Option<&'a dyn Lookout>,
     #[cfg(loom)]
     sleeps_once: bool,
     #[cfg(loom)]
@@ -313,14 +326,20 @@ pub struct Patience<'a> {
 impl<'a> Patience<'a> {
     /// Waits until `deadline` (for ever if there is none), at first by spinning for `spin`.
     pub fn new(deadline: Option<Instant>, spin: Duration, parker: &'a Parker) -> Self {
-        Patience { deadline, spin, parker, slice: Duration::MAX }
+        Patience { deadline, spin, parker, slice_end: None, lookout: None }
     }
 
-    /// The same, but a sleep that is longer than `slice` ends as if a signal had arrived: for a thread on which one may
-    /// arrive just before it sleeps.
+    /// The same, but when `slice`, which begins now, is over, a sleep ends as if a signal had arrived: for a thread on
+    /// which one may arrive just before it sleeps.
     #[must_use]
     pub fn in_slices(self, slice: Duration) -> Self {
-        Patience { slice, ..self }
+        Patience { slice_end: Instant::now().checked_add(slice), ..self }
+    }
+
+    /// The same, but whoever sleeps looks out now and then, and looks again at what it waits for, as if woken.
+    #[must_use]
+    pub fn watching(self, lookout: &'a dyn Lookout) -> Self {
+        Patience { lookout: Some(lookout), ..self }
     }
 
     /// Repeats `attempt` for the spinning time: a reply that is on its way costs no system call.
@@ -352,16 +371,23 @@ impl<'a> Patience<'a> {
 
     /// Sleeps on `word` while it holds `expected`.
     pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
-        let left = match self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => return Err(WaitError::TimedOut),
-            Some(left) => left,
-            None => Duration::MAX,
-        };
-        let timeout = left.min(self.slice);
-        match self.parker.sleep(word, expected, (timeout != Duration::MAX).then_some(timeout)) {
-            Err(WaitError::TimedOut) if timeout < left => Err(WaitError::Interrupted),
-            result => result,
+        let now = Instant::now();
+        let left = |end: Option<Instant>| end.map_or(Duration::MAX, |end| end.saturating_duration_since(now));
+        let (left, slice) = (left(self.deadline), left(self.slice_end));
+        if left.is_zero() {
+            return Err(WaitError::TimedOut);
         }
+        let lookout = self.lookout.map_or(Duration::MAX, |_| self.parker.until_lookout(now));
+        let timeout = left.min(slice).min(lookout);
+        let slept = self.parker.sleep(word, expected, (timeout != Duration::MAX).then_some(timeout));
+        if slept != Err(WaitError::TimedOut) || timeout == left {
+            return slept;
+        }
+        if timeout == lookout {
+            self.lookout.inspect(|lookout| lookout.look_out());
+            self.parker.has_looked_out();
+        }
+        if timeout == slice { Err(WaitError::Interrupted) } else { Ok(()) }
     }
 }
 
@@ -399,10 +425,11 @@ mod parker {
     #![expect(unsafe_code, reason = "a word is woken through a pointer that its sleeper lent")]
 
     use core::time::Duration;
+    use std::time::Instant;
 
     use parking_lot::Mutex;
 
-    use super::{FutexWord, WaitError, Woken};
+    use super::{FutexWord, LOOKOUT_SLICE, WaitError, Woken};
     use crate::sync::{AtomicBool, Ordering};
 
     /// One thread's handle to be disturbed by: whatever it sleeps on, [`Parker::interrupt`] ends the sleep.
@@ -410,6 +437,8 @@ mod parker {
     pub struct Parker {
         interrupted: AtomicBool,
         asleep_on: Mutex<Lent>,
+        /// When the thread looks out next; only its own business.
+        next_lookout: Mutex<Option<Instant>>,
     }
 
     /// The word that the thread sleeps on now.
@@ -440,6 +469,16 @@ mod parker {
         /// Whether the thread was interrupted since the last call.
         pub fn take_interrupt(&self) -> bool {
             self.interrupted.swap(false, Ordering::SeqCst)
+        }
+
+        /// How long the thread may sleep until it looks out.
+        pub(super) fn until_lookout(&self, now: Instant) -> Duration {
+            self.next_lookout.lock().get_or_insert(now + LOOKOUT_SLICE).saturating_duration_since(now)
+        }
+
+        /// The thread has just looked out.
+        pub(super) fn has_looked_out(&self) {
+            *self.next_lookout.lock() = Some(Instant::now() + LOOKOUT_SLICE);
         }
 
         pub(super) fn sleep(

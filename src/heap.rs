@@ -6,25 +6,34 @@
 //! Where to look first is a hint (the block that was freed last, whose bytes are warm, then the place behind the
 //! one that was taken last). Sizes are powers of two and the steps halfway between.
 //!
-//! Memory goes back to the kernel page by page (`MADV_DONTNEED`): a large block when it is freed and enough large ones
+//! Memory goes back to the kernel page by page (`MADV_REMOVE`): a large block when it is freed and enough large ones
 //! are free already, small ones when a queue that had grown gives a ring back. Addresses stay.
 //!
+//! What several steps would take that a kill may come between is a transaction ([`journal`](crate::journal)): references
+//! to objects, each of which has its place with its holder's name; rings that are linked; slabs that are added.
+//!
 //! `unsafe` here: the structures of `layout.rs` are laid over raw memory. What makes it sound is kept in private
-//! memory, never read from the region: a slab's address, its block size and its count. An index from outside is
-//! checked against them before any address is made of it. Blocks that were rings are only ever rings again, so a
-//! `&Slot` is a `&Slot` for ever; all that other threads may change under a shared reference is atomic.
+//! memory: a slab's address, its block size and its count, which are read from the region once and checked. An index
+//! from outside is checked against them before any address is made of it. Blocks that were rings are only ever rings
+//! again, so a `&Slot` is a `&Slot` for ever; all that other threads may change under a shared reference is atomic.
 #![expect(unsafe_code, reason = "structures are laid over raw memory")]
 
 use core::ptr::NonNull;
+
+use std::collections::HashMap;
 
 use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::error::{AttachError, OutOfMemory};
-use crate::layout::{ObjectHeader, ObjectId, ObjectKind, PeerId, RingHeader, Slot};
-use crate::region::{Segments, Span, page_bytes};
+use crate::fault::fault;
+use crate::journal::Transaction;
+use crate::layout::{
+    CLASSES, Class, MAX_SLABS, ObjectHeader, ObjectId, ObjectKind, PeerId, RingHeader, SlabEntry, Slot,
+};
+use crate::region::{Cut, Space, Span, page_bytes};
 use crate::ring::{MAX_RING_SLOTS, Ring, RingRef, Rings};
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 const STATE: u64 = 3;
 const FREE: u64 = 0;
@@ -34,6 +43,8 @@ const OBJECT: u64 = 3;
 /// The block's pages were written since the kernel last took them back.
 const DIRTY: u64 = 4;
 const PEER_SHIFT: u32 = 4;
+const PEER: u64 = 0xFFF << PEER_SHIFT;
+/// Of an object, and of a block whose last words are ids of objects: each a reference.
 const REFERENCE: u64 = 1 << 16;
 const REFERENCES: u64 = 0xFF_FFFF << 16;
 const GENERATION_SHIFT: u32 = 40;
@@ -41,14 +52,11 @@ const GENERATION_SHIFT: u32 = 40;
 /// A block's index is its slab's number and its place in it.
 const PLACE_BITS: u32 = 18;
 const MAX_PLACES: usize = 1 << PLACE_BITS;
-const MAX_SLABS: usize = 1 << (32 - PLACE_BITS);
-/// Marks "no block" where a hint is missing. Its slab, the last number, is never made.
-const NOWHERE: u32 = u32::MAX;
 
 /// The smallest block: two cache lines.
 const MIN_BLOCK_BYTES: usize = 128;
-/// Two sizes for every power of two from [`MIN_BLOCK_BYTES`] to 1 TiB.
-const CLASSES: usize = 2 * 34;
+/// Bytes of a block of a participant's references: of so many words.
+const LEDGER_BYTES: usize = 1024;
 /// Bytes of a class's first slab; each later one is twice as large, up to [`MAX_PLACES`] blocks.
 const FIRST_SLAB_BYTES: usize = 64 << 10;
 /// Blocks of at least this size go back to the kernel one by one.
@@ -86,19 +94,6 @@ impl Family {
     }
 }
 
-/// Where the blocks of one size are.
-#[derive(Debug)]
-struct Class {
-    /// The slab that was made last; slabs are linked from there. [`NOWHERE`] if there is none.
-    newest: AtomicU32,
-    /// The block that was freed last.
-    hint: AtomicU32,
-    /// How many blocks are taken.
-    taken: AtomicUsize,
-    /// How many blocks have been written since the kernel took them back, taken or not.
-    dirty: AtomicUsize,
-}
-
 /// Private knowledge about a slab.
 #[derive(Debug)]
 struct Slab {
@@ -109,8 +104,10 @@ struct Slab {
     block_bytes: usize,
     class: usize,
     family: Family,
-    /// The slab of the same class that was made before it.
-    older: u32,
+    /// Where the blocks are in the file.
+    offset: u64,
+    /// The slab of the same class that was made before it, plus one.
+    older: u64,
     /// Where the next search starts.
     cursor: AtomicUsize,
 }
@@ -125,6 +122,11 @@ impl Slab {
     fn descriptor(&self, place: usize) -> Option<&AtomicU64> {
         // SAFETY: `place` is inside the slab, whose descriptors are zeroed memory mapped for the heap's life.
         (place < self.count).then(|| unsafe { self.descriptors.add(place).as_ref() })
+    }
+
+    /// Where a block is in the file.
+    fn block_offset(&self, place: usize) -> u64 {
+        self.offset + (place * self.block_bytes) as u64
     }
 
     fn block(&self, place: usize) -> NonNull<u8> {
@@ -143,33 +145,31 @@ struct Claimed {
     is_zero: bool,
 }
 
-/// A heap over segments of memory.
+/// A heap over a region's memory.
 #[derive(Debug)]
 pub(crate) struct Heap {
-    segments: Segments,
+    space: Space,
+    /// What is known of the slabs, by their numbers. Null, or made by `Box::into_raw` and there as long as this.
     slabs: Box<[AtomicPtr<Slab>]>,
-    /// How many slabs there are; held while one is added.
-    slab_count: Mutex<u32>,
-    data: [CachePadded<Class>; CLASSES],
-    rings: [CachePadded<Class>; CLASSES],
-    /// Bytes of large free blocks that stay, by family.
-    idle_large: [AtomicUsize; 2],
+    /// The references of the participants of this process.
+    ledgers: Mutex<HashMap<u16, Ledger>>,
     /// Where the next look for pages to give back starts.
     trim_cursor: AtomicUsize,
-    transactions: Mutex<()>,
 }
 
-/// Changes that a transaction will make.
+/// Where a participant notes its references: blocks of words, each an object's id or 0. Recovery finds them there.
 #[derive(Debug, Default)]
-pub(crate) struct Transaction {
-    changes: Vec<(&'static AtomicU64, u64)>,
+struct Ledger {
+    /// How many places of each block are taken.
+    blocks: HashMap<u32, usize>,
+    free: Vec<Note>,
 }
 
-impl Transaction {
-    pub(crate) fn set(&mut self, word: &AtomicU64, value: u64) {
-        // SAFETY: words of the region live as long as the heap, which outlives the transaction.
-        self.changes.push((unsafe { NonNull::from(word).as_ref() }, value));
-    }
+/// A place in a ledger: a block's index, and which of its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    block: u32,
+    word: u32,
 }
 
 /// What the heap holds, in bytes and blocks.
@@ -186,62 +186,41 @@ pub struct Usage {
 }
 
 impl Heap {
-    pub(crate) fn new() -> Result<Heap, OutOfMemory> {
-        let class = || {
-            CachePadded::new(Class {
-                newest: AtomicU32::new(NOWHERE),
-                hint: AtomicU32::new(NOWHERE),
-                taken: AtomicUsize::new(0),
-                dirty: AtomicUsize::new(0),
-            })
-        };
-        Ok(Heap {
-            segments: Segments::new()?,
+    pub(crate) fn new(space: Space) -> Heap {
+        Heap {
+            space,
             slabs: (0..MAX_SLABS).map(|_| AtomicPtr::default()).collect(),
-            slab_count: Mutex::new(0),
-            data: std::array::from_fn(|_| class()),
-            rings: std::array::from_fn(|_| class()),
-            idle_large: std::array::from_fn(|_| AtomicUsize::new(0)),
+            ledgers: Mutex::default(),
             trim_cursor: AtomicUsize::new(0),
-            transactions: Mutex::new(()),
-        })
+        }
     }
 
-    pub(crate) fn segments(&self) -> &Segments {
-        &self.segments
+    pub(crate) fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Changes words of the region all together or not at all; see [`journal`](crate::journal).
+    pub(crate) fn transact<T>(
+        &self,
+        me: PeerId,
+        body: impl FnOnce(&mut Transaction<'_, Space>) -> Option<T>,
+    ) -> Option<T> {
+        self.space.transact(me, body)
     }
 
     /// Takes a block of at least `bytes` bytes for `owner`.
     pub(crate) fn take(&self, owner: PeerId, bytes: usize) -> Result<u32, OutOfMemory> {
-        Ok(self.claim(Family::Data, bytes, OWNED | u64::from(owner.get()) << PEER_SHIFT)?.index)
+        Ok(self.claim(Family::Data, bytes, owner)?.index)
     }
 
     /// Hands a block that its producer owns to the queue, or one that the queue owns to its consumer.
     pub(crate) fn hand_over(&self, index: u32, to: Option<PeerId>) {
         let Some((_, descriptor)) = self.find(index) else { return };
-        let state = to.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
-        let kept = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT | DIRTY);
-        // Relaxed: the slot that names the block publishes it.
-        descriptor.store(kept | state, Ordering::Relaxed);
-    }
-
-    /// Changes several words at once.
-    pub(crate) fn transact<T>(&self, _me: PeerId, body: impl FnOnce(&mut Transaction) -> Option<T>) -> Option<T> {
-        let _held = self.transactions.lock();
-        let mut changes = Transaction::default();
-        let result = body(&mut changes)?;
-        for (word, value) in changes.changes {
-            word.store(value, Ordering::Release);
+        let seen = descriptor.load(Ordering::Relaxed);
+        if matches!(seen & STATE, OWNED | QUEUED) {
+            // Release: a kill after it comes after all that was done to the block.
+            descriptor.store(owned_by(seen, to), Ordering::Release);
         }
-        Some(result)
-    }
-
-    /// [`Heap::hand_over`] as a part of a transaction.
-    pub(crate) fn hand_over_with(&self, changes: &mut Transaction, index: u32, to: Option<PeerId>) {
-        let Some((_, descriptor)) = self.find(index) else { return };
-        let state = to.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
-        let kept = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT | DIRTY);
-        changes.set(descriptor, kept | state);
     }
 
     /// The address and size of a block, if the index leads to one.
@@ -251,23 +230,28 @@ impl Heap {
         (place < slab.count && slab.family == Family::Data).then(|| (slab.block(place), slab.block_bytes))
     }
 
-    /// Gives a block back.
+    /// Gives a block back that holds no references.
     pub(crate) fn give_back(&self, me: PeerId, index: u32) {
         let Some((slab, descriptor)) = self.find(index) else { return };
         let class = self.class(slab);
-        let mut free = descriptor.load(Ordering::Relaxed) & (!0 << GENERATION_SHIFT) | DIRTY;
-        if slab.block_bytes >= LARGE_BYTES
-            && self.idle_large(slab.family).fetch_add(slab.block_bytes, Ordering::Relaxed) + slab.block_bytes
-                > slab.family.retained_bytes()
-            && !self.evict(me, slab.family, class)
-        {
-            self.discard_block(slab, place(index));
-            free &= !DIRTY;
+        let seen = descriptor.load(Ordering::Relaxed);
+        if seen & STATE == FREE || seen & REFERENCES != 0 {
+            return; // only if somebody wrote over what named it
         }
+        let mut free = seen & (!0 << GENERATION_SHIFT) | DIRTY;
+        if slab.block_bytes >= LARGE_BYTES {
+            let bytes = slab.block_bytes as u64;
+            let idle = self.idle_large(slab.family).fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+            if idle > slab.family.retained_bytes() as u64 && !self.evict(me, slab.family, class) {
+                self.discard_block(slab, place(index));
+                free &= !DIRTY;
+            }
+        }
+        fault!(BeforeFree);
         // SYNC POINT: Release, so that the next owner's bytes come after our last look.
         descriptor.store(free, Ordering::Release);
-        class.hint.store(index, Ordering::Relaxed);
-        class.taken.fetch_sub(1, Ordering::Relaxed);
+        class.hint.store(u64::from(index) + 1, Ordering::Relaxed);
+        count_down(&class.taken, 1);
     }
 
     /// Gives the pages of a large free block back that is not of the class `used`, which is in use just now; false if
@@ -293,27 +277,42 @@ impl Heap {
 
     /// Every place of a class.
     fn places<'a>(&'a self, class: &Class) -> impl Iterator<Item = (&'a Slab, usize)> {
-        let newest = self.slab(class.newest.load(Ordering::Acquire) << PLACE_BITS);
-        core::iter::successors(newest, |slab| self.slab(slab.older << PLACE_BITS))
+        let newest = self.named_slab(class.newest.load(Ordering::Acquire));
+        core::iter::successors(newest, |slab| self.named_slab(slab.older))
             .flat_map(|slab| (0..slab.count).map(move |place| (slab, place)))
     }
 
     /// Gives a large block's pages back to the kernel. The block is the caller's.
     fn discard_block(&self, slab: &Slab, place: usize) {
         // SAFETY: the caller owns the block.
-        unsafe { self.segments.discard(Span { start: slab.block(place).as_ptr(), length: slab.block_bytes }) };
-        self.idle_large(slab.family).fetch_sub(slab.block_bytes, Ordering::Relaxed);
-        self.class(slab).dirty.fetch_sub(1, Ordering::Relaxed);
+        unsafe { self.space.discard(Span { start: slab.block(place), length: slab.block_bytes }) };
+        count_down(self.idle_large(slab.family), slab.block_bytes as u64);
+        count_down(&self.class(slab).dirty, 1);
     }
 
-    /// Makes an object of `bytes` bytes with one reference, all zero but for its kind.
-    pub(crate) fn create_object(&self, kind: ObjectKind, bytes: usize) -> Result<ObjectId, OutOfMemory> {
+    // --- objects and references ------------------------------------------------------------------------------------
+
+    /// Makes an object of `bytes` bytes, all zero but for its kind, with one reference, noted for `me`.
+    pub(crate) fn create_object(
+        &self,
+        me: PeerId,
+        kind: ObjectKind,
+        bytes: usize,
+    ) -> Result<(ObjectId, Note), OutOfMemory> {
+        let id = self.take_for_object(me, kind, bytes)?;
+        let note = self.note(me).inspect_err(|_| self.give_back(me, id.index))?;
+        let noted = self.noted(note).expect("it is a place of a ledger");
+        let is_made = self.make_object(me, id, kind, noted, 0, id.pack());
+        debug_assert!(is_made, "nobody else knows of them");
+        Ok((id, note))
+    }
+
+    /// Takes a block for an object, all zero but for its kind. It is the caller's until [`Heap::make_object`].
+    pub(crate) fn take_for_object(&self, me: PeerId, kind: ObjectKind, bytes: usize) -> Result<ObjectId, OutOfMemory> {
         let refused = |error: OutOfMemory| OutOfMemory { requested: bytes as u64, ..error };
-        // The reference is there from the start, but nobody knows the id before this returns.
         // Blocks for a multiple of the smallest one are such multiples themselves, and so aligned to it in their slab.
         let room = bytes.checked_next_multiple_of(MIN_BLOCK_BYTES).unwrap_or(usize::MAX);
-        let block = self.claim(Family::Data, room, OBJECT | REFERENCE).map_err(refused)?;
-        let Claimed { index, generation, is_zero } = block;
+        let Claimed { index, generation, is_zero } = self.claim(Family::Data, room, me).map_err(refused)?;
         let (memory, _) = self.memory(index).expect("it was just taken");
         if !is_zero {
             // SAFETY: the block is ours alone until its id is known, and it is that large.
@@ -324,31 +323,246 @@ impl Heap {
         Ok(ObjectId { index, generation })
     }
 
-    /// Adds a reference to an object, if it still is what the id names.
-    pub(crate) fn acquire_object(&self, id: ObjectId, kind: ObjectKind) -> Result<(), AttachError> {
+    /// Makes such a block an object with one reference, which is in the word: it becomes `named`, unless it is not
+    /// `expected`; whether it did.
+    pub(crate) fn make_object(
+        &self,
+        me: PeerId,
+        id: ObjectId,
+        kind: ObjectKind,
+        word: &AtomicU64,
+        expected: u64,
+        named: u64,
+    ) -> bool {
+        let made = self.transact(me, |transaction| {
+            let (_, descriptor) = self.find(id.index)?;
+            if word.load(Ordering::Acquire) != expected {
+                return None;
+            }
+            transaction.set(word, named);
+            transaction.set(descriptor, u64::from(id.generation) << GENERATION_SHIFT | DIRTY | OBJECT | REFERENCE);
+            let count = self.counted(kind);
+            transaction.set(count, count.load(Ordering::Relaxed).wrapping_add(1));
+            Some(())
+        });
+        made.is_some()
+    }
+
+    /// Adds a reference to an object, if it still is what the id names, noted for `me`.
+    pub(crate) fn acquire_object(&self, me: PeerId, id: ObjectId, kind: ObjectKind) -> Result<Note, AttachError> {
+        let note = self.note(me)?;
+        let acquired = self.transact(me, |transaction| {
+            self.add_reference(transaction, id, kind).ok()?;
+            transaction.set(self.noted(note)?, id.pack());
+            Some(())
+        });
+        if acquired.is_none() {
+            self.forget_note(me, note);
+        }
+        acquired.map(|()| note).ok_or_else(|| self.referable(id, kind).err().unwrap_or(AttachError::Gone))
+    }
+
+    /// Collects the change that adds a reference.
+    pub(crate) fn add_reference(
+        &self,
+        transaction: &mut Transaction<'_, Space>,
+        id: ObjectId,
+        kind: ObjectKind,
+    ) -> Result<(), AttachError> {
+        let descriptor = self.referable(id, kind)?;
+        transaction.set(descriptor, descriptor.load(Ordering::Relaxed) + REFERENCE);
+        Ok(())
+    }
+
+    /// The descriptor of an object that a reference may be added to. It stays as it is while the journal's lock is held.
+    fn referable(&self, id: ObjectId, kind: ObjectKind) -> Result<&AtomicU64, AttachError> {
         let (_, descriptor) = self.find(id.index).ok_or(AttachError::Corrupt)?;
-        let mut seen = descriptor.load(Ordering::Relaxed);
+        let seen = descriptor.load(Ordering::Acquire);
+        if seen & STATE != OBJECT || seen & REFERENCES == 0 || (seen >> GENERATION_SHIFT) as u32 != id.generation {
+            return Err(AttachError::Gone);
+        }
+        // 16,777,215 references: no program has as many
+        let is_full = seen & REFERENCES == REFERENCES;
+        if is_full || self.object_kind(id) != Some(kind) { Err(AttachError::Corrupt) } else { Ok(descriptor) }
+    }
+
+    /// Takes the reference back that is noted there; true if it was the last, and then the caller alone owns the object
+    /// and ends it.
+    pub(crate) fn release_object(&self, me: PeerId, note: Note) -> bool {
+        let last = self.transact(me, |transaction| {
+            let word = self.noted(note)?;
+            let id = ObjectId::unpack(word.load(Ordering::Relaxed))?;
+            transaction.set(word, 0);
+            Some(self.drop_reference(transaction, id, me))
+        });
+        self.forget_note(me, note);
+        last == Some(true)
+    }
+
+    /// Collects the change that takes a reference back; whether it was the last.
+    pub(crate) fn drop_reference(&self, transaction: &mut Transaction<'_, Space>, id: ObjectId, me: PeerId) -> bool {
+        let Some((_, descriptor)) = self.find(id.index) else { return false };
+        let seen = descriptor.load(Ordering::Acquire);
+        let is_it = seen & STATE == OBJECT && (seen >> GENERATION_SHIFT) as u32 == id.generation;
+        if !is_it || seen & REFERENCES == 0 {
+            return false; // only if somebody wrote over the note
+        }
+        let last = seen & REFERENCES == REFERENCE;
+        // An object without references names who ends it.
+        let ending = if last { u64::from(me.get()) << PEER_SHIFT } else { 0 };
+        transaction.set(descriptor, (seen - REFERENCE) & !PEER | ending);
+        last
+    }
+
+    /// The end of an object that has no reference, or none but its owner's, which ends: its block is free.
+    pub(crate) fn end_object(&self, me: PeerId, id: ObjectId, kind: Option<ObjectKind>) {
+        self.transact(me, |transaction| {
+            let (_, descriptor) = self.find(id.index)?;
+            let seen = descriptor.load(Ordering::Relaxed);
+            let is_it = seen & STATE == OBJECT && (seen >> GENERATION_SHIFT) as u32 == id.generation;
+            if !is_it || seen & REFERENCES > REFERENCE {
+                return None; // only if somebody wrote over it
+            }
+            transaction.set(descriptor, owned_by(seen & !REFERENCES, Some(me)));
+            if let Some(count) = kind.map(|kind| self.counted(kind)) {
+                transaction.set(count, count.load(Ordering::Relaxed).wrapping_sub(1));
+            }
+            Some(())
+        })
+        .map(|()| self.give_back(me, id.index));
+    }
+
+    /// [`Heap::hand_over`] as a part of a transaction.
+    pub(crate) fn hand_over_with(
+        &self,
+        transaction: &mut Transaction<'_, Space>,
+        index: u32,
+        to: Option<PeerId>,
+    ) -> Option<()> {
+        let (_, descriptor) = self.find(index)?;
+        transaction.set(descriptor, owned_by(descriptor.load(Ordering::Relaxed), to));
+        Some(())
+    }
+
+    /// Whether the id is an object's that exists.
+    pub(crate) fn is_object(&self, id: ObjectId) -> bool {
+        self.find(id.index).is_some_and(|(_, descriptor)| {
+            let seen = descriptor.load(Ordering::Acquire);
+            seen & STATE == OBJECT && (seen >> GENERATION_SHIFT) as u32 == id.generation
+        })
+    }
+
+    /// Has a block hold references to these objects, which are alive, in its last words.
+    pub(crate) fn pin(&self, me: PeerId, index: u32, objects: &[(ObjectId, ObjectKind)]) {
+        for (id, kind) in objects {
+            self.transact(me, |transaction| {
+                let (_, descriptor) = self.find(index)?;
+                let seen = descriptor.load(Ordering::Relaxed);
+                let word = self.pinned_word(index, pins(seen))?;
+                // A name that leads nowhere stays one, so that the places of the others do not change.
+                let added = self.add_reference(transaction, *id, *kind).is_ok();
+                transaction.set(word, if added { id.pack() } else { 0 });
+                transaction.set(descriptor, seen + REFERENCE);
+                Some(())
+            });
+        }
+    }
+
+    /// The objects that a block refers to.
+    pub(crate) fn pinned(&self, index: u32) -> impl Iterator<Item = ObjectId> {
+        let count = self.find(index).map_or(0, |(slab, descriptor)| {
+            let most = slab.block_bytes / size_of::<AtomicU64>();
+            pins(descriptor.load(Ordering::Relaxed)).min(most)
+        });
+        let id = move |pin| ObjectId::unpack(self.pinned_word(index, pin)?.load(Ordering::Relaxed));
+        (0..count).filter_map(id)
+    }
+
+    /// Takes the references back that a block holds; `last` is told of the objects that end with that.
+    pub(crate) fn unpin(&self, me: PeerId, index: u32, mut last: impl FnMut(ObjectId)) {
         loop {
-            if seen & STATE != OBJECT || seen & REFERENCES == 0 || (seen >> GENERATION_SHIFT) as u32 != id.generation {
-                return Err(AttachError::Gone);
-            }
-            if seen & REFERENCES == REFERENCES {
-                return Err(AttachError::Corrupt); // 16,777,215 references: no program has as many
-            }
-            // Acquire: what made the object comes before what we do with it.
-            match descriptor.compare_exchange_weak(seen, seen + REFERENCE, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => break,
-                Err(now) => seen = now,
+            let released = self.transact(me, |transaction| {
+                let (_, descriptor) = self.find(index)?;
+                let seen = descriptor.load(Ordering::Relaxed);
+                if !matches!(seen & STATE, OWNED | QUEUED) {
+                    return None;
+                }
+                let pin = pins(seen).checked_sub(1)?;
+                transaction.set(descriptor, seen - REFERENCE);
+                let id = self.pinned_word(index, pin).and_then(|word| {
+                    transaction.set(word, 0);
+                    ObjectId::unpack(word.load(Ordering::Relaxed))
+                });
+                Some(id.filter(|id| self.drop_reference(transaction, *id, me)))
+            });
+            match released {
+                None => return,
+                Some(ended) => ended.into_iter().for_each(&mut last),
             }
         }
-        let (memory, _) = self.memory(id.index).ok_or(AttachError::Corrupt)?;
-        // SAFETY: objects start with a header, and this one stays as long as we hold the reference.
-        if unsafe { memory.cast::<ObjectHeader>().as_ref() }.kind.load(Ordering::Relaxed) == kind as u32 {
-            Ok(())
-        } else {
-            self.release_object(id);
-            Err(AttachError::Corrupt)
+    }
+
+    /// A block's word for its pin of that number: they are counted from its end.
+    fn pinned_word(&self, index: u32, pin: usize) -> Option<&AtomicU64> {
+        let words = self.memory(index)?.1 / size_of::<AtomicU64>();
+        self.word(index, words.checked_sub(pin + 1)?)
+    }
+
+    /// A word of a block.
+    fn word(&self, index: u32, word: usize) -> Option<&AtomicU64> {
+        let (memory, bytes) = self.memory(index)?;
+        // SAFETY: it is inside the block, and aligned. Only those use it as an atomic who own it as words.
+        (word < bytes / size_of::<AtomicU64>()).then(|| unsafe { memory.cast::<AtomicU64>().add(word).as_ref() })
+    }
+
+    fn noted(&self, note: Note) -> Option<&AtomicU64> {
+        self.word(note.block, note.word as usize)
+    }
+
+    /// A free place in a participant's ledger. It holds 0.
+    fn note(&self, me: PeerId) -> Result<Note, OutOfMemory> {
+        let mut ledgers = self.ledgers.lock();
+        let ledger = ledgers.entry(me.get()).or_default();
+        if ledger.free.is_empty() {
+            let block = self.take(me, LEDGER_BYTES)?;
+            let words = LEDGER_BYTES / size_of::<AtomicU64>();
+            for word in (0..words).filter_map(|word| self.word(block, word)) {
+                word.store(0, Ordering::Release);
+            }
+            // From here on, recovery takes its words for ids.
+            if let Some((_, descriptor)) = self.find(block) {
+                descriptor.fetch_add(words as u64 * REFERENCE, Ordering::Release);
+            }
+            ledger.blocks.insert(block, 0);
+            ledger.free.extend((0..words as u32).rev().map(|word| Note { block, word }));
         }
+        let note = ledger.free.pop().expect("there was one or more were made");
+        *ledger.blocks.entry(note.block).or_default() += 1;
+        Ok(note)
+    }
+
+    fn forget_note(&self, me: PeerId, note: Note) {
+        const WORDS: usize = LEDGER_BYTES / size_of::<AtomicU64>();
+        let mut ledgers = self.ledgers.lock();
+        let Some(ledger) = ledgers.get_mut(&me.get()) else { return };
+        ledger.free.push(note);
+        let taken = ledger.blocks.entry(note.block).or_default();
+        *taken = taken.saturating_sub(1);
+        // A block in reserve, or nearly, so that one reference more or less does not cost a block each time.
+        if *taken == 0 && (ledger.blocks.len() == 1 || ledger.free.len() >= WORDS + WORDS / 2) {
+            ledger.blocks.remove(&note.block);
+            ledger.free.retain(|free| free.block != note.block);
+            if let Some((_, descriptor)) = self.find(note.block) {
+                descriptor.fetch_and(!REFERENCES, Ordering::Release); // its words are no ids any more
+            }
+            self.give_back(me, note.block);
+        }
+    }
+
+    /// Forgets the ledger of a participant that is about to leave. Its references, if it has any left, are found by
+    /// [`Heap::sweep`].
+    pub(crate) fn close_ledger(&self, me: PeerId) {
+        self.ledgers.lock().remove(&me.get());
     }
 
     /// The state of an object.
@@ -364,18 +578,78 @@ impl Heap {
     /// The objects that exist, as it was a moment ago.
     pub(crate) fn objects(&self) -> Vec<ObjectId> {
         let mut found = Vec::new();
-        for number in 0..MAX_SLABS as u32 {
-            let Some(slab) = self.slab(number << PLACE_BITS) else { break };
-            let places = if slab.family == Family::Data { slab.count } else { 0 };
-            for place in 0..places {
+        self.each_block(|_, index, seen| {
+            if seen & STATE == OBJECT && seen & REFERENCES != 0 {
+                found.push(ObjectId { index, generation: (seen >> GENERATION_SHIFT) as u32 });
+            }
+        });
+        found
+    }
+
+    /// Visits every block, with its descriptor as it was a moment ago.
+    fn each_block(&self, mut visit: impl FnMut(&Slab, u32, u64)) {
+        let count = self.space.header().slab_count.load(Ordering::Acquire).min(MAX_SLABS as u64) as u32;
+        for number in 0..count {
+            let Some(slab) = self.slab(number << PLACE_BITS) else { continue };
+            for place in 0..slab.count {
                 let seen = slab.descriptor(place).map_or(FREE, |descriptor| descriptor.load(Ordering::Relaxed));
-                if seen & STATE == OBJECT && seen & REFERENCES != 0 {
-                    let index = number << PLACE_BITS | place as u32;
-                    found.push(ObjectId { index, generation: (seen >> GENERATION_SHIFT) as u32 });
-                }
+                visit(slab, number << PLACE_BITS | place as u32, seen);
             }
         }
-        found
+    }
+
+    /// Frees what the dead owned in its own name: blocks, with the references in them. `ended` is told of the objects
+    /// that it was about to end, or that end now: the caller ends them.
+    ///
+    /// It may be begun again after a kill: each step leaves what is left to the next one who comes.
+    pub(crate) fn sweep(&self, dead: PeerId, me: PeerId, mut ended: impl FnMut(ObjectId)) {
+        let name = u64::from(dead.get()) << PEER_SHIFT;
+        let mut owned = Vec::new();
+        self.each_block(|_, index, seen| {
+            if seen & PEER == name && matches!(seen & STATE, OWNED | OBJECT) {
+                owned.push((index, seen));
+            }
+        });
+        for (index, seen) in owned {
+            if seen & STATE == OBJECT {
+                let id = ObjectId { index, generation: (seen >> GENERATION_SHIFT) as u32 };
+                let taken_over = self.transact(me, |transaction| {
+                    let (_, descriptor) = self.find(index)?;
+                    let now = descriptor.load(Ordering::Relaxed);
+                    transaction.set(descriptor, now & !PEER | u64::from(me.get()) << PEER_SHIFT);
+                    (now == seen && now & REFERENCES == 0).then_some(())
+                });
+                if taken_over.is_some() {
+                    ended(id);
+                }
+            } else {
+                self.unpin(me, index, &mut ended);
+                fault!(SweptBlockUnpinned);
+                self.give_back(me, index);
+            }
+        }
+    }
+
+    /// Counts again what is only counted about: kills come between a block's change and the count.
+    pub(crate) fn count_again(&self) {
+        let mut counts = [[[0; 2]; CLASSES]; 2];
+        let mut idle_large = [0; 2];
+        self.each_block(|slab, _, seen| {
+            let family = usize::from(slab.family == Family::Ring);
+            let [taken, dirty] = &mut counts[family][slab.class];
+            *taken += u64::from(seen & STATE != FREE);
+            *dirty += u64::from(seen & DIRTY != 0);
+            if slab.block_bytes >= LARGE_BYTES && seen & STATE == FREE && seen & DIRTY != 0 {
+                idle_large[family] += slab.block_bytes as u64;
+            }
+        });
+        for (family, classes) in [Family::Data, Family::Ring].into_iter().zip(counts) {
+            for (class, [taken, dirty]) in self.classes(family).iter().zip(classes) {
+                class.taken.store(taken, Ordering::Relaxed);
+                class.dirty.store(dirty, Ordering::Relaxed);
+            }
+            self.idle_large(family).store(idle_large[usize::from(family == Family::Ring)], Ordering::Relaxed);
+        }
     }
 
     /// The kind of an object that the caller holds a reference to.
@@ -386,107 +660,160 @@ impl Heap {
         ObjectKind::ALL.iter().copied().find(|known| *known as u32 == kind)
     }
 
-    /// Takes a reference back; true if it was the last, and then the caller alone owns the block.
-    pub(crate) fn release_object(&self, id: ObjectId) -> bool {
-        let Some((_, descriptor)) = self.find(id.index) else { return false };
-        // AcqRel: all that others did with the object comes before what the last one does to end it.
-        descriptor.fetch_sub(REFERENCE, Ordering::AcqRel) & REFERENCES == REFERENCE
+    /// How many objects of a kind there are.
+    pub(crate) fn counted(&self, kind: ObjectKind) -> &AtomicU64 {
+        let place = ObjectKind::ALL.iter().position(|known| *known == kind).expect("ALL has all of them");
+        &self.space.header().objects[place]
     }
 
-    /// Claims a block of a class: the descriptor's new low bits are `state`.
-    fn claim(&self, family: Family, bytes: usize, state: u64) -> Result<Claimed, OutOfMemory> {
+    /// Claims a block of a class for `me`.
+    fn claim(&self, family: Family, bytes: usize, me: PeerId) -> Result<Claimed, OutOfMemory> {
         let number = class_of(bytes)
             .ok_or_else(|| OutOfMemory { requested: bytes as u64, available: crate::region::available_memory() })?;
+        let claimed = self.claim_any(family, number, me)?;
+        if claimed.is_zero && self.space.file().must_commit() && class_bytes(number) >= LARGE_BYTES {
+            let offset = self.find(claimed.index).map_or(0, |(slab, _)| slab.block_offset(place(claimed.index)));
+            if let Err(error) = self.space.commit(offset, class_bytes(number) as u64) {
+                self.give_back(me, claimed.index);
+                return Err(error);
+            }
+        }
+        Ok(claimed)
+    }
+
+    fn claim_any(&self, family: Family, number: usize, me: PeerId) -> Result<Claimed, OutOfMemory> {
         let class = &self.classes(family)[number];
-        let hint = class.hint.load(Ordering::Relaxed);
-        if let Some((_, descriptor)) = self.find(hint)
-            && let Some(block) = self.claim_one(family, class, class_bytes(number), hint, descriptor, state)
+        let hint = u32::try_from(class.hint.load(Ordering::Relaxed).wrapping_sub(1)).unwrap_or(u32::MAX);
+        if let Some((slab, descriptor)) = self.find(hint)
+            && slab.family == family
+            && slab.class == number
+            && let Some(block) = self.claim_one(slab, hint, descriptor, me)
         {
             return Ok(block);
         }
         if class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed)
-            && let Some(found) = self.search(family, class, DIRTY, state)
+            && let Some(found) = self.search(class, DIRTY, me)
         {
             return Ok(found); // one whose pages the kernel need not give again
         }
         loop {
             let newest = class.newest.load(Ordering::Acquire);
-            if let Some(found) = self.search(family, class, 0, state) {
+            if let Some(found) = self.search(class, 0, me) {
                 return Ok(found);
             }
-            self.grow(family, number, newest)?;
+            self.grow(family, number, newest, me)?;
         }
     }
 
     /// Claims a free block of a class that has the flag `wanted`, if there is one where it looks.
-    fn search(&self, family: Family, class: &Class, wanted: u64, state: u64) -> Option<Claimed> {
-        let mut number = class.newest.load(Ordering::Acquire);
-        while let Some(slab) = self.slab(number << PLACE_BITS) {
+    fn search(&self, class: &Class, wanted: u64, me: PeerId) -> Option<Claimed> {
+        let mut name = class.newest.load(Ordering::Acquire);
+        while let Some(slab) = self.named_slab(name) {
+            let number = (name - 1) as u32;
             let start = slab.cursor.load(Ordering::Relaxed);
             for step in 0..slab.count.min(SEARCH) {
                 let place = if start + step < slab.count { start + step } else { start + step - slab.count };
                 let descriptor = slab.descriptor(place)?;
                 let index = number << PLACE_BITS | place as u32;
                 if descriptor.load(Ordering::Relaxed) & wanted == wanted
-                    && let Some(block) = self.claim_one(family, class, slab.block_bytes, index, descriptor, state)
+                    && let Some(block) = self.claim_one(slab, index, descriptor, me)
                 {
                     slab.cursor.store((place + 1) % slab.count, Ordering::Relaxed);
                     return Some(block);
                 }
             }
             slab.cursor.store((start + slab.count.min(SEARCH)) % slab.count, Ordering::Relaxed);
-            number = slab.older;
+            name = slab.older;
         }
         None
     }
 
-    fn claim_one(
-        &self,
-        family: Family,
-        class: &Class,
-        block_bytes: usize,
-        index: u32,
-        descriptor: &AtomicU64,
-        state: u64,
-    ) -> Option<Claimed> {
+    fn claim_one(&self, slab: &Slab, index: u32, descriptor: &AtomicU64, me: PeerId) -> Option<Claimed> {
         let seen = descriptor.load(Ordering::Relaxed);
         if seen & STATE != FREE {
             return None;
         }
         let generation = ((seen >> GENERATION_SHIFT) as u32 + 1) & 0xFF_FFFF;
         // Counted as written from now on, whether or not its owner gets round to it.
-        let mine = u64::from(generation) << GENERATION_SHIFT | DIRTY | state;
+        let mine = u64::from(generation) << GENERATION_SHIFT | DIRTY | OWNED | u64::from(me.get()) << PEER_SHIFT;
         // SYNC POINT: Acquire pairs with the Release in `give_back`.
         descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()?;
+        fault!(BlockClaimed);
+        let class = self.class(slab);
         class.taken.fetch_add(1, Ordering::Relaxed);
         if seen & DIRTY == 0 {
             class.dirty.fetch_add(1, Ordering::Relaxed);
-        } else if block_bytes >= LARGE_BYTES {
-            self.idle_large(family).fetch_sub(block_bytes, Ordering::Relaxed);
+        } else if slab.block_bytes >= LARGE_BYTES {
+            count_down(self.idle_large(slab.family), slab.block_bytes as u64);
         }
         Some(Claimed { index, generation, is_zero: seen & DIRTY == 0 })
     }
 
     /// Adds a slab to a class, unless somebody did so since `newest` was read.
     #[cold]
-    fn grow(&self, family: Family, number: usize, newest: u32) -> Result<(), OutOfMemory> {
-        let class = &self.classes(family)[number];
-        let mut slab_count = self.slab_count.lock();
-        if class.newest.load(Ordering::Acquire) != newest {
-            return Ok(());
-        }
+    fn grow(&self, family: Family, number: usize, newest: u64, me: PeerId) -> Result<(), OutOfMemory> {
+        let (class, header) = (&self.classes(family)[number], self.space.header());
         let block_bytes = class_bytes(number);
-        let before = self.slab(newest << PLACE_BITS).map_or(0, |slab| slab.count);
-        let count = (2 * before).max(FIRST_SLAB_BYTES / block_bytes).clamp(1, MAX_PLACES);
-        let count = count.min((MAX_SLAB_BYTES / block_bytes).max(1));
-        let lead = count * size_of::<AtomicU64>()
-            + if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
-        let lead = lead.next_multiple_of(page_bytes());
-        if *slab_count as usize == MAX_SLABS - 1 {
-            return Err(OutOfMemory { requested: block_bytes as u64, available: 0 });
+        let mut refused = None;
+        self.transact(me, |transaction| {
+            if class.newest.load(Ordering::Acquire) != newest {
+                return None;
+            }
+            let slabs = header.slab_count.load(Ordering::Relaxed);
+            let before = self.named_slab(newest).map_or(0, |slab| slab.count);
+            let count = (2 * before).max(FIRST_SLAB_BYTES / block_bytes).clamp(1, MAX_PLACES);
+            let count = count.min((MAX_SLAB_BYTES / block_bytes).max(1));
+            let lead = lead_bytes(family, count);
+            // The number after the last one is what no slab has: all ones is no block.
+            let entry = header.slabs[..MAX_SLABS - 1].get(usize::try_from(slabs).unwrap_or(MAX_SLABS));
+            let bytes = lead + count * block_bytes;
+            // Small blocks get their memory now; a large one when it is taken.
+            let committed = if block_bytes < LARGE_BYTES { bytes } else { lead };
+            let cut = match self.space.cut(transaction, bytes, committed) {
+                Ok(cut) => cut,
+                Err(error) => {
+                    refused = Some(error);
+                    return None;
+                }
+            };
+            let Some(entry) = entry else {
+                refused = Some(OutOfMemory { requested: block_bytes as u64, available: 0 });
+                return None;
+            };
+            transaction.set(&entry.offset, cut.offset);
+            transaction.set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
+            transaction.set(&entry.links, cut.segment << 32 | newest);
+            transaction.set(&header.slab_count, slabs + 1);
+            transaction.set(&class.newest, slabs + 1);
+            Some(())
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Makes the slab of that number known here, if there is one that can be.
+    #[cold]
+    fn learn(&self, number: usize) -> Option<&Slab> {
+        let header = self.space.header();
+        if number as u64 >= header.slab_count.load(Ordering::Acquire) {
+            return None;
         }
-        let span = self.segments.cut(lead + count * block_bytes)?;
-        let start = NonNull::new(span.start).expect("a mapping is not at address zero");
+        let SlabEntry { offset, shape, links } = header.slabs.get(number)?;
+        let (offset, shape, links) =
+            (offset.load(Ordering::Relaxed), shape.load(Ordering::Relaxed), links.load(Ordering::Relaxed));
+        let (count, class) = (shape as u32 as usize, (shape >> 32 & 0xFF) as usize);
+        let family = if shape >> 40 & 1 == 1 { Family::Ring } else { Family::Data };
+        let older = links & 0xFFFF_FFFF;
+        // Each is older than its successor, so that a walk along them ends.
+        if class >= CLASSES || count == 0 || count > MAX_PLACES || older > number as u64 {
+            return None;
+        }
+        let block_bytes = class_bytes(class);
+        if family == Family::Ring && (block_bytes > MAX_RING_SLOTS * size_of::<Slot>() || class % 2 == 1) {
+            return None; // a ring's slots are a power of two
+        }
+        let lead = lead_bytes(family, count);
+        let bytes = lead.checked_add(count.checked_mul(block_bytes)?)?;
+        let Span { start, .. } = self.space.span(Cut { segment: links >> 32, offset }, bytes)?;
         // SAFETY: all three are inside the span, which has `lead` bytes before the blocks.
         let (headers, blocks) = unsafe {
             let after_descriptors = (count * size_of::<AtomicU64>()).next_multiple_of(align_of::<RingHeader>());
@@ -498,25 +825,35 @@ impl Heap {
             blocks,
             count,
             block_bytes,
-            class: number,
+            class,
             family,
-            older: newest,
+            offset: offset + lead as u64,
+            older,
             cursor: AtomicUsize::new(0),
         };
-        // Release publishes the slab to whoever finds its number. Slabs live as long as the heap.
-        self.slabs[*slab_count as usize].store(Box::into_raw(Box::new(slab)), Ordering::Release);
-        class.newest.store(*slab_count, Ordering::Release);
-        *slab_count += 1;
-        Ok(())
+        let fresh = Box::into_raw(Box::new(slab));
+        let null = core::ptr::null_mut();
+        // Release publishes the slab to the other threads here. Failure: one of them was quicker.
+        if self.slabs[number].compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: nobody else has seen it.
+            drop(unsafe { Box::from_raw(fresh) });
+        }
+        self.slab((number as u32) << PLACE_BITS)
     }
 
     /// Gives pages of small free blocks back to the kernel, where a class keeps more of them than it should.
     ///
     /// Called when a queue that had grown gives a ring back. It goes on from where it found enough the last time: a
     /// queue's blocks become free in the order in which its slabs were made.
+    ///
+    /// Where memory has to be taken before it is touched, small blocks keep theirs: to take it block by block would
+    /// cost a system call each.
     #[cold]
     pub(crate) fn trim(&self, me: PeerId) {
-        let slab_count = *self.slab_count.lock() as usize;
+        if self.space.file().must_commit() {
+            return;
+        }
+        let slab_count = self.space.header().slab_count.load(Ordering::Acquire).min(MAX_SLABS as u64) as usize;
         for _ in 0..slab_count {
             let number = self.trim_cursor.fetch_add(1, Ordering::Relaxed) % slab_count;
             let Some(slab) = self.slab((number as u32) << PLACE_BITS) else { continue };
@@ -532,7 +869,7 @@ impl Heap {
     fn idle_bytes(&self, slab: &Slab) -> usize {
         let class = self.class(slab);
         let taken = class.taken.load(Ordering::Relaxed);
-        class.dirty.load(Ordering::Relaxed).saturating_sub(taken) * slab.block_bytes
+        (class.dirty.load(Ordering::Relaxed).saturating_sub(taken) as usize).saturating_mul(slab.block_bytes)
     }
 
     fn trim_slab(&self, slab: &Slab, me: PeerId) {
@@ -560,7 +897,7 @@ impl Heap {
                 // SAFETY: every block of the piece is ours.
                 unsafe {
                     let length = blocks * slab.block_bytes;
-                    self.segments.discard(Span { start: slab.block(first).as_ptr(), length });
+                    self.space.discard(Span { start: slab.block(first), length });
                 }
             }
             for place in first..held {
@@ -568,37 +905,36 @@ impl Heap {
                 let seen = descriptor.load(Ordering::Relaxed);
                 let mut free = seen & (!0 << GENERATION_SHIFT | DIRTY);
                 if whole {
-                    cleaned += usize::from(free & DIRTY != 0);
+                    cleaned += u64::from(free & DIRTY != 0);
                     free &= !DIRTY;
                 }
                 descriptor.store(free, Ordering::Release);
             }
-            class.dirty.fetch_sub(cleaned, Ordering::Relaxed);
+            count_down(&class.dirty, cleaned);
         }
     }
 
+    /// What there is, counted block by block.
     pub(crate) fn usage(&self) -> Usage {
-        let mut usage =
-            Usage { reserved: self.segments.spans().iter().map(|span| span.length as u64).sum(), ..Usage::default() };
-        for (number, class) in self.data.iter().enumerate().chain(self.rings.iter().enumerate()) {
-            let taken = class.taken.load(Ordering::Relaxed);
-            let idle = class.dirty.load(Ordering::Relaxed).saturating_sub(taken);
-            usage.in_use += (taken * class_bytes(number)) as u64;
-            usage.retained += (idle * class_bytes(number)) as u64;
-            usage.blocks += taken as u64;
-        }
+        let mut usage = Usage { reserved: self.space.reserved(), ..Usage::default() };
+        self.each_block(|slab, _, seen| {
+            let bytes = slab.block_bytes as u64;
+            if seen & STATE != FREE {
+                usage.in_use += bytes;
+                usage.blocks += 1;
+            } else if seen & DIRTY != 0 {
+                usage.retained += bytes;
+            }
+        });
         usage
     }
 
     fn classes(&self, family: Family) -> &[CachePadded<Class>; CLASSES] {
-        match family {
-            Family::Data => &self.data,
-            Family::Ring => &self.rings,
-        }
+        &self.space.header().classes[usize::from(family == Family::Ring)]
     }
 
-    fn idle_large(&self, family: Family) -> &AtomicUsize {
-        &self.idle_large[usize::from(family == Family::Ring)]
+    fn idle_large(&self, family: Family) -> &AtomicU64 {
+        &self.space.header().idle_large[usize::from(family == Family::Ring)]
     }
 
     fn class(&self, slab: &Slab) -> &Class {
@@ -607,9 +943,19 @@ impl Heap {
 
     #[inline]
     fn slab(&self, index: u32) -> Option<&Slab> {
-        let slab = self.slabs[index as usize >> PLACE_BITS].load(Ordering::Acquire);
-        // SAFETY: null, or a slab that `grow` published and that lives as long as the heap.
-        unsafe { slab.as_ref() }
+        let number = index as usize >> PLACE_BITS;
+        let slab = self.slabs[number].load(Ordering::Acquire);
+        // SAFETY: null, or a slab that `learn` published and that is there as long as the heap.
+        match unsafe { slab.as_ref() } {
+            None => self.learn(number),
+            known => known,
+        }
+    }
+
+    /// The slab whose number is one less than that.
+    fn named_slab(&self, name: u64) -> Option<&Slab> {
+        let number = name.checked_sub(1).filter(|number| *number < MAX_SLABS as u64)?;
+        self.slab((number as u32) << PLACE_BITS)
     }
 
     #[inline]
@@ -634,48 +980,50 @@ impl Drop for Heap {
 impl Rings for Heap {
     #[inline]
     fn ring(&self, reference: RingRef) -> Option<Ring<'_>> {
+        let slab = self.slab(reference.index())?;
         let place = place(reference.index());
-        let slab = self.slab(reference.index()).filter(|slab| place < slab.count && slab.family == Family::Ring)?;
+        if place >= slab.count || slab.family != Family::Ring {
+            return None;
+        }
         let slots = slab.block_bytes / size_of::<Slot>();
         // SAFETY: the block and its header are inside the slab and were zero at first, which is valid for both; all
         // that changes in them is atomic. Memory of this family is never anything else, so the references stay valid
         // for the heap's life, whosever ring it is by then.
-        unsafe {
-            Some(Ring {
+        Some(unsafe {
+            Ring {
                 header: slab.headers.add(place).as_ref(),
                 slots: core::slice::from_raw_parts(slab.block(place).cast().as_ptr(), slots),
-            })
-        }
+            }
+        })
     }
 
     fn allocate(&self, me: PeerId, slots: usize) -> Result<RingRef, OutOfMemory> {
         debug_assert!(slots.is_power_of_two() && slots <= MAX_RING_SLOTS);
-        let mine = OWNED | u64::from(me.get()) << PEER_SHIFT;
-        let Claimed { index, generation, .. } = self.claim(Family::Ring, slots * size_of::<Slot>(), mine)?;
+        let Claimed { index, generation, .. } = self.claim(Family::Ring, slots * size_of::<Slot>(), me)?;
         Ok(RingRef::new(index, generation))
     }
 
     fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64> {
         let mut seen = expected;
-        self.transact(me, |changes| {
+        let linked = self.transact(me, |transaction| {
             seen = word.load(Ordering::Acquire);
             if seen != expected {
                 return None;
             }
-            changes.set(word, new);
-            if let Some(fresh) = fresh {
-                self.hand_over_with(changes, fresh.index(), None);
-            }
-            Some(())
-        })
-        .ok_or(seen)
+            transaction.set(word, new);
+            fresh.map_or(Some(()), |fresh| self.hand_over_with(transaction, fresh.index(), None))
+        });
+        linked.ok_or(seen)
     }
 
     fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool {
-        let unlinked = self.transact(me, |changes| {
-            let seen = first.load(Ordering::Acquire);
-            (seen == u64::from(ring.generation()) << 32 | u64::from(ring.index()))
-                .then(|| changes.set(first, following))
+        let unlinked = self.transact(me, |transaction| {
+            let name = u64::from(ring.generation()) << 32 | u64::from(ring.index());
+            if first.load(Ordering::Acquire) != name {
+                return None;
+            }
+            transaction.set(first, following);
+            self.hand_over_with(transaction, ring.index(), Some(me))
         });
         if unlinked.is_some() {
             self.free(me, ring);
@@ -697,6 +1045,31 @@ fn hold(descriptor: &AtomicU64, me: PeerId, wanted: u64) -> Option<u64> {
     }
     let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
     descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()
+}
+
+/// The descriptor of a block that becomes a participant's, or a part of some structure.
+fn owned_by(descriptor: u64, owner: Option<PeerId>) -> u64 {
+    let state = owner.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
+    descriptor & !(STATE | PEER) | state
+}
+
+/// Takes so many off a count that kills may have made too small.
+fn count_down(count: &AtomicU64, by: u64) {
+    // Relaxed: it is a hint.
+    if count.fetch_sub(by, Ordering::Relaxed) < by {
+        count.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Bytes before the blocks of a slab, in whole pages.
+fn lead_bytes(family: Family, count: usize) -> usize {
+    let headers = if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
+    (count * size_of::<AtomicU64>() + headers).next_multiple_of(page_bytes())
+}
+
+/// How many references a block holds.
+const fn pins(descriptor: u64) -> usize {
+    ((descriptor & REFERENCES) >> REFERENCE.trailing_zeros()) as usize
 }
 
 const fn place(index: u32) -> usize {

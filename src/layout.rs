@@ -1,9 +1,9 @@
 //! What the bytes mean: the words of a region, their bits, and the structures that are laid over its memory.
 //!
 //! ```text
-//!  region   ┌ segment 0 ────────────────────────────────────┬ segment 1 ──────────┬ …   linked as it grows
-//!           │ slab │ slab │ slab │ …                        │ slab │ …            │
-//!           └──────┴──────┴──────┴──────────────────────────┴─────────────────────┘
+//!  region   ┌ header ┬ segment 0 ───────────────────────────┬ segment 1 ──────────┬ …   as it grows
+//!           │        │ slab │ slab │ slab │ …               │ slab │ …            │
+//!           └────────┴──────┴──────┴────────────────────────┴─────────────────────┘
 //!  slab     ┌ descriptor × n ┬ ring header × n (rings only) ┬ block × n ──────────┐
 //!           │ 8 bytes each   │ 64 bytes each                │ one size a slab     │
 //!           └────────────────┴──────────────────────────────┴─────────────────────┘
@@ -46,6 +46,10 @@
 //! ```
 //!
 //! All words are in the machine's own byte order, and all zero bytes are valid everywhere.
+//!
+//! The file of a region begins with [`Header`], behind which the segments follow. What a participant reads there it
+//! reads once and checks, for somebody may have written anything over it: offsets, counts and sizes are compared with
+//! the file and with each other, and then kept in private memory.
 #![forbid(unsafe_code)]
 
 use core::num::NonZeroU16;
@@ -53,10 +57,151 @@ use core::num::NonZeroU16;
 use bytemuck::{Pod, Zeroable};
 
 #[cfg(not(loom))]
+use crossbeam_utils::CachePadded;
+
+#[cfg(not(loom))]
+use crate::event::Bell;
+#[cfg(not(loom))]
+use crate::journal::Journal;
+#[cfg(not(loom))]
 use crate::key::KEY_WORDS;
 #[cfg(not(loom))]
 use crate::sync::AtomicU32;
 use crate::sync::{AtomicU64, OwnedWord};
+
+/// What tells a region's file from any other, and this layout from any other. Written before anybody else knows of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub(crate) struct Identity {
+    pub(crate) magic: u64,
+    /// A number that no other version has whose words mean something else.
+    pub(crate) layout: u64,
+    /// The file's length.
+    pub(crate) bytes: u64,
+    /// Random: tells the region from others.
+    pub(crate) number: u64,
+    /// Bytes of a page, on which sizes depend.
+    pub(crate) page_bytes: u64,
+}
+
+impl Identity {
+    pub(crate) const WORDS: usize = size_of::<Identity>() / 8;
+    pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"multigil");
+    /// Grows with every change of what words mean that sizes do not show.
+    const VERSION: u64 = 1;
+    /// A number of the sizes, the places and the byte order of all that lies in a region, by Fowler, Noll and Vo's hash.
+    #[cfg(not(loom))]
+    pub(crate) const LAYOUT: u64 = {
+        let parts = [
+            Self::VERSION,
+            size_of::<usize>() as u64,
+            size_of::<Header>() as u64,
+            size_of::<Slot>() as u64,
+            size_of::<RingHeader>() as u64,
+            size_of::<Entry>() as u64,
+            size_of::<crate::queue::Queue>() as u64,
+            size_of::<crate::ordered::LifoQueue>() as u64,
+            size_of::<crate::object::SharedRLock>() as u64,
+            size_of::<crate::object::SharedSemaphore>() as u64,
+            size_of::<crate::object::SharedCondition>() as u64,
+            size_of::<crate::object::SharedBarrier>() as u64,
+            size_of::<crate::object::SharedMemory>() as u64,
+            core::mem::offset_of!(Header, peers) as u64,
+            core::mem::offset_of!(Header, slabs) as u64,
+        ];
+        let mut hash = u64::from_ne_bytes(*b"\x25\x23\x22\x84\xe4\x9c\xf2\xcb"); // differs by byte order
+        let mut part = 0;
+        while part < parts.len() {
+            hash = (hash ^ parts[part]).wrapping_mul(0x0000_0100_0000_01b3);
+            part += 1;
+        }
+        hash
+    };
+}
+
+/// How many segments a region can have, slabs, and sizes of blocks.
+pub(crate) const MAX_SEGMENTS: usize = 1 << 12;
+pub(crate) const MAX_SLABS: usize = 1 << 14;
+pub(crate) const CLASSES: usize = 2 * 34;
+
+/// The start of a region's file. All zero bytes are valid: a region of nothing.
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Header {
+    pub(crate) identity: CachePadded<[AtomicU64; Identity::WORDS]>,
+    /// What those sleep on who wait for several things.
+    pub(crate) bell: CachePadded<Bell>,
+    pub(crate) journal: CachePadded<Journal>,
+    /// When somebody last looked for the dead, in milliseconds of the clock that all share.
+    pub(crate) looked: CachePadded<AtomicU64>,
+    /// How many objects there are of each kind, in the order of [`ObjectKind::ALL`].
+    pub(crate) objects: CachePadded<[AtomicU64; ObjectKind::ALL.len()]>,
+    /// The first entry of the list of names: its block, plus one; 0 if there is none.
+    pub(crate) names: AtomicU64,
+    /// Bytes of large free blocks that stay, of payloads and of rings.
+    pub(crate) idle_large: [AtomicU64; 2],
+    /// How many slabs and segments there are.
+    pub(crate) slab_count: AtomicU64,
+    pub(crate) segment_count: AtomicU64,
+    /// The number that a participant is given next, if it is free: a hint.
+    pub(crate) next_peer: AtomicU64,
+    /// Which numbers are taken, one bit each.
+    pub(crate) taken: [AtomicU64; PeerId::COUNT / 64],
+    pub(crate) peers: [PeerEntry; PeerId::COUNT],
+    /// Of payloads and objects, and of rings.
+    pub(crate) classes: [[CachePadded<Class>; CLASSES]; 2],
+    pub(crate) segments: [SegmentEntry; MAX_SEGMENTS],
+    pub(crate) slabs: [SlabEntry; MAX_SLABS],
+}
+
+/// Who a participant is, for people.
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct PeerEntry {
+    /// The process.
+    pub(crate) process: AtomicU64,
+}
+
+/// Where the blocks of one size are.
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Class {
+    /// The slab that was made last, plus one; 0 if there is none. Slabs are linked from there.
+    pub(crate) newest: AtomicU64,
+    /// The block that was freed last, plus one: a hint.
+    pub(crate) hint: AtomicU64,
+    /// How many blocks are taken, about.
+    pub(crate) taken: AtomicU64,
+    /// How many blocks have been written since the kernel took them back, taken or not, about.
+    pub(crate) dirty: AtomicU64,
+}
+
+/// A piece of the file.
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct SegmentEntry {
+    pub(crate) offset: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    /// Bytes at its start that belong to slabs.
+    pub(crate) used: AtomicU64,
+}
+
+/// A row of blocks of one size.
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct SlabEntry {
+    /// Its place in the file.
+    pub(crate) offset: AtomicU64,
+    /// What it is: 31..0 count of blocks, 39..32 class, 40 of rings.
+    pub(crate) shape: AtomicU64,
+    /// The slab of the same class before it, plus one; 0 if there is none. And above, from bit 32 on, its segment.
+    pub(crate) links: AtomicU64,
+}
 
 /// A participant: one interpreter of a process. 1 to 4095; 0 in a word means nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,9 +272,9 @@ pub(crate) struct Entry {
 pub struct Meta {
     /// What the payload means; the bindings' business.
     pub kind: u8,
-    /// How many ids of objects ([`ObjectId`]) stand at the payload's end, each of them a reference.
+    /// How many objects it refers to. Their ids stand at the end of its block: it has one, however short it is.
     pub pins: u16,
-    /// Bytes of payload, the ids included.
+    /// Bytes of payload.
     pub length: u64,
 }
 
@@ -165,6 +310,22 @@ impl Meta {
     pub const fn is_inline(self) -> bool {
         self.length <= INLINE_BYTES as u64 && self.pins == 0
     }
+
+    /// Whether an entry of a table holds it as the index of a block.
+    #[cfg(not(loom))]
+    pub(crate) const fn is_block_of_entry(self) -> bool {
+        self.length > 8 || !self.is_inline()
+    }
+
+    /// Bytes of the block that it needs, or of a slot's payload.
+    pub const fn room(self) -> u64 {
+        if self.pins == 0 {
+            return self.length;
+        }
+        // Ids are words, and a block has more room than a slot.
+        let room = self.length.next_multiple_of(8) + 8 * self.pins as u64;
+        if room > INLINE_BYTES as u64 { room } else { INLINE_BYTES as u64 + 1 }
+    }
 }
 
 /// The name of an object, which may cross into any interpreter and leads to nothing once the object is gone.
@@ -179,8 +340,15 @@ pub struct ObjectId {
 
 #[cfg(not(loom))]
 impl ObjectId {
-    /// Leads to no object.
-    pub(crate) const NOTHING: ObjectId = ObjectId { index: u32::MAX, generation: 0 };
+    /// It as a word; no object's is 0, since generations begin with 1.
+    pub(crate) fn pack(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// What [`ObjectId::pack`] made the word of.
+    pub(crate) fn unpack(word: u64) -> Option<ObjectId> {
+        (word != 0).then_some(ObjectId { index: word as u32, generation: (word >> 32) as u32 })
+    }
 }
 
 /// Declares the kinds of objects: a word of four letters, and what several of them are called.

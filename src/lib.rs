@@ -61,13 +61,15 @@ pub mod waiters;
 #[cfg(not(loom))]
 pub mod control;
 #[cfg(not(loom))]
+pub(crate) mod file;
+#[cfg(not(loom))]
 pub(crate) mod heap;
+#[cfg(not(loom))]
+pub(crate) mod journal;
 #[cfg(not(loom))]
 pub mod object;
 #[cfg(not(loom))]
 pub mod ordered;
-#[cfg(not(loom))]
-pub(crate) mod peer;
 #[cfg(not(loom))]
 pub mod queue;
 #[cfg(not(loom))]

@@ -11,40 +11,36 @@
 use core::mem::ManuallyDrop;
 use core::ops::Deref;
 use core::ptr::NonNull;
-use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-use crossbeam_utils::CachePadded;
 use parking_lot::Mutex;
 
 use crate::barrier::Barrier;
 use crate::condition::Condition;
-use crate::error::{AttachError, NameError, OutOfMemory};
-use crate::event::Bell;
+use crate::error::{AttachError, NameError, OutOfMemory, RegionError};
+use crate::event::{Bell, Lookout};
+use crate::fault::fault;
+use crate::file::RegionFile;
 use crate::flag::Flag;
-use crate::heap::{Heap, Usage};
+use crate::heap::{Heap, Note, Usage};
+use crate::journal::Place;
 use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
 use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
-use crate::peer::Peers;
 use crate::queue::Queue;
+use crate::region::Space;
 use crate::ring::Cell;
 use crate::semaphore::Semaphore;
-use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-use crate::waiters::{Bench, Benches};
+use crate::sync::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, OwnedWord};
+use crate::waiters::{Bench, Benches, Waiters};
 
-/// Shared memory and everything in it.
+/// Shared memory and everything in it, as this process has it.
 #[derive(Debug)]
 pub struct Region {
-    number: u64,
     heap: Heap,
-    peers: Peers,
-    bell: CachePadded<Bell>,
-    /// Memory that has a name, each with a reference of its own.
-    names: Mutex<HashMap<String, ObjectId>>,
-    /// How many objects there are of each kind, in the order of [`ObjectKind::ALL`].
-    objects: [AtomicU64; ObjectKind::ALL.len()],
+    /// Held by whoever puts right what the dead left: the locks on bytes keep other processes out, not other threads.
+    recovery: Mutex<()>,
 }
 
 /// What a region holds.
@@ -61,75 +57,253 @@ pub struct Statistics {
 impl Statistics {
     /// Objects of that kind that somebody refers to.
     pub fn count(&self, kind: ObjectKind) -> u64 {
-        self.objects[place(kind)]
+        self.objects[ObjectKind::ALL.iter().position(|known| *known == kind).expect("ALL has all of them")]
     }
 }
 
-/// A kind's place in [`ObjectKind::ALL`].
-fn place(kind: ObjectKind) -> usize {
-    ObjectKind::ALL.iter().position(|known| *known == kind).expect("ALL has all of them")
+/// How a program gets at a region that it did not make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// By a name.
+    Name(String),
+    /// As a descriptor of a process that has it open.
+    Process {
+        /// The process.
+        process: u32,
+        /// Its descriptor.
+        descriptor: i32,
+    },
 }
+
+/// The regions of this process, its own one first. They stay as long as it does.
+static REGIONS: Mutex<Vec<&'static Region>> = Mutex::new(Vec::new());
 
 impl Region {
-    /// A region in this process's own memory.
+    /// A new region without a name.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
-    pub fn new() -> Result<Region, OutOfMemory> {
-        let mut number = [0; 8];
-        // SAFETY: the kernel fills at most the eight bytes that it is given. Should it fail, then ids from another
-        // process are told apart less surely, which costs an error message and no memory safety.
-        unsafe { libc::getrandom(number.as_mut_ptr().cast(), number.len(), 0) };
-        Ok(Region {
-            number: u64::from_ne_bytes(number),
-            heap: Heap::new()?,
-            peers: Peers::new(),
-            bell: CachePadded::default(),
-            names: Mutex::default(),
-            objects: std::array::from_fn(|_| AtomicU64::new(0)),
-        })
+    /// [`RegionError`].
+    pub fn new() -> Result<Region, RegionError> {
+        Space::create(RegionFile::anonymous()?).map(Region::over)
     }
 
-    /// The region that all interpreters of this process share.
+    /// The region behind a descriptor, which stays the caller's.
     ///
     /// # Errors
-    /// [`OutOfMemory`].
-    pub fn of_this_process() -> Result<&'static Region, OutOfMemory> {
-        static REGION: OnceLock<Region> = OnceLock::new();
-        if let Some(region) = REGION.get() {
+    /// [`RegionError`].
+    pub fn open(descriptor: BorrowedFd<'_>) -> Result<Region, RegionError> {
+        Space::open(RegionFile::reopen(descriptor)?).map(Region::over)
+    }
+
+    /// The region of that name, which is made if nobody has one.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn named(name: &str) -> Result<Region, RegionError> {
+        loop {
+            if let Some(region) = Region::find(name)? {
+                return Ok(region);
+            }
+            let space = Space::create(RegionFile::named(name)?)?;
+            if space.file().publish()? {
+                return Ok(Region::over(space));
+            }
+        }
+    }
+
+    /// The region of that name, if there is one that somebody uses.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn find(name: &str) -> Result<Option<Region>, RegionError> {
+        match RegionFile::find(name)? {
+            Some(file) => Space::open(file).map(Region::over).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The names of this user's regions.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn names() -> Result<Vec<String>, RegionError> {
+        let is_used = |name: &String| RegionFile::find(name).is_ok_and(|found| found.is_some());
+        Ok(crate::file::names()?.into_iter().filter(is_used).collect())
+    }
+
+    fn over(space: Space) -> Region {
+        Region { heap: Heap::new(space), recovery: Mutex::default() }
+    }
+
+    /// The region that all interpreters of this process share. The first call makes one, unless the process has
+    /// [joined](Region::join) one before.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn of_this_process() -> Result<&'static Region, RegionError> {
+        let mut regions = REGIONS.lock();
+        if let Some(region) = regions.first() {
             return Ok(region);
         }
-        let region = Region::new()?;
-        Ok(REGION.get_or_init(|| region))
+        let region: &'static Region = Box::leak(Box::new(Region::new()?));
+        regions.push(region);
+        Ok(region)
+    }
+
+    /// The region of that number, which this process opens at that place if it does not have it; its own one from now
+    /// on if it has none.
+    ///
+    /// # Errors
+    /// [`RegionError`], if what is there is another region, too.
+    pub fn join(number: u64, location: &Location) -> Result<&'static Region, RegionError> {
+        let mut regions = REGIONS.lock();
+        if let Some(known) = regions.iter().find(|region| region.number() == number) {
+            return Ok(known);
+        }
+        let opened = match location {
+            Location::Name(name) => Region::find(name)?,
+            Location::Process { process, descriptor } => {
+                Some(Region::over(Space::open(RegionFile::of_process(*process, *descriptor)?)?))
+            }
+        };
+        let Some(region) = opened.filter(|region| region.number() == number) else {
+            return Err(RegionError::NoRegion("the one that was meant is gone"));
+        };
+        let region: &'static Region = Box::leak(Box::new(region));
+        regions.push(region);
+        Ok(region)
     }
 
     /// The random number that tells this region from others.
     pub fn number(&self) -> u64 {
-        self.number
+        self.heap.space().number()
+    }
+
+    /// How others get at it.
+    pub fn location(&self) -> Location {
+        let file = self.heap.space().file();
+        file.name().map_or_else(
+            || Location::Process { process: std::process::id(), descriptor: file.as_fd().as_raw_fd() },
+            Location::Name,
+        )
+    }
+
+    /// The file that it is in, as this process has it open.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.heap.space().file().as_fd()
     }
 
     /// Takes part: gives a number to name oneself by. None if 4,095 take part already.
     pub fn register(&self) -> Option<PeerId> {
-        self.peers.register()
+        let registered = self.heap.space().register();
+        if registered.is_some() {
+            return registered;
+        }
+        // Some numbers may be those of the dead.
+        self.heap.space().peers().filter(|peer| self.heap.space().is_dead(*peer)).for_each(|dead| self.bury(dead));
+        self.heap.space().register()
     }
 
-    /// Ends taking part. All of the peer's handles are gone.
+    /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
     pub fn leave(&self, peer: PeerId) {
-        self.peers.leave(peer);
+        self.heap.close_ledger(peer);
+        self.heap.sweep(peer, peer, |id| self.end(id, peer));
+        self.heap.space().leave(peer);
+    }
+
+    /// The process that a peer belongs or belonged to.
+    pub fn process(&self, peer: PeerId) -> u32 {
+        self.heap.space().process(peer)
+    }
+
+    /// Whether the peer is an interpreter of this process.
+    pub fn is_ours(&self, peer: PeerId) -> bool {
+        self.heap.space().is_ours(peer)
+    }
+
+    /// Looks for participants that have died, unless somebody has just done so, and puts right what they left. Gives how
+    /// many it were.
+    pub fn look_for_deaths(&self, me: PeerId) -> usize {
+        /// Sleepers look every [`LOOKOUT_SLICE`](crate::event::LOOKOUT_SLICE); one of them does it for all.
+        const OFTEN: u64 = 20;
+        let looked = &self.heap.space().header().looked;
+        let (now, last) = (milliseconds(), looked.load(Ordering::Relaxed));
+        let is_recent = now.wrapping_sub(last) < OFTEN;
+        if is_recent || looked.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            return 0;
+        }
+        self.recover_dead(me)
+    }
+
+    /// The same at once.
+    pub fn recover_dead(&self, me: PeerId) -> usize {
+        let space = self.heap.space();
+        let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).collect();
+        dead.iter().filter(|dead| self.recover(**dead, me)).count()
+    }
+
+    /// Puts right what a participant left that is dead for certain; false if it is not, or somebody else is at it.
+    ///
+    /// Each step may be made again: whoever does this may be killed too, and the next one begins anew.
+    pub fn recover(&self, dead: PeerId, me: PeerId) -> bool {
+        let _one_thread = self.recovery.lock();
+        let space = self.heap.space();
+        if !space.is_dead(dead) || !space.is_taken(dead) || !space.file().claim(dead).unwrap_or(false) {
+            return false;
+        }
+        // Between the look and the lock, others may have done it and the number be another's, who has ended too.
+        if space.is_taken(dead) {
+            self.put_right(dead, me);
+            space.clear(dead);
+        }
+        space.file().forget(dead);
+        true
+    }
+
+    /// Frees the number of the dead when nobody takes part who could do it.
+    fn bury(&self, dead: PeerId) {
+        let _one_thread = self.recovery.lock();
+        let space = self.heap.space();
+        if space.is_dead(dead) && space.file().claim(dead).unwrap_or(false) {
+            if space.is_taken(dead) {
+                self.put_right(dead, dead);
+                space.clear(dead);
+            }
+            space.file().forget(dead);
+        }
+    }
+
+    fn put_right(&self, dead: PeerId, me: PeerId) {
+        // First of all what the journal's log holds, if the dead had its lock: its changes may be half made.
+        self.heap.transact(me, |_| None::<()>);
+        for id in self.heap.objects() {
+            fault!(RecoverObject);
+            if let Some(kind) = self.heap.object_kind(id) {
+                self.put_right_object(id, kind, dead, me);
+            }
+        }
+        self.heap.sweep(dead, me, |id| self.end(id, me));
+        self.heap.count_again();
+        self.bell().ring();
+    }
+
+    fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
+        let _ = (id, kind, dead, me);
     }
 
     /// What the region holds.
     pub fn statistics(&self) -> Statistics {
         Statistics {
             memory: self.heap.usage(),
-            objects: std::array::from_fn(|kind| self.objects[kind].load(Ordering::Relaxed)),
-            peers: self.peers.count(),
+            objects: core::array::from_fn(|kind| self.heap.counted(ObjectKind::ALL[kind]).load(Ordering::Relaxed)),
+            peers: self.heap.space().peers().count() as u32,
         }
     }
 
-    /// The address and length of each segment. They stay as they are for the region's life; more may follow.
+    /// The address and length of each segment that is mapped. They stay as they are for the region's life; more may
+    /// follow.
     pub fn segments(&self) -> Vec<(*const u8, usize)> {
-        self.heap.segments().spans().iter().map(|span| (span.start.cast_const(), span.length)).collect()
+        self.heap.space().spans().iter().map(|span| (span.start.as_ptr().cast_const(), span.length)).collect()
     }
 
     /// Makes a queue; `maxsize` as in [`set_maxsize`](crate::control::AnyQueue::set_maxsize).
@@ -138,15 +312,7 @@ impl Region {
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
         let queue = self.create::<Queue>(me, 0)?;
-        if let Err(error) = queue.initialize(&self.heap, me, maxsize) {
-            // Not a queue yet: take the reference back without emptying it.
-            let id = queue.id;
-            core::mem::forget(queue);
-            self.heap.release_object(id);
-            self.heap.give_back(me, id.index);
-            self.count(ObjectKind::Queue).fetch_sub(1, Ordering::Relaxed);
-            return Err(error);
-        }
+        queue.initialize(&self.heap, me, maxsize)?; // it is an empty one without
         Ok(queue)
     }
 
@@ -208,37 +374,134 @@ impl Region {
         format: Format,
         length: usize,
     ) -> Result<Handle<'_, SharedMemory>, NameError> {
-        let mut names = self.names.lock();
-        if names.contains_key(name) {
-            return Err(NameError::Exists);
-        }
         let memory = self.create_memory(me, format, length)?;
-        let named = self.heap.acquire_object(memory.id, ObjectKind::Memory);
-        debug_assert!(named.is_ok(), "we hold a reference to it");
-        names.insert(name.to_owned(), memory.id);
+        self.give_name(me, MEMORY, name, &memory)?;
         Ok(memory)
     }
 
     /// A handle to the memory of that name, if there is one.
     pub fn open_memory(&self, me: PeerId, name: &str) -> Option<Handle<'_, SharedMemory>> {
-        let names = self.names.lock();
-        names.get(name).and_then(|id| self.attach(*id, me).ok())
+        self.open_named(me, MEMORY, name)
     }
 
     /// Takes a name away; false if there is none like it. The memory lives until its last handle has gone.
     pub fn unlink_memory(&self, me: PeerId, name: &str) -> bool {
-        let unlinked = self.names.lock().remove(name);
-        if let Some(id) = unlinked {
-            self.release(id, me);
+        self.take_name(me, MEMORY, name)
+    }
+
+    /// Gives an object a name among those of one kind, whatever the caller takes for one. It lives as long as it has
+    /// one.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn give_name<T: SharedState>(
+        &self,
+        me: PeerId,
+        kind: u32,
+        name: &str,
+        object: &Handle<'_, T>,
+    ) -> Result<(), NameError> {
+        if name.len() > NAME_BYTES {
+            return Err(NameError::TooLong);
         }
-        unlinked.is_some()
+        let block = self.heap.take(me, size_of::<Name>())?;
+        let (memory, _) = self.heap.memory(block).expect("it was just taken");
+        // SAFETY: the block is ours and as large, and any bytes are valid.
+        let entry = unsafe { memory.cast::<Name>().as_ref() };
+        let mut bytes = [0; NAME_BYTES];
+        bytes[..name.len()].copy_from_slice(name.as_bytes());
+        let words: [u64; NAME_BYTES / 8] = bytemuck::cast(bytes);
+        entry.bytes.iter().zip(words).for_each(|(to, from)| to.write(from));
+        entry.about.store(u64::from(kind) << 32 | name.len() as u64, Ordering::Relaxed);
+        entry.object.store(object.id.pack(), Ordering::Relaxed);
+        let first = &self.heap.space().header().names;
+        let named = self.heap.transact(me, |transaction| {
+            if self.links().any(|(_, entry)| entry.is(kind, name)) {
+                return None;
+            }
+            self.heap.add_reference(transaction, object.id, T::KIND).ok()?;
+            entry.next.store(first.load(Ordering::Acquire), Ordering::Release); // ours alone still
+            transaction.set(first, u64::from(block) + 1);
+            self.heap.hand_over_with(transaction, block, None)
+        });
+        if named.is_none() {
+            self.heap.give_back(me, block);
+        }
+        named.ok_or(NameError::Exists)
+    }
+
+    /// A handle to the object of that name, if there is one and it is such an object.
+    pub fn open_named<T: SharedState>(&self, me: PeerId, kind: u32, name: &str) -> Option<Handle<'_, T>> {
+        loop {
+            let id = self.id_of_name(kind, name, me)?;
+            match self.attach(id, me) {
+                Ok(handle) => return Some(handle),
+                Err(AttachError::Gone) => {} // it was unlinked in between
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn id_of_name(&self, kind: u32, name: &str, me: PeerId) -> Option<ObjectId> {
+        let mut found = None;
+        // With the lock, since entries come and go; nothing is changed.
+        self.heap.transact(me, |_| {
+            found = self.links().find(|(_, entry)| entry.is(kind, name)).and_then(|(_, entry)| entry.id());
+            None::<()>
+        });
+        found
+    }
+
+    /// Takes a name away; false if there is none like it. The object lives until its last handle has gone.
+    pub fn take_name(&self, me: PeerId, kind: u32, name: &str) -> bool {
+        let taken = self.heap.transact(me, |transaction| {
+            let (link, entry) = self.links().find(|(_, entry)| entry.is(kind, name))?;
+            let block = u32::try_from(link.load(Ordering::Relaxed) - 1).ok()?;
+            transaction.set(link, entry.next.load(Ordering::Relaxed));
+            self.heap.hand_over_with(transaction, block, Some(me))?;
+            let id = entry.id();
+            Some((block, id.filter(|id| self.heap.drop_reference(transaction, *id, me))))
+        });
+        let Some((block, last)) = taken else { return false };
+        self.heap.give_back(me, block);
+        last.into_iter().for_each(|id| self.end(id, me));
+        true
+    }
+
+    /// The names that objects have, with what the caller took for their kind.
+    pub fn object_names(&self, me: PeerId) -> Vec<(u32, String)> {
+        let mut found = Vec::new();
+        self.heap.transact(me, |_| {
+            found.extend(self.links().filter_map(|(_, entry)| entry.name()));
+            None::<()>
+        });
+        found
+    }
+
+    /// The list of names: each entry with the word that leads to it. Whoever walks along it holds the journal's lock.
+    fn links(&self) -> impl Iterator<Item = (&AtomicU64, &Name)> {
+        /// So many, in case that the list leads back into itself because somebody wrote over it.
+        const MOST: usize = 1 << 20;
+        let mut link = &self.heap.space().header().names;
+        let next = move || {
+            let entry = self.entry(link)?;
+            Some((core::mem::replace(&mut link, &entry.next), entry))
+        };
+        core::iter::from_fn(next).take(MOST)
+    }
+
+    /// The entry that a word leads to.
+    fn entry(&self, link: &AtomicU64) -> Option<&Name> {
+        let block = u32::try_from(link.load(Ordering::Acquire).checked_sub(1)?).ok()?;
+        let (memory, size) = self.heap.memory(block)?;
+        // SAFETY: the block is large enough, any bytes are valid, and it stays an entry while the journal's lock is held.
+        (size >= size_of::<Name>()).then(|| unsafe { memory.cast::<Name>().as_ref() })
     }
 
     /// Makes an object with so many bytes behind its state.
     fn create<T: SharedState>(&self, me: PeerId, bytes: usize) -> Result<Handle<'_, T>, OutOfMemory> {
-        let id = self.heap.create_object(T::KIND, size_of::<T>().saturating_add(bytes))?;
-        self.count(T::KIND).fetch_add(1, Ordering::Relaxed);
-        Ok(self.handle(id, me).expect("it was just made"))
+        let (id, note) = self.heap.create_object(me, T::KIND, size_of::<T>().saturating_add(bytes))?;
+        Ok(self.handle(id, me, note).expect("it was just made"))
     }
 
     /// A new handle to the object of that id.
@@ -246,80 +509,73 @@ impl Region {
     /// # Errors
     /// [`AttachError`].
     pub fn attach<T: SharedState>(&self, id: ObjectId, me: PeerId) -> Result<Handle<'_, T>, AttachError> {
-        self.heap.acquire_object(id, T::KIND)?;
-        self.handle(id, me).ok_or(AttachError::Corrupt)
+        let note = self.heap.acquire_object(me, id, T::KIND)?;
+        self.handle(id, me, note).ok_or(AttachError::Corrupt)
     }
 
-    fn handle<T: SharedState>(&self, id: ObjectId, me: PeerId) -> Option<Handle<'_, T>> {
+    fn handle<T: SharedState>(&self, id: ObjectId, me: PeerId, note: Note) -> Option<Handle<'_, T>> {
         // SAFETY: the caller took a reference, which the handle keeps, to an object of this kind.
         let state = unsafe { self.heap.object(id) }?;
-        Some(Handle { region: self, me, id, state })
+        Some(Handle { region: self, me, id, note, state })
     }
 
-    /// Adds a reference for a message that names the object; [`Message`] gives it back.
-    ///
-    /// # Errors
-    /// [`AttachError`].
-    pub fn pin(&self, id: ObjectId, kind: ObjectKind) -> Result<(), AttachError> {
-        self.heap.acquire_object(id, kind)
-    }
-
-    /// Takes a reference back, and with the last one the object.
+    /// Ends an object that has no references any more, and whatever ends with it.
     ///
     /// An object's messages may hold the last references to others, and so on: not by recursion, which a long row
-    /// of queues in queues would overflow the stack with.
-    pub fn release(&self, id: ObjectId, me: PeerId) {
-        if !self.heap.release_object(id) {
-            return;
-        }
+    /// of queues in queues would overflow the stack with. Those that wait for their turn name who ends them, so that
+    /// somebody goes on when that one dies.
+    fn end(&self, id: ObjectId, me: PeerId) {
         let mut ended = vec![id];
         while let Some(id) = ended.pop() {
-            let Some(kind) = self.heap.object_kind(id) else { continue };
-            let mut release = |id| {
-                if self.heap.release_object(id) {
-                    ended.push(id);
-                }
-            };
+            let kind = self.heap.object_kind(id);
+            let mut last = |id| ended.push(id);
             match kind {
-                ObjectKind::Queue => {
+                Some(ObjectKind::Queue) => {
                     // SAFETY: it is of that kind, and ours alone until we give back its block.
                     if let Some(queue) = unsafe { self.last::<Queue>(id) } {
                         let mut message = Message::new(self, me);
                         message.prepare(u64::MAX);
                         while queue.take(self, me, &mut message).is_ok() {
-                            message.release_pins(&mut release);
+                            message.give_back(&mut last);
                         }
                         queue.destroy(&self.heap, me);
                     }
                 }
-                ObjectKind::LifoQueue => {
+                Some(ObjectKind::LifoQueue) => {
                     // SAFETY: as above.
                     if let Some(queue) = unsafe { self.last::<LifoQueue>(id) } {
-                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                        queue.destroy(self, me, |message| message.give_back(&mut last));
                     }
                 }
-                ObjectKind::PriorityQueue => {
+                Some(ObjectKind::PriorityQueue) => {
                     // SAFETY: as above.
                     if let Some(queue) = unsafe { self.last::<PriorityQueue>(id) } {
-                        queue.destroy(self, me, |message| message.release_pins(&mut release));
+                        queue.destroy(self, me, |message| message.give_back(&mut last));
                     }
                 }
-                ObjectKind::Condition => {
+                Some(ObjectKind::Condition) => {
                     // SAFETY: as above.
                     if let Some(object) = unsafe { self.last::<SharedCondition>(id) } {
-                        object.waiters().benches(self).map(bench_id).for_each(release);
+                        self.end_benches(object.waiters(), me);
                     }
                 }
-                ObjectKind::Barrier => {
+                Some(ObjectKind::Barrier) => {
                     // SAFETY: as above.
                     if let Some(object) = unsafe { self.last::<SharedBarrier>(id) } {
-                        object.waiters().benches(self).map(bench_id).for_each(release);
+                        self.end_benches(object.waiters(), me);
                     }
                 }
                 _ => {}
             }
-            self.count(kind).fetch_sub(1, Ordering::Relaxed);
-            self.heap.give_back(me, id.index);
+            self.heap.end_object(me, id, kind);
+        }
+    }
+
+    /// Frees the benches of an object that ends: the last one first, since each leads to the next one.
+    fn end_benches(&self, waiters: &Waiters, me: PeerId) {
+        let names: Vec<u64> = waiters.benches(self).collect();
+        for name in names.into_iter().rev() {
+            self.heap.end_object(me, bench_id(name), Some(ObjectKind::Bench));
         }
     }
 
@@ -361,36 +617,33 @@ impl Region {
     /// What those sleep on who wait for several things at once.
     #[inline(always)]
     pub fn bell(&self) -> &Bell {
-        &self.bell
+        &self.heap.space().header().bell
     }
 
-    fn count(&self, kind: ObjectKind) -> &AtomicU64 {
-        &self.objects[place(kind)]
-    }
 }
 
-/// A bench is an object with one reference, which belongs to the object that it has seats for.
+/// A bench is an object with one reference, which is the link that leads to it.
 impl Benches for Region {
     fn bench(&self, name: u64) -> Option<&Bench> {
         let id = bench_id(name);
-        if self.heap.object_kind(id) != Some(ObjectKind::Bench) {
+        if !self.heap.is_object(id) || self.heap.object_kind(id) != Some(ObjectKind::Bench) {
             return None;
         }
         // SAFETY: whoever asks holds a reference to the object that the bench belongs to, so it stays.
         unsafe { self.heap.object::<Shared<Bench>>(id).map(|bench| &bench.as_ref().state) }
     }
 
-    fn make(&self) -> Result<u64, OutOfMemory> {
-        let id = self.heap.create_object(ObjectKind::Bench, size_of::<Shared<Bench>>())?;
-        self.count(ObjectKind::Bench).fetch_add(1, Ordering::Relaxed);
+    fn make(&self, me: PeerId) -> Result<u64, OutOfMemory> {
+        let id = self.heap.take_for_object(me, ObjectKind::Bench, size_of::<Shared<Bench>>())?;
         Ok(BENCH | u64::from(id.generation) << 32 | u64::from(id.index))
     }
 
-    fn discard(&self, name: u64) {
-        // Nobody has it, so anybody's name does.
-        if let Some(somebody) = PeerId::new(1) {
-            self.release(bench_id(name), somebody);
-        }
+    fn link(&self, me: PeerId, link: &AtomicU64, name: u64) -> bool {
+        self.heap.make_object(me, bench_id(name), ObjectKind::Bench, link, 0, name)
+    }
+
+    fn discard(&self, me: PeerId, name: u64) {
+        self.heap.give_back(me, bench_id(name).index);
     }
 }
 
@@ -399,6 +652,65 @@ const BENCH: u64 = 1 << 63;
 
 fn bench_id(name: u64) -> ObjectId {
     ObjectId { index: name as u32, generation: ((name & !BENCH) >> 32) as u32 }
+}
+
+/// The most bytes of an object's name.
+const NAME_BYTES: usize = 256;
+/// What the engine's own names of memory are, as a kind: none of those that callers use.
+const MEMORY: u32 = u32::MAX;
+
+/// An entry in the list of names. It changes only while nobody else knows it, but for `next`.
+#[repr(C)]
+#[derive(Debug)]
+struct Name {
+    /// The block of the next entry, plus one; 0 if there is none.
+    next: AtomicU64,
+    /// The object's id, of which this is a reference.
+    object: AtomicU64,
+    /// The kind above, the name's length below.
+    about: AtomicU64,
+    bytes: [OwnedWord; NAME_BYTES / 8],
+}
+
+impl Name {
+    fn is(&self, kind: u32, name: &str) -> bool {
+        self.name().is_some_and(|found| found == (kind, name.to_owned()))
+    }
+
+    fn name(&self) -> Option<(u32, String)> {
+        let about = self.about.load(Ordering::Relaxed);
+        let words: [u64; NAME_BYTES / 8] = core::array::from_fn(|word| self.bytes[word].read());
+        let bytes: [u8; NAME_BYTES] = bytemuck::cast(words);
+        let name = bytes.get(..about as u32 as usize)?;
+        Some(((about >> 32) as u32, String::from_utf8_lossy(name).into_owned()))
+    }
+
+    fn id(&self) -> Option<ObjectId> {
+        ObjectId::unpack(self.object.load(Ordering::Relaxed))
+    }
+}
+
+/// Milliseconds of the clock that all processes share.
+fn milliseconds() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the live structure.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// A peer that looks for the dead of its region while it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<'r> {
+    /// The region.
+    pub region: &'r Region,
+    /// Who looks.
+    pub me: PeerId,
+}
+
+impl Lookout for Watch<'_> {
+    fn look_out(&self) {
+        self.region.look_for_deaths(self.me);
+    }
 }
 
 /// The state of a kind of object, as it lies in a region.
@@ -484,6 +796,7 @@ pub struct Handle<'r, T: SharedState> {
     region: &'r Region,
     me: PeerId,
     id: ObjectId,
+    note: Note,
     state: NonNull<T>,
 }
 
@@ -565,7 +878,9 @@ impl Handle<'_, SharedMemory> {
 
 impl<T: SharedState> Drop for Handle<'_, T> {
     fn drop(&mut self) {
-        self.region.release(self.id, self.me);
+        if self.region.heap.release_object(self.me, self.note) {
+            self.region.end(self.id, self.me);
+        }
     }
 }
 
@@ -598,31 +913,30 @@ impl<'r> Message<'r> {
         self.most
     }
 
-    /// The longest message that [`Message::copy`] may copy to it as it is.
+    /// How much [`Message::copy`] may copy to it as it is: [`Meta::room`] of a message.
     pub(crate) fn room(&self) -> u64 {
-        self.meta().length.max(INLINE_BYTES as u64)
+        self.meta().room().max(INLINE_BYTES as u64)
     }
 
     /// Makes it a copy of a message that is a queue's and stays there as long as this takes: with a reference of its own
     /// for each of that one's. There is room for it.
     pub(crate) fn copy(&mut self, cell: &Cell) {
         let meta = Meta::unpack(cell.meta);
-        let memory = |index: u64| self.region.heap.memory(index as u32).filter(|(_, size)| *size as u64 >= meta.length);
         if meta.is_inline() {
             self.empty();
             self.cell = *cell;
-        } else if let (Some((from, _)), Some((to, _))) = (memory(cell.payload[0]), memory(self.cell.payload[0])) {
+            return;
+        }
+        let (heap, theirs) = (&self.region.heap, cell.payload[0] as u32);
+        let memory = |index: u32| heap.memory(index).filter(|(_, size)| *size as u64 >= meta.room());
+        if let Some(mine) = self.block()
+            && let (Some((from, _)), Some((to, _))) = (memory(theirs), memory(mine))
+        {
             // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's.
             unsafe { from.copy_to_nonoverlapping(to, meta.length as usize) };
             self.cell.meta = cell.meta;
-        }
-        let first = self.length();
-        for (place, id) in self.pins().enumerate() {
-            let is_alive = |kind| self.region.pin(id, kind).is_ok();
-            if !self.region.heap.object_kind(id).is_some_and(is_alive) {
-                // Too many references, which no program has, or memory that somebody wrote over: it names nothing.
-                self.write(first + place * size_of::<ObjectId>(), bytemuck::bytes_of(&ObjectId::NOTHING));
-            }
+            let pins: Vec<_> = heap.pinned(theirs).filter_map(|id| Some((id, heap.object_kind(id)?))).collect();
+            heap.pin(self.me, mine, &pins);
         }
     }
 
@@ -651,36 +965,32 @@ impl<'r> Message<'r> {
         Ok(())
     }
 
-    /// Makes it a message of `length` bytes, which are arbitrary at first, followed by the ids in `pins`, each of them a
-    /// reference (see [`Region::pin`]) that the message takes over even when this fails.
+    /// Makes it a message of `length` bytes, which are arbitrary at first, with a reference to each of the objects in
+    /// `pins`, which are alive.
     ///
     /// # Errors
     /// [`OutOfMemory`]; it is an empty message then.
-    pub fn allocate(&mut self, kind: u8, length: usize, pins: &[ObjectId]) -> Result<(), OutOfMemory> {
+    pub fn allocate(
+        &mut self,
+        kind: u8,
+        length: usize,
+        pins: &[(ObjectId, ObjectKind)],
+    ) -> Result<(), OutOfMemory> {
         self.empty();
-        let result = self.take_room(kind, length, pins);
-        if result.is_err() {
-            pins.iter().for_each(|id| self.region.release(*id, self.me));
-            self.disown();
-        }
-        result
-    }
-
-    fn take_room(&mut self, kind: u8, length: usize, pins: &[ObjectId]) -> Result<(), OutOfMemory> {
-        let total = (length as u64).saturating_add(size_of_val(pins) as u64);
-        let too_large = OutOfMemory { requested: total, available: Meta::MAX_LENGTH };
+        self.disown();
+        let too_large = OutOfMemory { requested: length as u64, available: Meta::MAX_LENGTH };
         let pin_count = u16::try_from(pins.len()).map_err(|_| too_large)?;
-        if total > Meta::MAX_LENGTH {
+        if length as u64 > Meta::MAX_LENGTH {
             return Err(too_large);
         }
-        let meta = Meta { kind, pins: pin_count, length: total };
+        let meta = Meta { kind, pins: pin_count, length: length as u64 };
         if !meta.is_inline() {
-            let refused = |error: OutOfMemory| OutOfMemory { requested: total, ..error };
-            let block = self.region.heap.take(self.me, total as usize).map_err(refused)?;
+            let refused = |error: OutOfMemory| OutOfMemory { requested: meta.room(), ..error };
+            let block = self.region.heap.take(self.me, meta.room() as usize).map_err(refused)?;
             self.cell.payload[0] = u64::from(block);
+            self.region.heap.pin(self.me, block, pins);
         }
         self.cell.meta = meta.pack();
-        self.write(length, bytemuck::cast_slice(pins));
         Ok(())
     }
 
@@ -716,10 +1026,10 @@ impl<'r> Message<'r> {
         self.cell.payload[0]
     }
 
-    /// Bytes of payload, without the ids.
+    /// Bytes of payload.
     #[inline(always)]
     pub fn length(&self) -> usize {
-        (self.meta().length as usize).saturating_sub(usize::from(self.meta().pins) * size_of::<ObjectId>())
+        self.meta().length as usize
     }
 
     /// Where the payload is: [`Message::length`] bytes, valid as long as the message is neither moved nor changed.
@@ -764,14 +1074,6 @@ impl<'r> Message<'r> {
         (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)
     }
 
-    /// The ids of the objects that it keeps alive. The message stays as it is until the last one was taken.
-    fn pins(&self) -> impl Iterator<Item = ObjectId> + use<> {
-        let (memory, first) = (self.as_ptr(), self.length());
-        let count = if memory.is_null() { 0 } else { usize::from(self.meta().pins) };
-        // SAFETY: the ids follow the payload, inside the `meta.length` bytes that are ours.
-        (0..count).map(move |pin| unsafe { memory.add(first).cast::<ObjectId>().add(pin).read_unaligned() })
-    }
-
     /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
     /// entry. The message is empty afterwards.
     ///
@@ -787,7 +1089,7 @@ impl<'r> Message<'r> {
             }
             self.cell.payload[0] = u64::from(block);
         }
-        if meta.length > 8 {
+        if meta.is_block_of_entry() {
             self.region.heap.hand_over(self.cell.payload[0] as u32, None);
         }
         self.disown();
@@ -818,7 +1120,7 @@ impl<'r> Message<'r> {
         self.cell.meta = meta;
         self.cell.payload[0] = payload;
         let meta = self.meta();
-        if meta.length <= 8 {
+        if !meta.is_block_of_entry() {
             return None;
         }
         let block = payload as u32;
@@ -829,27 +1131,21 @@ impl<'r> Message<'r> {
         Some(block)
     }
 
-    /// Gives the references of the message to `each`; the message has none afterwards.
-    fn release_pins(&mut self, each: impl FnMut(ObjectId)) {
-        self.pins().for_each(each);
-        self.cell.meta = Meta { pins: 0, ..self.meta() }.pack();
-    }
-
     /// Gives back all that it owns.
     #[inline(always)]
     pub(crate) fn empty(&mut self) {
-        let meta = self.meta();
-        if meta.pins != 0 || !meta.is_inline() {
-            self.give_back();
+        if !self.meta().is_inline() {
+            let (region, me) = (self.region, self.me);
+            self.give_back(|id| region.end(id, me));
         }
     }
 
+    /// The same; `last` is told of the objects that end with it.
     #[cold]
-    fn give_back(&mut self) {
-        let (region, me) = (self.region, self.me);
-        self.release_pins(|id| region.release(id, me));
+    pub(crate) fn give_back(&mut self, last: impl FnMut(ObjectId)) {
         if let Some(block) = self.block() {
-            region.heap.give_back(me, block);
+            self.region.heap.unpin(self.me, block, last);
+            self.region.heap.give_back(self.me, block);
         }
         self.disown();
     }

@@ -1,75 +1,279 @@
-//! Where the bytes are: anonymous memory, one preallocated segment and more that are linked as it grows.
+//! Where the bytes are: a region's file as it is mapped here, its header and the segments that are added as it grows.
 //!
-//! `unsafe` here: none but the promise that segments may be used from any thread. A segment stays mapped until
-//! the region is dropped, so an address inside it never dangles before that.
+//! Each process maps the header when it opens the region, and a segment when it first needs it, wherever there is room:
+//! addresses differ between processes, and none is ever stored. What a segment is stands in the header, and is
+//! checked and kept in private memory when it is mapped.
+//!
+//! `unsafe` here: mapping, and references into what is mapped. It stays mapped until the region is dropped, and the file
+//! can't shrink (see `file.rs`), so an address inside it never dangles before that; the header is only ever changed by
+//! atomics, and any bytes are valid in it.
 #![expect(unsafe_code, reason = "raw memory is handed out to the heap")]
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw, UncheckedAdvice};
-use parking_lot::RwLock;
+use core::ptr::NonNull;
+use std::os::fd::AsFd;
 
-use crate::error::OutOfMemory;
-use crate::sync::{AtomicU64, Ordering};
+use memmap2::{Advice, MmapOptions, MmapRaw, UncheckedAdvice};
+use parking_lot::Mutex;
+
+use crate::error::{OutOfMemory, RegionError};
+use crate::file::RegionFile;
+use crate::journal::{Place, Transaction};
+use crate::layout::{Header, Identity, MAX_SEGMENTS, PeerId, SegmentEntry};
+use crate::sync::{AtomicPtr, AtomicU64, Ordering};
 
 /// Bytes of the first segment: enough for a program that never has more than a few thousand messages waiting.
 /// The kernel gives pages only when they are touched.
-pub(crate) const FIRST_SEGMENT_BYTES: usize = 16 << 20;
+const FIRST_SEGMENT_BYTES: usize = 16 << 20;
 /// Bytes of a later segment, unless one block needs more.
 const SEGMENT_BYTES: usize = 64 << 20;
 /// From this size on a request is compared with the memory that the machine has left, because the kernel
 /// promises more than it can give and ends the program when it is taken at its word.
 const CHECKED_BYTES: usize = 32 << 20;
 
-/// The memory of a region. Segments are only ever added.
+/// A region's file, mapped.
 #[derive(Debug)]
-pub(crate) struct Segments {
-    all: RwLock<Vec<Segment>>,
+pub(crate) struct Space {
+    header: MmapRaw,
+    identity: Identity,
+    file: RegionFile,
+    /// What is mapped of the segments, by their numbers. Null, or made by `Box::into_raw` and there as long as this.
+    segments: Box<[AtomicPtr<Segment>]>,
+    /// Participants of this process; whose locks the kernel does not tell from ours.
+    ours: Mutex<Vec<PeerId>>,
 }
 
+/// A segment that is mapped.
 #[derive(Debug)]
 struct Segment {
     memory: MmapRaw,
-    used: usize,
+    offset: u64,
 }
 
-/// A piece of a segment.
+/// A piece of the region's memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
-    pub(crate) start: *mut u8,
+    pub(crate) start: NonNull<u8>,
     pub(crate) length: usize,
 }
 
-// SAFETY: a span is an address; whoever follows it answers for that.
-unsafe impl Send for Span {}
+/// A piece of a segment that becomes a slab if the transaction is committed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+}
 
-impl Segments {
-    pub(crate) fn new() -> Result<Segments, OutOfMemory> {
-        Ok(Segments { all: RwLock::new(vec![Segment::map(FIRST_SEGMENT_BYTES)?]) })
+impl Space {
+    /// A new region in this file, which is still empty.
+    pub(crate) fn create(file: RegionFile) -> Result<Space, RegionError> {
+        let mut number = [0; 8];
+        // SAFETY: the kernel fills at most the eight bytes that it is given. Should it fail, then ids of other regions
+        // are told apart less surely, which costs an error message and no memory safety.
+        unsafe { libc::getrandom(number.as_mut_ptr().cast(), number.len(), 0) };
+        let identity = Identity {
+            magic: Identity::MAGIC,
+            layout: Identity::LAYOUT,
+            bytes: file.bytes()?,
+            number: u64::from_ne_bytes(number),
+            page_bytes: page_bytes() as u64,
+        };
+        if identity.bytes < header_bytes() {
+            return Err(out_of_memory(header_bytes()).into());
+        }
+        file.commit(0, header_bytes())?;
+        let space = Space::map(file, identity)?;
+        let words: [u64; Identity::WORDS] = bytemuck::cast(identity);
+        space.header().identity.iter().zip(words).for_each(|(word, value)| word.store(value, Ordering::Release));
+        Ok(space)
     }
 
-    /// Cuts a piece off, page aligned and all zero. It is never given back, though its pages may be.
-    pub(crate) fn cut(&self, bytes: usize) -> Result<Span, OutOfMemory> {
-        let bytes = bytes
-            .checked_next_multiple_of(page_bytes())
-            .ok_or(OutOfMemory { requested: bytes as u64, available: available_memory() })?;
-        let mut all = self.all.write();
-        let fits = |segment: &&mut Segment| segment.memory.len() - segment.used >= bytes;
-        let segment = match all.iter_mut().rev().find(fits) {
-            Some(segment) => segment,
+    /// The region in this file.
+    pub(crate) fn open(file: RegionFile) -> Result<Space, RegionError> {
+        let bytes = file.bytes()?;
+        if bytes < header_bytes() {
+            return Err(RegionError::NoRegion("the file is too short"));
+        }
+        let unknown = Identity { magic: 0, layout: 0, bytes, number: 0, page_bytes: 0 };
+        let mut space = Space::map(file, unknown)?;
+        let words: [u64; Identity::WORDS] =
+            core::array::from_fn(|word| space.header().identity[word].load(Ordering::Acquire));
+        let identity: Identity = bytemuck::cast(words);
+        if identity.magic != Identity::MAGIC {
+            return Err(RegionError::NoRegion("it does not begin as one"));
+        }
+        if identity.layout != Identity::LAYOUT || identity.page_bytes != page_bytes() as u64 {
+            return Err(RegionError::Version { found: identity.layout, expected: Identity::LAYOUT });
+        }
+        if identity.bytes != bytes {
+            return Err(RegionError::NoRegion("the file's length has changed"));
+        }
+        space.identity = identity;
+        Ok(space)
+    }
+
+    fn map(file: RegionFile, identity: Identity) -> Result<Space, RegionError> {
+        let header = MmapOptions::new().len(header_bytes() as usize).map_raw(file.file())?;
+        let segments = (0..MAX_SEGMENTS).map(|_| AtomicPtr::default()).collect();
+        Ok(Space { header, identity, file, segments, ours: Mutex::default() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn header(&self) -> &Header {
+        // SAFETY: so many bytes are mapped, page aligned; the rest the room's first lines say.
+        unsafe { &*self.header.as_ptr().cast::<Header>() }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.identity.number
+    }
+
+    pub(crate) fn file(&self) -> &RegionFile {
+        &self.file
+    }
+
+    /// Changes words all together or not at all; see [`journal`](crate::journal).
+    pub(crate) fn transact<T>(
+        &self,
+        me: PeerId,
+        body: impl FnOnce(&mut Transaction<'_, Space>) -> Option<T>,
+    ) -> Option<T> {
+        self.header().journal.transact(self, me, body)
+    }
+
+    /// Cuts a piece off, page aligned and all zero, whose first `committed` bytes have memory. It is never given back,
+    /// though its pages may be.
+    pub(crate) fn cut(
+        &self,
+        transaction: &mut Transaction<'_, Space>,
+        bytes: usize,
+        committed: usize,
+    ) -> Result<Cut, OutOfMemory> {
+        let refused = || out_of_memory(bytes as u64);
+        let bytes = bytes.checked_next_multiple_of(page_bytes()).ok_or_else(refused)? as u64;
+        if bytes as usize >= CHECKED_BYTES && bytes > available_memory() {
+            return Err(refused());
+        }
+        let header = self.header();
+        let count = header.segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64);
+        let mut end = header_bytes();
+        let mut fitting = None;
+        for (number, entry) in header.segments.iter().take(count as usize).enumerate() {
+            let (offset, length) = self.shape(entry).ok_or_else(refused)?;
+            let used = entry.used.load(Ordering::Relaxed).min(length);
+            end = end.max(offset + length);
+            if length - used >= bytes {
+                fitting = Some((number as u64, entry, offset, used));
+            }
+        }
+        let (segment, entry, offset, used) = match fitting {
+            Some(fitting) => fitting,
             None => {
-                let fresh = Segment::map(bytes.max(SEGMENT_BYTES)).or_else(|_| Segment::map(bytes))?;
-                all.push(fresh);
-                all.last_mut().expect("one was just pushed")
+                let usual = if count == 0 { FIRST_SEGMENT_BYTES } else { SEGMENT_BYTES } as u64;
+                let room = self.identity.bytes.saturating_sub(end) / page_bytes() as u64 * page_bytes() as u64;
+                let length = bytes.max(usual).min(room);
+                let entry = header.segments.get(count as usize).filter(|_| length >= bytes).ok_or_else(refused)?;
+                transaction.set(&entry.offset, end);
+                transaction.set(&entry.bytes, length);
+                transaction.set(&header.segment_count, count + 1);
+                (count, entry, end, 0)
             }
         };
-        let start = segment.memory.as_mut_ptr().wrapping_add(segment.used);
-        segment.used += bytes;
-        Ok(Span { start, length: bytes })
+        self.commit(offset + used, committed as u64)?;
+        transaction.set(&entry.used, used + bytes);
+        Ok(Cut { segment, offset: offset + used })
     }
 
-    /// Every segment, for those who look at the whole memory.
+    /// Sees to it that so many bytes from there on have memory.
+    pub(crate) fn commit(&self, offset: u64, bytes: u64) -> Result<(), OutOfMemory> {
+        self.file.commit(offset, bytes).map_err(|_| OutOfMemory { requested: bytes, available: self.room() })
+    }
+
+    /// Bytes that the file can still be given.
+    fn room(&self) -> u64 {
+        // SAFETY: all zero bytes are a valid structure, and the kernel fills it.
+        let left = unsafe {
+            let mut about: libc::statvfs = core::mem::zeroed();
+            let descriptor = std::os::fd::AsRawFd::as_raw_fd(&self.file.as_fd());
+            (libc::fstatvfs(descriptor, &raw mut about) == 0).then(|| about.f_bavail as u64 * about.f_frsize as u64)
+        };
+        left.filter(|_| self.file.is_named()).map_or_else(available_memory, |left| left.min(available_memory()))
+    }
+
+    /// Where a segment is, if it is inside the file.
+    fn shape(&self, entry: &SegmentEntry) -> Option<(u64, u64)> {
+        let (offset, bytes) = (entry.offset.load(Ordering::Acquire), entry.bytes.load(Ordering::Relaxed));
+        let pages = |number: u64| number.is_multiple_of(page_bytes() as u64);
+        let fits = offset >= header_bytes() && offset.checked_add(bytes)? <= self.identity.bytes;
+        (fits && bytes > 0 && pages(offset) && pages(bytes)).then_some((offset, bytes))
+    }
+
+    /// A piece of a segment, if that has it.
+    pub(crate) fn span(&self, cut: Cut, bytes: usize) -> Option<Span> {
+        let segment = self.segment(usize::try_from(cut.segment).ok()?)?;
+        let from = usize::try_from(cut.offset.checked_sub(segment.offset)?).ok()?;
+        if from.checked_add(bytes)? > segment.memory.len() || !from.is_multiple_of(page_bytes()) {
+            return None;
+        }
+        // SAFETY: it is inside the mapping.
+        let start = unsafe { NonNull::new_unchecked(segment.memory.as_mut_ptr().add(from)) };
+        Some(Span { start, length: bytes })
+    }
+
+    /// The segment of that number, mapped.
+    fn segment(&self, number: usize) -> Option<&Segment> {
+        let place = self.segments.get(number)?;
+        // SAFETY: null or a segment, which is there as long as we are.
+        if let Some(segment) = unsafe { place.load(Ordering::Acquire).as_ref() } {
+            return Some(segment);
+        }
+        let (offset, bytes) = self.shape(self.header().segments.get(number)?)?;
+        let memory = MmapOptions::new().offset(offset).len(bytes as usize).map_raw(self.file.file()).ok()?;
+        if bytes as usize >= SEGMENT_BYTES {
+            // Large pages make the first touch several times as fast and later ones quicker. A kernel without says no.
+            let _ = memory.advise(Advice::HugePage);
+        }
+        let fresh = Box::into_raw(Box::new(Segment { memory, offset }));
+        let null = core::ptr::null_mut();
+        // Release publishes the segment. Failure: somebody was quicker.
+        match place.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: it is there as long as we are.
+            Ok(_) => Some(unsafe { &*fresh }),
+            Err(other) => {
+                // SAFETY: nobody else has seen ours, and the other one is there as long as we are.
+                unsafe {
+                    drop(Box::from_raw(fresh));
+                    Some(&*other)
+                }
+            }
+        }
+    }
+
+    /// The segments that are mapped, of which there may be more by now.
     pub(crate) fn spans(&self) -> Vec<Span> {
-        let span = |segment: &Segment| Span { start: segment.memory.as_mut_ptr(), length: segment.memory.len() };
-        self.all.read().iter().map(span).collect()
+        self.mapped().map(|segment| Span { start: segment.start(), length: segment.memory.len() }).collect()
+    }
+
+    /// Bytes of all segments, mapped here or not.
+    pub(crate) fn reserved(&self) -> u64 {
+        let count = self.header().segment_count.load(Ordering::Relaxed).min(MAX_SEGMENTS as u64) as usize;
+        let lengths = self.header().segments.iter().take(count).map(|entry| entry.bytes.load(Ordering::Relaxed));
+        lengths.fold(0, u64::saturating_add)
+    }
+
+    fn mapped(&self) -> impl Iterator<Item = &Segment> {
+        // SAFETY: null or a segment, which is there as long as we are.
+        self.segments.iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
+    }
+
+    /// Where in the file an address is.
+    pub(crate) fn offset_of(&self, address: *const u8) -> Option<u64> {
+        let inside = |start: *const u8, bytes: usize| (address as usize).checked_sub(start as usize).filter(|at| *at < bytes);
+        if let Some(at) = inside(self.header.as_ptr(), self.header.len()) {
+            return Some(at as u64);
+        }
+        self.mapped().find_map(|segment| {
+            inside(segment.start().as_ptr(), segment.memory.len()).map(|at| segment.offset + at as u64)
+        })
     }
 
     /// Gives the pages that are wholly inside a span back to the kernel; the span reads as zero afterwards.
@@ -77,19 +281,18 @@ impl Segments {
     /// # Safety
     /// Nobody uses the span.
     pub(crate) unsafe fn discard(&self, span: Span) {
-        let all = self.all.read();
         let inside = |segment: &&Segment| {
-            let start = segment.memory.as_mut_ptr() as usize;
-            (start..start + segment.memory.len()).contains(&(span.start as usize))
+            let start = segment.start().as_ptr() as usize;
+            (start..start + segment.memory.len()).contains(&(span.start.as_ptr() as usize))
         };
-        if let Some(segment) = all.iter().find(inside) {
+        if let Some(segment) = self.mapped().find(inside) {
             // A block of 96 KiB, say, shares a page with the next one where a page has 64 KiB.
-            let offset = span.start as usize - segment.memory.as_mut_ptr() as usize;
+            let offset = span.start.as_ptr() as usize - segment.start().as_ptr() as usize;
             let start = offset.next_multiple_of(page_bytes());
             let end = (offset + span.length) / page_bytes() * page_bytes();
             let give_back = || {
                 // SAFETY: the caller says that nobody uses these bytes.
-                unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) }
+                unsafe { segment.memory.unchecked_advise_range(UncheckedAdvice::Remove, start, end - start) }
             };
             // The kernel refuses where the program has locked its memory.
             let (before, after) = if start < end && give_back().is_ok() { (start, end) } else { (offset, offset) };
@@ -98,6 +301,126 @@ impl Segments {
                 unsafe { zero(segment.memory.as_mut_ptr().add(from), to - from) };
             }
         }
+    }
+
+    // --- who takes part ------------------------------------------------------------------------------------------
+
+    /// Gives a number that nobody has; None if all 4,095 are taken.
+    ///
+    /// They are given in turn, so that what an ended participant left behind, such as a lock, says as long as can be
+    /// that its owner has ended.
+    pub(crate) fn register(&self) -> Option<PeerId> {
+        let header = self.header();
+        let next = header.next_peer.load(Ordering::Relaxed) as usize % PeerId::COUNT; // Relaxed: a hint
+        for number in (next..PeerId::COUNT).chain(0..next) {
+            let Some(peer) = PeerId::new(number as u16) else { continue };
+            let mut ours = self.ours.lock();
+            // First the lock on its byte. Whoever sees the bit without the lock knows that the peer is dead.
+            if self.is_taken(peer) || ours.contains(&peer) || !self.file.claim(peer).unwrap_or(false) {
+                continue;
+            }
+            if self.is_taken(peer) {
+                self.file.forget(peer); // it was just registered, and has died, before we had the lock
+                continue;
+            }
+            ours.push(peer);
+            header.peers[number].process.store(u64::from(std::process::id()), Ordering::Relaxed);
+            let (bits, bit) = taken_bit(header, peer);
+            bits.fetch_or(bit, Ordering::AcqRel); // Release publishes the entry
+            header.next_peer.store(number as u64 + 1, Ordering::Relaxed);
+            return Some(peer);
+        }
+        None
+    }
+
+    /// Gives a number back. Its owner holds nothing any more.
+    pub(crate) fn leave(&self, peer: PeerId) {
+        let mut ours = self.ours.lock();
+        let (bits, bit) = taken_bit(self.header(), peer);
+        bits.fetch_and(!bit, Ordering::Release); // what it did comes before what the next one of the number does
+        ours.retain(|other| *other != peer);
+        self.file.forget(peer);
+    }
+
+    /// Frees the number of a dead peer, whose byte the caller has the lock of.
+    pub(crate) fn clear(&self, dead: PeerId) {
+        let (bits, bit) = taken_bit(self.header(), dead);
+        bits.fetch_and(!bit, Ordering::Release); // what was put right comes before what the next one does
+    }
+
+    /// Whether the number is taken, by the living or the dead.
+    pub(crate) fn is_taken(&self, peer: PeerId) -> bool {
+        let (bits, bit) = taken_bit(self.header(), peer);
+        bits.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Whether this process has the peer.
+    pub(crate) fn is_ours(&self, peer: PeerId) -> bool {
+        self.ours.lock().contains(&peer)
+    }
+
+    /// The numbers that are taken, by the living or the dead.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = PeerId> {
+        self.header().taken.iter().enumerate().flat_map(|(word, bits)| {
+            let bits = bits.load(Ordering::Acquire);
+            let is_set = move |bit: &usize| bits & 1 << bit != 0;
+            (0..64).filter(is_set).filter_map(move |bit| PeerId::new((word * 64 + bit) as u16))
+        })
+    }
+
+    /// The process that a peer belongs or belonged to.
+    pub(crate) fn process(&self, peer: PeerId) -> u32 {
+        self.header().peers[usize::from(peer.get())].process.load(Ordering::Relaxed) as u32
+    }
+}
+
+fn taken_bit(header: &Header, peer: PeerId) -> (&AtomicU64, u64) {
+    (&header.taken[usize::from(peer.get()) / 64], 1 << (peer.get() % 64))
+}
+
+impl Place for Space {
+    fn offset(&self, word: &AtomicU64) -> Option<u64> {
+        self.offset_of(core::ptr::from_ref(word).cast())
+    }
+
+    fn word(&self, offset: u64) -> Option<&AtomicU64> {
+        if !offset.is_multiple_of(8) {
+            return None;
+        }
+        let start = if offset < header_bytes() {
+            self.header.as_mut_ptr().wrapping_add(offset as usize)
+        } else {
+            let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
+            let inside = |segment: &&Segment| {
+                (segment.offset..segment.offset + segment.memory.len() as u64).contains(&offset)
+            };
+            let segment = (0..count).filter_map(|number| self.segment(number)).find(inside)?;
+            segment.memory.as_mut_ptr().wrapping_add((offset - segment.offset) as usize)
+        };
+        // SAFETY: it is inside of what is mapped, and aligned.
+        Some(unsafe { AtomicU64::from_ptr(start.cast()) })
+    }
+
+    fn is_dead(&self, peer: PeerId) -> bool {
+        !self.is_taken(peer) || (!self.is_ours(peer) && !self.file.is_claimed_elsewhere(peer))
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        for segment in &mut self.segments {
+            let segment = core::mem::take(segment.get_mut());
+            if !segment.is_null() {
+                // SAFETY: `segment` made it by `Box::into_raw`, and nobody can look it up any more.
+                drop(unsafe { Box::from_raw(segment) });
+            }
+        }
+    }
+}
+
+impl Segment {
+    fn start(&self) -> NonNull<u8> {
+        NonNull::new(self.memory.as_mut_ptr()).expect("a mapping is not at address zero")
     }
 }
 
@@ -112,28 +435,21 @@ unsafe fn zero(start: *mut u8, bytes: usize) {
     }
 }
 
-impl Segment {
-    fn map(bytes: usize) -> Result<Segment, OutOfMemory> {
-        let refused = || OutOfMemory { requested: bytes as u64, available: available_memory() };
-        if bytes >= CHECKED_BYTES && bytes as u64 > available_memory() {
-            return Err(refused());
-        }
-        let memory: MmapMut = MmapOptions::new().len(bytes).map_anon().map_err(|_| refused())?;
-        let memory = MmapRaw::from(memory);
-        if bytes >= SEGMENT_BYTES {
-            // Large pages make the first touch several times as fast and later ones quicker. A kernel without says no.
-            let _ = memory.advise(Advice::HugePage);
-        }
-        Ok(Segment { memory, used: 0 })
-    }
+/// Bytes of the header, in whole pages.
+fn header_bytes() -> u64 {
+    size_of::<Header>().next_multiple_of(page_bytes()) as u64
+}
+
+fn out_of_memory(requested: u64) -> OutOfMemory {
+    OutOfMemory { requested, available: available_memory() }
 }
 
 /// Bytes of a page.
 pub(crate) fn page_bytes() -> usize {
+    static BYTES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     // SAFETY: sysconf has no preconditions.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
+    *BYTES.get_or_init(|| usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096))
 }
-
 /// Bytes that this process can still get: what the machine has, its control group allows, and its own limits.
 pub(crate) fn available_memory() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();

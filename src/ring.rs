@@ -245,7 +245,7 @@ impl Spot<'_> {
     fn claim_ready(&self, seen: u64, state: u64, me: PeerId, most: u64, cell: &mut Cell) -> Result<bool, PopError> {
         // Read before the slot is ours: the claim fails if it was another message's in between.
         cell.meta = self.slot.meta.load(Ordering::Relaxed);
-        let length = Meta::unpack(cell.meta).length;
+        let length = Meta::unpack(cell.meta).room();
         if length > most {
             return Err(PopError::Large(length));
         }

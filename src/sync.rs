@@ -135,6 +135,9 @@ pub(crate) enum Woken {
 ///
 /// The kernel compares the word with the expected value and goes to sleep in one step with respect to every
 /// wake, which is what makes "check, then sleep" safe.
+///
+/// It is never a private futex, which the kernel would find a little sooner: a word may be in memory that several
+/// processes share, and a thread of another one would not be woken. One kind for all: who wakes need not know.
 #[cfg(not(loom))]
 #[repr(transparent)]
 #[derive(Debug, Default)]
@@ -159,9 +162,8 @@ impl FutexWord {
             tv_nsec: timeout.subsec_nanos().into(),
         });
         let limit = limit.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-        let operation = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the word is aligned and borrowed for the call; `limit` is null or points to a live timespec.
-        let result = unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), operation, expected, limit) };
+        let result = unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAIT, expected, limit) };
         if result == 0 {
             return Woken::Notified;
         }
@@ -174,9 +176,8 @@ impl FutexWord {
 
     /// Wakes at most `count` sleepers.
     pub(crate) fn wake(&self, count: i32) {
-        let operation = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel only uses the address as a key; the word is borrowed for the call.
-        unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), operation, count) };
+        unsafe { libc::syscall(libc::SYS_futex, self.0.as_ptr(), libc::FUTEX_WAKE, count) };
     }
 }
 

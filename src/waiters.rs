@@ -17,10 +17,16 @@
 //! a mark of its own in their place.
 //!
 //! Seats that do not fit into the object itself are on benches: blocks linked from there, which stay as long as it does.
+//!
+//! A seat has its owner's name from the compare-and-swap that takes it, so what the dead leave is known: whether they
+//! still waited, or had been called. What becomes of a call is the business of [`condition`](crate::condition) and
+//! [`barrier`](crate::barrier).
 #![forbid(unsafe_code)]
 
 use crate::error::{OutOfMemory, WaitError};
 use crate::event::Patience;
+use crate::fault::fault;
+use crate::layout::PeerId;
 use crate::lock::Owner;
 use crate::sync::{AtomicU32, AtomicU64, FutexWord, Ordering, essential};
 
@@ -36,6 +42,9 @@ const TICKET_SHIFT: u32 = 32;
 /// Seats of an object itself, and of a bench. Few in models, where each costs interleavings.
 const OWN_SEATS: usize = if cfg!(loom) { 2 } else { 12 };
 const BENCH_SEATS: usize = if cfg!(loom) { 1 } else { 62 };
+
+/// More benches than anybody needs: a longer row was written over, and may have no end.
+const MAX_BENCHES: usize = (1 << 24) / BENCH_SEATS;
 
 /// A place to wait in.
 #[repr(C)]
@@ -73,14 +82,20 @@ pub trait Benches {
     /// The bench of that name, which is not 0.
     fn bench(&self, name: u64) -> Option<&Bench>;
 
-    /// Makes a bench.
+    /// Makes a bench, which is `me`'s until it is linked.
     ///
     /// # Errors
     /// [`OutOfMemory`].
-    fn make(&self) -> Result<u64, OutOfMemory>;
+    fn make(&self, me: PeerId) -> Result<u64, OutOfMemory>;
 
-    /// Takes a bench back that was made for nothing.
-    fn discard(&self, name: u64);
+    /// Links a bench of `me`'s, which it is no more then; false if there is a link already.
+    fn link(&self, _me: PeerId, link: &AtomicU64, name: u64) -> bool {
+        // SYNC POINT: Release publishes the new bench to the Acquire in `following`.
+        link.compare_exchange(0, name, essential!(BenchLinked: Ordering::Release), Ordering::Relaxed).is_ok()
+    }
+
+    /// Takes a bench of `me`'s back that was made for nothing.
+    fn discard(&self, me: PeerId, name: u64);
 }
 
 /// Those who wait. All zero bytes are valid: nobody.
@@ -111,17 +126,17 @@ impl Waiters {
                     && seat.word.compare_exchange(FREE, word, Ordering::Acquire, Ordering::Relaxed).is_ok()
             };
             if let Some(seat) = self.seats(benches).find(free) {
+                fault!(SeatTaken);
                 seat.thread.store(owner.thread, Ordering::Relaxed);
                 return Ok(Sitting { seat, word });
             }
-            let name = benches.make()?;
-            let last = self.rows(benches).last().expect("there is a first row");
-            // SYNC POINT: Release publishes the new bench to the Acquire in `following`.
-            let release = essential!(BenchLinked: Ordering::Release);
-            if last.compare_exchange(0, name, release, Ordering::Relaxed).is_err() {
-                benches.discard(name);
-                if following(last, benches).is_none() {
-                    // The link was written over. Without it there is no way to more seats.
+            let name = benches.make(owner.peer)?;
+            fault!(BenchMade);
+            let (rows, last) = self.rows(benches).fold((0, &self.0.next), |(rows, _), link| (rows + 1, link));
+            if !benches.link(owner.peer, last, name) {
+                benches.discard(owner.peer, name);
+                if rows > MAX_BENCHES || following(last, benches).is_none() {
+                    // The links were written over. Without them there is no way to more seats.
                     return Err(OutOfMemory { requested: size_of::<Bench>() as u64, available: 0 });
                 }
             }
@@ -158,6 +173,38 @@ impl Waiters {
         }
     }
 
+    /// Frees the seats of one who died. If it had been called, then `called` comes before, with the call and its mark: again,
+    /// should whoever calls this die meanwhile.
+    pub(crate) fn recover(&self, benches: &impl Benches, dead: PeerId, mut called: impl FnMut(Call, u32)) {
+        let mine = |seat: &&Seat| {
+            let word = seat.word.load(Ordering::Relaxed);
+            word & STATE != FREE && word & PEER == u64::from(dead.get()) << PEER_SHIFT
+        };
+        // First those who waited: what another one was called for is not to be passed on to them.
+        for seat in self.seats(benches).filter(mine) {
+            if let Some(word) = waiting(seat) {
+                // It fails if somebody calls just now. Release: the next one here comes after us.
+                let _ = seat.word.compare_exchange(word, FREE, Ordering::Release, Ordering::Relaxed);
+                fault!(DeadSeatFreed);
+            }
+        }
+        for seat in self.seats(benches).filter(mine) {
+            // SYNC POINT: Acquire as in `Sitting::call`.
+            let word = seat.word.load(essential!(SeatHeard: Ordering::Acquire));
+            if let Some(call) = call(word, word) {
+                called(call, ticket(word));
+                fault!(DeadCallHeard);
+            }
+            seat.word.store(FREE, Ordering::Release); // nobody else touches the seat of one who was called
+        }
+    }
+
+    /// The tickets with which somebody of that name waits.
+    pub(crate) fn tickets<'a>(&'a self, benches: &'a impl Benches, peer: PeerId) -> impl Iterator<Item = u32> {
+        let name = u64::from(peer.get()) << PEER_SHIFT;
+        self.seats(benches).filter_map(waiting).filter(move |word| word & PEER == name).map(ticket)
+    }
+
     /// Frees all seats: for a forked child, where nobody is who waits.
     pub(crate) fn vacate(&self, benches: &impl Benches) {
         self.seats(benches).for_each(|seat| seat.word.store(FREE, Ordering::Relaxed)); // Relaxed: nobody else is there
@@ -175,12 +222,17 @@ impl Waiters {
 
     /// The links that lead from row to row.
     fn rows<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = &'a AtomicU64> {
-        core::iter::successors(Some(&self.0.next), |link| following(link, benches).map(|bench| &bench.0.next))
+        core::iter::once(&self.0.next).chain(self.more(benches).map(|bench| &bench.0.next))
     }
 
     fn seats<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = &'a Seat> {
-        let more = core::iter::successors(following(&self.0.next, benches), |bench| following(&bench.0.next, benches));
-        self.0.seats.iter().chain(more.flat_map(|bench| bench.0.seats.iter()))
+        self.0.seats.iter().chain(self.more(benches).flat_map(|bench| bench.0.seats.iter()))
+    }
+
+    /// The benches.
+    fn more<'a>(&'a self, benches: &'a impl Benches) -> impl Iterator<Item = &'a Bench> {
+        let first = following(&self.0.next, benches);
+        core::iter::successors(first, |bench| following(&bench.0.next, benches)).take(MAX_BENCHES)
     }
 }
 
@@ -211,7 +263,9 @@ fn end(seat: &Seat, word: u64, call: Call, mark: u32) -> bool {
     if seat.word.compare_exchange(word, called, release, Ordering::Relaxed).is_err() {
         return false;
     }
+    fault!(SeatCalled);
     essential!(SeatCounts: count(seat)); // after the word: whoever read the count before does not fall asleep
+    fault!(SeatCounted);
     seat.calls.wake(1); // maybe of somebody who has taken the seat since: that one looks and sleeps again
     true
 }
@@ -256,7 +310,7 @@ impl Sitting<'_> {
     /// The call, if it has come.
     pub fn call(&self) -> Option<Call> {
         // SYNC POINT: Acquire sees what the caller did before the Release in `end`.
-        call(self.seat.word.load(essential!(SeatHeard: Ordering::Acquire)))
+        call(self.seat.word.load(essential!(SeatHeard: Ordering::Acquire)), self.word)
     }
 
     /// Gives the wait up: None, or the call if that came first.
@@ -273,17 +327,16 @@ impl Sitting<'_> {
                 core::mem::forget(self);
                 None
             }
-            Err(word) => call(word).map(|call| (call, ticket(word))),
+            Err(word) => call(word, self.word).map(|call| (call, ticket(word))),
         }
     }
 }
 
-/// What ended the wait, if it has ended.
-fn call(word: u64) -> Option<Call> {
+/// What ended the wait, if it has ended. If the seat was taken away, by whoever wrote over it, then it was in vain.
+fn call(word: u64, waiting: u64) -> Option<Call> {
     match word & STATE {
         CALLED => Some(Call::Called),
-        DISMISSED => Some(Call::Dismissed),
-        _ => None,
+        _ => (word != waiting || word & STATE == DISMISSED).then_some(Call::Dismissed),
     }
 }
 

@@ -512,9 +512,8 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
 /// Puts `inner` into `outer`, in a message of `length` other bytes.
 fn put_inside<O: Order>(outer: &Handle<'_, OrderedQueue<O>>, inner: &Handle<'_, OrderedQueue<O>>, length: usize) {
     let (region, me) = (outer.region(), outer.owner());
-    region.pin(inner.id(), O::KIND).unwrap();
     let mut message = Message::new(region, me);
-    message.allocate(1, length, &[inner.id()]).unwrap();
+    message.allocate(1, length, &[(inner.id(), O::KIND)]).unwrap();
     message.write(0, &payload(1, length));
     let mut locked = outer.try_lock(region, owner(outer)).unwrap().unwrap();
     Put { messages: slice::from_mut(&mut message), keys: &[], put: 0 }

@@ -276,9 +276,8 @@ proptest! {
 /// Puts `inner` into `outer`, in a message of `length` other bytes.
 fn put_inside(outer: &Handle<'_, Queue>, inner: &Handle<'_, Queue>, length: usize) {
     let (region, me) = (outer.region(), outer.owner());
-    region.pin(inner.id(), ObjectKind::Queue).unwrap();
     let mut message = Message::new(region, me);
-    message.allocate(1, length, &[inner.id()]).unwrap();
+    message.allocate(1, length, &[(inner.id(), ObjectKind::Queue)]).unwrap();
     message.write(0, &payload(1, length));
     outer.put(&mut message, region, me, None).unwrap();
 }
@@ -366,9 +365,8 @@ fn unsent_message_holds_nothing() {
     let queue = region.create_queue(me, 1).unwrap();
     let inner = region.create_queue(me, 0).unwrap();
     try_put(&queue, b"full").unwrap();
-    region.pin(inner.id(), ObjectKind::Queue).unwrap();
     let mut message = Message::new(&region, me);
-    message.allocate(1, 1000, &[inner.id()]).unwrap();
+    message.allocate(1, 1000, &[(inner.id(), ObjectKind::Queue)]).unwrap();
     drop(inner);
     assert_eq!(queue.put(&mut message, &region, me, None), Err(PutError::Full));
     assert_eq!(region.statistics().count(ObjectKind::Queue), 2, "a refused message is still the caller's");
@@ -388,10 +386,9 @@ fn too_large_takes_nothing() {
     let inner = region.create_queue(me, 0).unwrap();
     let before = region.statistics().memory;
     for length in [1 << 39, (1 << 40) - 1, 1 << 40, usize::MAX] {
-        region.pin(inner.id(), ObjectKind::Queue).unwrap();
         let mut message = Message::new(&region, me);
         message.set_word(1, 7);
-        let error = message.allocate(1, length, &[inner.id()]).unwrap_err();
+        let error = message.allocate(1, length, &[(inner.id(), ObjectKind::Queue)]).unwrap_err();
         assert!(error.requested >= length as u64 && error.available < error.requested, "{error}");
         assert_eq!(message.length(), 0);
         assert_eq!(region.statistics().memory, before);

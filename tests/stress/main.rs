@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use multigil::barrier::{Arrival, Barrier};
 use multigil::control::AnyQueue;
 use multigil::error::{BarrierError, GetError, PutError, WaitError};
-use multigil::event::{Parker, Patience, Watchable, wait_any};
+use multigil::event::{Bell, LOOKOUT_SLICE, Lookout, Parker, Patience, Watchable, wait_any};
 use multigil::flag::Flag;
 use multigil::layout::PeerId;
 use multigil::lock::{Lock, Owner};
@@ -578,6 +578,52 @@ fn interrupt_ends_a_wait() {
     let mut message = Message::new(&region, me);
     assert_eq!(queue.get(&mut message, &region, me, Some(&patience)), Err(GetError::Empty));
     assert!(started.elapsed() >= Duration::from_millis(50));
+}
+
+/// A participant that died wakes nobody: whoever sleeps looks out by itself, even if it is woken for something else all
+/// the time.
+#[test]
+fn sleepers_look_out() {
+    let _limit = limit(60);
+    #[derive(Debug)]
+    struct Repair<'a>(&'a Semaphore);
+    impl Lookout for Repair<'_> {
+        fn look_out(&self) {
+            self.0.release(1, &Bell::default()).unwrap();
+        }
+    }
+
+    let (semaphore, flag, bell, parker) = (Semaphore::default(), Flag::default(), Bell::default(), Parker::default());
+    let repair = Repair(&semaphore);
+    for rung in [false, true] {
+        let patience = Patience::new(None, NO_SPIN, &parker).watching(&repair);
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while rung && !end.load(Ordering::Relaxed) {
+                    bell.ring();
+                    thread::sleep(LOOKOUT_SLICE / 10);
+                }
+            });
+            let started = Instant::now();
+            assert_eq!(wait_any(&[&flag, &semaphore], &bell, &patience), Ok(1));
+            assert!(started.elapsed() < 10 * LOOKOUT_SLICE);
+            end.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(semaphore.acquire(&bell, &patience), Ok(()));
+        assert_eq!(semaphore.value(), 0, "once is enough");
+    }
+    // A time limit and a slice count from their beginning, not from the last time that the thread looked out.
+    let patience = patience_in(Some(3 * LOOKOUT_SLICE), &parker).watching(&repair);
+    assert_eq!(flag.wait(flag.now(), &bell, &patience), Err(WaitError::TimedOut));
+    let patience = patience_in(None, &parker).watching(&repair).in_slices(3 * LOOKOUT_SLICE);
+    let started = Instant::now();
+    assert_eq!(flag.wait(flag.now(), &bell, &patience), Err(WaitError::Interrupted));
+    assert!(started.elapsed() >= 3 * LOOKOUT_SLICE);
+}
+
+fn patience_in(limit: Option<Duration>, parker: &Parker) -> Patience<'_> {
+    Patience::new(limit.map(|limit| Instant::now() + limit), NO_SPIN, parker)
 }
 
 /// A large message is only given to a consumer who is prepared for it, whoever else takes messages at the same time.

@@ -1,0 +1,129 @@
+//! One region opened several times, as processes do: each with its own mapping, its own open file, its own participants.
+//! What a process leaves that ends without a word, the others put right.
+
+#![expect(missing_docs, reason = "a test")]
+
+mod support;
+
+use multigil::error::{AttachError, RegionError};
+use multigil::layout::{ObjectId, ObjectKind, PeerId};
+use multigil::memory::Format;
+use multigil::object::{Location, Message, Region};
+use multigil::queue::Queue;
+
+use crate::support::limit;
+
+fn region() -> (Region, PeerId) {
+    let region = Region::new().unwrap();
+    let me = region.register().unwrap();
+    (region, me)
+}
+
+/// The region as another process has it.
+fn opened(region: &Region) -> (Region, PeerId) {
+    let other = Region::open(region.file()).unwrap();
+    let me = other.register().unwrap();
+    (other, me)
+}
+
+fn get(region: &Region, me: PeerId, id: ObjectId) -> Vec<u8> {
+    let queue = region.attach::<Queue>(id, me).unwrap();
+    let mut message = Message::new(region, me);
+    message.prepare(u64::MAX);
+    queue.get(&mut message, region, me, None).unwrap();
+    let mut bytes = vec![0; message.length()];
+    message.read(0, &mut bytes);
+    bytes
+}
+
+fn put(region: &Region, me: PeerId, id: ObjectId, bytes: &[u8], pins: &[(ObjectId, ObjectKind)]) {
+    let queue = region.attach::<Queue>(id, me).unwrap();
+    let mut message = Message::new(region, me);
+    message.allocate(1, bytes.len(), pins).unwrap();
+    message.write(0, bytes);
+    queue.put(&mut message, region, me, None).unwrap();
+}
+
+#[test]
+fn messages_go_from_one_to_the_other() {
+    let _limit = limit(60);
+    let (here, me) = region();
+    let (there, other) = opened(&here);
+    assert_ne!(me, other);
+    assert_eq!(here.number(), there.number());
+    let queue = here.create_queue(me, 0).unwrap();
+    for length in [0, 1, 112, 113, 5000, 1 << 20, 100 << 20] {
+        let bytes: Vec<u8> = (0..length).map(|place| place as u8).collect();
+        put(&here, me, queue.id(), &bytes, &[]);
+        assert_eq!(get(&there, other, queue.id()), bytes);
+        put(&there, other, queue.id(), &bytes, &[]);
+        assert_eq!(get(&here, me, queue.id()), bytes);
+    }
+    assert_eq!(here.statistics().memory.blocks, there.statistics().memory.blocks);
+}
+
+/// What a process had that has gone is given back, and what it had sent is still there.
+#[test]
+fn the_dead_leave_nothing_but_their_messages() {
+    let _limit = limit(60);
+    let (here, me) = region();
+    let queue = here.create_queue(me, 0).unwrap();
+    let before = here.statistics();
+    let (there, other) = opened(&here);
+    let own = there.create_queue(other, 0).unwrap();
+    let inner = there.create_queue(other, 0).unwrap();
+    put(&there, other, queue.id(), b"with a queue", &[(inner.id(), ObjectKind::Queue)]);
+    let mut unsent = Message::new(&there, other);
+    unsent.allocate(1, 10_000, &[(inner.id(), ObjectKind::Queue)]).unwrap();
+    let memory = there.create_memory(other, Format { meaning: 0, width: 1 }, 1 << 20).unwrap();
+    // The process ends: nothing of it is dropped, but its file is closed.
+    let (own_id, inner_id, memory_id) = (own.id(), inner.id(), memory.id());
+    core::mem::forget((own, inner, unsent, memory));
+    assert_eq!(here.recover_dead(me), 0, "it lives");
+    drop(there);
+    assert_eq!(here.recover_dead(me), 1);
+    assert_eq!(here.recover_dead(me), 0);
+    assert!(matches!(here.attach::<Queue>(own_id, me), Err(AttachError::Gone)));
+    assert!(matches!(here.attach::<Queue>(memory_id, me), Err(AttachError::Gone | AttachError::Corrupt)));
+    drop(here.attach::<Queue>(inner_id, me).expect("the message that was put keeps it alive"));
+    assert_eq!(get(&here, me, queue.id()), b"with a queue");
+    assert!(matches!(here.attach::<Queue>(inner_id, me), Err(AttachError::Gone)));
+    let after = here.statistics();
+    assert_eq!((after.memory.blocks, after.memory.in_use), (before.memory.blocks, before.memory.in_use));
+    assert_eq!((after.objects, after.peers), (before.objects, before.peers));
+}
+
+#[test]
+fn names_lead_to_objects() {
+    let _limit = limit(60);
+    let name = format!("test-{}", std::process::id());
+    assert!(Region::find(&name).unwrap().is_none());
+    let here = Region::named(&name).unwrap();
+    let there = Region::named(&name).unwrap();
+    assert_eq!(here.number(), there.number());
+    assert_eq!(here.location(), Location::Name(name.clone()));
+    assert!(Region::names().unwrap().contains(&name));
+    let (me, other) = (here.register().unwrap(), there.register().unwrap());
+    let queue = here.create_queue(me, 0).unwrap();
+    here.give_name(me, 1, "inbox", &queue).unwrap();
+    let lock = here.create_queue(me, 0).unwrap();
+    assert!(here.give_name(me, 1, "inbox", &lock).is_err());
+    here.give_name(me, 2, "inbox", &lock).unwrap();
+    let id = queue.id();
+    drop((queue, lock));
+    assert_eq!(there.open_named::<Queue>(other, 1, "inbox").unwrap().id(), id);
+    assert!(there.open_named::<Queue>(other, 1, "outbox").is_none());
+    let mut names = there.object_names(other);
+    names.sort_unstable();
+    assert_eq!(names, [(1, "inbox".to_owned()), (2, "inbox".to_owned())]);
+    assert!(there.take_name(other, 1, "inbox"));
+    assert!(!there.take_name(other, 1, "inbox"));
+    assert!(matches!(here.attach::<Queue>(id, me), Err(AttachError::Gone)));
+    drop(here);
+    assert!(Region::find(&name).unwrap().is_some(), "somebody uses it");
+    drop(there);
+    assert!(Region::find(&name).unwrap().is_none(), "the last one has taken it away");
+    for bad in ["", "a/b", ".x", "a\0b", &"x".repeat(201)] {
+        assert!(matches!(Region::named(bad), Err(RegionError::NoRegion(_))), "{bad:?}");
+    }
+}
