@@ -6,7 +6,6 @@
 //! All changes of the list are transactions (see `heap`).
 #![forbid(unsafe_code)]
 
-use core::sync::atomic::Ordering;
 use std::collections::{HashMap, VecDeque};
 use std::thread::{ThreadId, current};
 
@@ -16,7 +15,7 @@ use crate::error::OutOfMemory;
 use crate::layout::{Envelope, Meta, PeerId};
 use crate::object::{Message, Region};
 use crate::ring::Cell;
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Marks the name of an envelope, which is its block's index otherwise.
 const NAMED: u64 = 1 << 32;

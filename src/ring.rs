@@ -152,7 +152,7 @@ impl<'a> Ring<'a> {
         }
         self.header.base.store(base, ordering);
         self.header.turn.store(turn, ordering);
-        self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
+        self.header.next.store(reference.nothing_follows(), ordering);
     }
 
     /// The ring as it is in this life of its memory.
@@ -229,7 +229,7 @@ impl Spot<'_> {
         }
         fault!(PayloadWritten);
         // From here on the message is complete, whatever becomes of us: Release, so that the payload is there first.
-        self.slot.meta.store(cell.meta | Meta::COMPLETE, Ordering::Release);
+        self.slot.meta.store(cell.meta & !Meta::REDELIVERED | Meta::COMPLETE, Ordering::Release);
         fault!(MetaWritten);
         on_claim();
         fault!(HandedOver);
@@ -446,7 +446,7 @@ pub(crate) const MAX_RING_SLOTS: usize = 4096;
 pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
 /// The most slots that one producer has at a time: consumers wait for the first as long as it takes to claim them all.
-const MOST_CLAIMED: usize = 16;
+pub(crate) const MOST_CLAIMED: usize = 16;
 
 /// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
 /// made necessary, or got done.
@@ -491,6 +491,14 @@ pub struct Place<'r> {
     position: u64,
     /// How far `head` was pushed.
     told: u64,
+}
+
+#[cfg(not(loom))]
+impl Place<'_> {
+    /// The position behind the message that was taken last.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
 }
 
 /// Looks at the slot of the position that `hint` holds.
@@ -804,9 +812,9 @@ impl Chain {
         }
     }
 
-    /// Puts right what `dead` has left behind. The call may be repeated, by others, too, but is never made twice at a
-    /// time for the same participant.
-    pub fn recover(&self, rings: &impl Rings, dead: PeerId, recovery: &mut impl Recovery) {
+    /// Puts right what `dead` has left behind, or whoever else if nobody knows the chain any more. The call may be
+    /// repeated, by others, too, but is never made twice at a time for the same participant.
+    pub fn recover(&self, rings: &impl Rings, dead: Option<PeerId>, recovery: &mut impl Recovery) {
         let mut steps = 0;
         // The rings from the first one on are this chain's as long as that one is the first. A ring in which `dead` has a
         // slot stays one of them, and `dead` claims no more: so any such slot in a ring that was ours is ours.
@@ -835,12 +843,11 @@ impl Chain {
     }
 
     /// The same for the slots of one ring.
-    fn recover_ring(&self, life: Life<'_>, dead: PeerId, recovery: &mut impl Recovery) {
+    fn recover_ring(&self, life: Life<'_>, dead: Option<PeerId>, recovery: &mut impl Recovery) {
         for (place, slot) in life.slots.iter().enumerate() {
             let seen = slot.word.load(Ordering::Acquire);
-            if seen & PEER != u64::from(dead.get()) << PEER_SHIFT {
-                continue;
-            }
+            let named = PeerId::new(((seen & PEER) >> PEER_SHIFT) as u16);
+            let Some(dead) = named.filter(|named| dead.is_none_or(|dead| dead == *named)) else { continue };
             let (turn, state) = (seen >> TURN_SHIFT, seen & STATE);
             let spot = Spot { life, position: life.position(place, turn), slot, turn };
             let tail = self.back.tail.load(Ordering::Acquire);
