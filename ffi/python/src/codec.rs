@@ -205,7 +205,7 @@ impl Drop for Piece {
 /// Pickles an object into a message.
 #[cold]
 unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
-    let (pieces, pins) = Pins::collect(state, || {
+    let (pieces, pins) = Pins::collect(|| {
         // An object's `__reduce__` may put something itself: then the pickler is in use, and it gets another.
         let idle = state.idle_pickler.lock().take();
         let pickler = idle.map_or_else(|| Pickler::new(state), Ok)?;
@@ -222,7 +222,7 @@ unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mu
         }
     })?;
     let length = pieces.iter().map(|piece| piece.0.len as usize).sum();
-    if let Err(error) = message.allocate(kind::PICKLE, length, &pins) {
+    if let Err(error) = message.allocate(kind::PICKLE, length, &pins.names()) {
         return errors::out_of_memory(error);
     }
     let mut offset = 0;

@@ -1,6 +1,6 @@
 //! The one place where the engine's errors become exceptions.
 
-use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, PutError};
+use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, PutError, RegionError};
 use pyo3::ffi;
 
 use crate::py::{Raised, Result, raise};
@@ -25,6 +25,7 @@ pub(crate) unsafe fn put<T>(state: &State, error: PutError) -> Result<T> {
         PutError::Full | PutError::Interrupted => bare(state.full()?.as_ptr()),
         PutError::ShutDown => bare(state.shut_down()?.as_ptr()),
         PutError::OutOfMemory(error) => out_of_memory(error),
+        PutError::Corrupt => corrupt(state, &PutError::Corrupt.to_string()),
     }
 }
 
@@ -36,6 +37,7 @@ pub(crate) unsafe fn get<T>(state: &State, error: GetError) -> Result<T> {
             bare(state.object(&state.objects.empty)?.as_ptr())
         }
         GetError::OutOfMemory(error) => out_of_memory(error),
+        GetError::Corrupt => corrupt(state, &GetError::Corrupt.to_string()),
         GetError::ShutDown => bare(state.shut_down()?.as_ptr()),
     }
 }
@@ -51,10 +53,24 @@ pub(crate) unsafe fn barrier<T>(state: &State, error: BarrierError) -> Result<T>
     }
 }
 
+/// Raises why a region was not made or opened.
+#[cold]
+pub(crate) unsafe fn region<T>(error: RegionError) -> Result<T> {
+    let class = match &error {
+        RegionError::OutOfMemory(error) => return out_of_memory(*error),
+        RegionError::Foreign(_) => ffi::PyExc_PermissionError,
+        RegionError::TooManyPeers => ffi::PyExc_RuntimeError,
+        RegionError::NoRegion(_) | RegionError::Version { .. } => ffi::PyExc_ValueError,
+        RegionError::System(_) => ffi::PyExc_OSError,
+    };
+    raise(class, &error.to_string())
+}
+
 /// Raises why an id led nowhere.
 #[cold]
 pub(crate) unsafe fn attach<T>(state: &State, error: AttachError) -> Result<T> {
     let class = match error {
+        AttachError::OutOfMemory(error) => return out_of_memory(error),
         AttachError::OtherRegion | AttachError::Gone => &state.objects.stale_handle,
         AttachError::Corrupt => &state.objects.region_corrupt,
     };

@@ -15,7 +15,7 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Region, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock,
+    Handle, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock,
     SharedSemaphore, SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
@@ -222,41 +222,34 @@ thread_local! {
     static PINS: RefCell<Vec<Pins>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The references that a message will hold.
+/// What a message will refer to. The objects are kept alive until it does.
 #[derive(Debug, Default)]
-pub(crate) struct Pins(Vec<ObjectId>);
+pub(crate) struct Pins(Vec<(ObjectId, ObjectKind, Owned)>);
 
 impl Pins {
-    /// Collects what is pickled while `body` runs. On failure the references are given back.
-    pub(crate) unsafe fn collect<T>(state: &State, body: impl FnOnce() -> Result<T>) -> Result<(T, Vec<ObjectId>)> {
+    /// Collects what is pickled while `body` runs.
+    pub(crate) unsafe fn collect<T>(body: impl FnOnce() -> Result<T>) -> Result<(T, Pins)> {
         PINS.with(|pins| pins.borrow_mut().push(Pins::default()));
         let result = body();
-        let ids = PINS.with(|pins| pins.borrow_mut().pop()).map(|pins| pins.0).unwrap_or_default();
-        match result {
-            Ok(value) => Ok((value, ids)),
-            Err(Raised) => {
-                release(state.region, state, &ids);
-                Err(Raised)
-            }
-        }
+        let pins = PINS.with(|pins| pins.borrow_mut().pop()).unwrap_or_default();
+        Ok((result?, pins))
     }
 
-    /// Adds a reference to an object that is being pickled, if it is for a message.
-    fn add(region: &Region, id: ObjectId, kind: ObjectKind) {
+    /// The names of all of them.
+    pub(crate) fn names(&self) -> Vec<(ObjectId, ObjectKind)> {
+        self.0.iter().map(|(id, kind, _)| (*id, *kind)).collect()
+    }
+
+    /// Notes an object that is being pickled, if it is for a message.
+    unsafe fn add(id: ObjectId, kind: ObjectKind, object: *mut ffi::PyObject) {
         PINS.with(|pins| {
-            if let Some(Pins(ids)) = pins.borrow_mut().last_mut()
-                && !ids.contains(&id)
-                && region.pin(id, kind).is_ok()
+            if let Some(Pins(noted)) = pins.borrow_mut().last_mut()
+                && noted.iter().all(|(known, ..)| *known != id)
             {
-                ids.push(id);
+                noted.push((id, kind, Owned::from_borrowed(object)));
             }
         });
     }
-}
-
-/// Gives references back that no message took over.
-fn release(region: &Region, state: &State, ids: &[ObjectId]) {
-    ids.iter().for_each(|id| region.release(*id, state.me));
 }
 
 /// One of the shared types.
@@ -358,7 +351,7 @@ pub(crate) unsafe fn reduced<T: SharedState>(object: *mut ffi::PyObject, compani
         return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
     };
     let id = handle.id();
-    Pins::add(state.region, id, T::KIND);
+    Pins::add(id, T::KIND, object);
     let attach = state.object(&state.objects.attach)?;
     let (attach, region) = (attach.as_ptr(), state.region.number());
     let class = if (kind.class)(&state.objects).get() == class { ffi::Py_None() } else { class };

@@ -45,6 +45,7 @@ pub(crate) unsafe extern "C" fn create(
         match state.region.create_named_memory(state.me, py::utf8(name)?, BYTES, size) {
             Ok(memory) => wrap(state, memory),
             Err(NameError::Exists) => Ok(Owned::none()),
+            Err(error @ NameError::TooLong) => raise(ffi::PyExc_ValueError, &error.to_string()),
             Err(NameError::OutOfMemory(error)) => errors::out_of_memory(error),
         }
     })

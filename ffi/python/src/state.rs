@@ -128,7 +128,7 @@ impl State {
     pub(crate) unsafe fn new() -> Result<State> {
         let region = match Region::of_this_process() {
             Ok(region) => region,
-            Err(error) => return raise(ffi::PyExc_MemoryError, &error.to_string()),
+            Err(error) => return crate::errors::region(error),
         };
         let Some(me) = region.register() else {
             return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
