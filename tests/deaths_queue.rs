@@ -312,7 +312,7 @@ fn recovery_survives() {
     for (redelivers, act) in [(false, ACTS[1]), (false, ACTS[3]), (true, ACTS[4])] {
         let mut deaths = 0;
         // Of several messages, the first one's points and a later one's.
-        for point in (0..).step_by(7) {
+        for point in (0..).step_by(31) {
             let is_killed = |recoverer| die(redelivers, STATES[1], act, point, Some(recoverer));
             deaths += (0..).take_while(|recoverer| is_killed(*recoverer) == [true; 2]).count();
             if !is_killed(0)[0] {

@@ -43,7 +43,7 @@ impl Benches for Workshop {
         Some(&work.bench)
     }
 
-    fn make(&self, _me: PeerId) -> Result<u64, OutOfMemory> {
+    fn make(&self, _: multigil::layout::PeerId) -> Result<u64, OutOfMemory> {
         for (index, work) in self.0.iter().enumerate() {
             if work.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 work.finished.write(1);
@@ -53,7 +53,7 @@ impl Benches for Workshop {
         Err(OutOfMemory { requested: 1, available: 0 })
     }
 
-    fn discard(&self, _me: PeerId, name: u64) {
+    fn discard(&self, _: multigil::layout::PeerId, name: u64) {
         let work = self.work(name);
         work.finished.write(0);
         work.taken.store(0, Ordering::Release);
