@@ -22,6 +22,10 @@ pub(crate) const RETURNED: u32 = 4;
 /// Messages have to be acknowledged.
 pub(crate) const REDELIVERS: u32 = 8;
 
+/// In `done`: changes with every message that is thrown away and so done. Who completes what somebody did who was killed
+/// sees by it whether the message had been counted.
+const THROWN_AWAY: u64 = 1 << 63;
+
 /// The start of every queue. All zero bytes are valid: no bound, open, no tasks.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -44,7 +48,7 @@ pub struct Control {
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(crate) struct Rest {
-    /// Tasks that were reported done.
+    /// Tasks that were reported done, and the flag [`THROWN_AWAY`].
     done: AtomicU64,
     /// Messages that were counted as put and that nobody gets, because their producers died. In transactions only.
     pub(crate) skipped: AtomicU64,
@@ -71,6 +75,31 @@ impl Control {
     pub(crate) fn limit(&self) -> u64 {
         let maxsize = self.maxsize.load(Ordering::Relaxed) as i64;
         u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(NO_LIMIT)
+    }
+
+    /// What [`Control::throw_away`] asks for next time, from whoever is the only one that throws messages away.
+    pub(crate) fn next_mark(&self) -> bool {
+        self.rest.done.load(Ordering::Relaxed) & THROWN_AWAY == 0
+    }
+
+    /// Counts a message as done that was thrown away, of `put` that were put, if there is anything to be done: more may
+    /// have been reported done than were got. Nothing happens the second time with the same mark.
+    pub(crate) fn throw_away(&self, mark: bool, put: u64, bell: &Bell) {
+        let mut seen = self.rest.done.load(Ordering::Relaxed);
+        while (seen & THROWN_AWAY != 0) != mark {
+            let done = seen & !THROWN_AWAY;
+            let now = (done + u64::from(done < put)) | (seen ^ THROWN_AWAY) & THROWN_AWAY;
+            match self.rest.done.compare_exchange_weak(seen, now, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if done + 1 == put => return self.all_done.notify_all(bell),
+                Ok(_) => return,
+                Err(other) => seen = other,
+            }
+        }
+    }
+
+    /// Forgets those who died asleep, and lets everybody look again. Who watches is woken by the bell.
+    pub(crate) fn recover(&self) {
+        [&self.not_empty, &self.not_full, &self.all_done].map(Event::recover);
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
@@ -123,7 +152,7 @@ impl Control {
         put.saturating_sub(self.rest.skipped.load(Ordering::Acquire))
     }
 
-    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
+    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);
@@ -203,7 +232,7 @@ pub trait AnyQueue {
 
     /// Messages that were put and not reported done.
     fn unfinished(&self) -> u64 {
-        let done = self.control().rest.done.load(Ordering::Acquire);
+        let done = self.control().rest.done.load(Ordering::Acquire) & !THROWN_AWAY;
         self.control().got_by_somebody(self.put_in_all()).saturating_sub(done)
     }
 }
@@ -214,13 +243,14 @@ pub(crate) fn task_done(queue: &(impl AnyQueue + ?Sized), region: &Region) -> Re
     let mut seen = rest.done.load(Ordering::Relaxed);
     loop {
         let put = control.got_by_somebody(queue.put_in_all());
-        if seen >= put {
+        let now_done = (seen & !THROWN_AWAY) + 1;
+        if now_done > put {
             return Err(TooManyDone);
         }
         // Release: what was done comes before `join` returns.
         match rest.done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => {
-                if seen + 1 == put {
+                if now_done == put {
                     all_done.notify_all(region.bell());
                 }
                 return Ok(());

@@ -516,10 +516,11 @@ impl Queue {
 
     /// Puts right what a dead participant left in it.
     pub(crate) fn recover(&self, region: &Region, dead: PeerId, me: PeerId) {
-        self.chain.recover(region.heap(), Some(dead), &mut Repair { queue: self, region, me });
-        self.control.tell_done(self.put_in_all(), region.bell());
-        self.announce(region, me);
-        self.control.not_full.notify_all(region.bell());
+        self.chain.recover(region.heap(), dead, &mut Repair { queue: self, region, me });
+        if self.control.is_shut_down_immediately() {
+            self.drain(region, me); // what has come back
+        }
+        self.control.recover();
     }
 
     /// Throws all messages away, as done, that are there at the beginning.
@@ -589,7 +590,6 @@ impl Queue {
         let mut message = Message::new(region, me);
         message.prepare(u64::MAX);
         if self.chain.is_alive() {
-            self.chain.recover(region.heap(), None, &mut Repair { queue: self, region, me });
             while self.take(region, me, &mut message).is_ok() {
                 each(&mut message);
             }
@@ -708,17 +708,9 @@ impl Watchable for Queue {
         self.has_something()
     }
 
-    fn watch(&self) {
-        self.control.not_empty.watch();
-    }
-
     fn look(&self) -> bool {
-        self.control.not_empty.look();
+        self.control.not_empty.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.control.not_empty.unwatch();
     }
 }
 

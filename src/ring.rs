@@ -812,9 +812,9 @@ impl Chain {
         }
     }
 
-    /// Puts right what `dead` has left behind, or whoever else if nobody knows the chain any more. The call may be
-    /// repeated, by others, too, but is never made twice at a time for the same participant.
-    pub fn recover(&self, rings: &impl Rings, dead: Option<PeerId>, recovery: &mut impl Recovery) {
+    /// Puts right what `dead` has left behind. The call may be repeated, by others, too, but is never made twice at a
+    /// time for the same participant.
+    pub fn recover(&self, rings: &impl Rings, dead: PeerId, recovery: &mut impl Recovery) {
         let mut steps = 0;
         // The rings from the first one on are this chain's as long as that one is the first. A ring in which `dead` has a
         // slot stays one of them, and `dead` claims no more: so any such slot in a ring that was ours is ours.
@@ -843,11 +843,12 @@ impl Chain {
     }
 
     /// The same for the slots of one ring.
-    fn recover_ring(&self, life: Life<'_>, dead: Option<PeerId>, recovery: &mut impl Recovery) {
+    fn recover_ring(&self, life: Life<'_>, dead: PeerId, recovery: &mut impl Recovery) {
         for (place, slot) in life.slots.iter().enumerate() {
             let seen = slot.word.load(Ordering::Acquire);
-            let named = PeerId::new(((seen & PEER) >> PEER_SHIFT) as u16);
-            let Some(dead) = named.filter(|named| dead.is_none_or(|dead| dead == *named)) else { continue };
+            if seen & PEER != u64::from(dead.get()) << PEER_SHIFT {
+                continue;
+            }
             let (turn, state) = (seen >> TURN_SHIFT, seen & STATE);
             let spot = Spot { life, position: life.position(place, turn), slot, turn };
             let tail = self.back.tail.load(Ordering::Acquire);

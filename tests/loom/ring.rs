@@ -209,7 +209,7 @@ impl Line {
 
     /// Recovers what the victim left, which was joined: that is as sure as what the kernel says.
     fn recover(&self) {
-        self.chain.recover(&self.memory, Some(victim()), &mut &*self);
+        self.chain.recover(&self.memory, victim(), &mut &*self);
         self.memory.sweep(victim());
     }
 
