@@ -93,18 +93,19 @@ fn die_everywhere<S, B, K>(
     let kept = keep(&state);
     let child = begin_child(here, &state, &begin, &operation);
     let (mut steps, mut copies) = (0, 0);
+    wait_until_stopped(child);
     let mut last = Photograph::of(here.region);
     let mut look = |photograph: &Photograph, ended: bool| {
         let region = Box::into_raw(Box::new(photograph.open().unwrap()));
         // SAFETY: it is there until all that was made of it here is gone.
         let survivor = Peer::of(unsafe { &*region });
+        if std::env::var("DUMP").is_ok() { println!("COPY {copies}"); for (i, d) in survivor.region.dump() { println!("BEFORE {i:#x} {d:#x}"); } }
         check(survivor, &kept, ended);
         survivor.region.leave(survivor.me);
         // SAFETY: it was made so, and nothing is left of it.
         drop(unsafe { Box::from_raw(region) });
         copies += 1;
     };
-    wait_until_stopped(child);
     look(&last, false);
     loop {
         let ended = !step(child);
@@ -334,6 +335,12 @@ fn owners() {
 
 // ---------------------------------------------------------------------------------------------- objects
 
+fn nothing_is_left(peer: Peer) {
+    let left = peer.region.statistics();
+    if left.memory.blocks != 0 { for (i, d) in peer.region.dump() { println!("DUMP {i:#x} {d:#x}"); } }
+    assert_eq!(left.memory.blocks, 0, "{left:?}");
+}
+
 /// All who took part are dead, and have been put right; nothing is left but what `check` finds.
 fn survive(peer: Peer) {
     assert!(peer.region.recover_dead(peer.me) >= 1);
@@ -363,7 +370,7 @@ fn references() {
             drop(get(peer, &queue));
             assert_eq!(peer.region.statistics().count(ObjectKind::Queue), 1);
             drop(queue);
-            assert_eq!(peer.region.statistics().memory.blocks, 0);
+            nothing_is_left(peer);
         },
     );
 }
@@ -387,8 +394,8 @@ fn ends() {
         |_, (), queue| drop(queue.take()),
         |peer, (), _| {
             survive(peer);
-            assert_eq!(peer.region.statistics().count(ObjectKind::Queue), 0);
-            assert_eq!(peer.region.statistics().memory.blocks, 0);
+            assert_eq!(peer.region.statistics().count(ObjectKind::Queue), 0, "{:?}", peer.region.statistics());
+            nothing_is_left(peer);
         },
     );
 }
@@ -411,7 +418,7 @@ fn participants() {
             survive(peer);
             assert_eq!(drain(peer, &queue, 16), [0]);
             drop(queue);
-            assert_eq!(peer.region.statistics().memory.blocks, 0);
+            nothing_is_left(peer);
         },
     );
 }
@@ -442,7 +449,7 @@ fn recoverers() {
             assert_eq!(lock.try_acquire(peer.owner()), Ok(true));
             assert_eq!(drain(peer, &queue, 200), [1]);
             drop((queue, lock));
-            assert_eq!(peer.region.statistics().memory.blocks, 0);
+            nothing_is_left(peer);
         },
     );
 }
