@@ -288,23 +288,18 @@ impl Region {
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
+        let visit = Visit { region: self, id, dead, me };
         match kind {
-            ObjectKind::LifoQueue => self.visit::<LifoQueue>(id, dead, me, |queue| queue.recover(self, dead)),
-            ObjectKind::PriorityQueue => self.visit::<PriorityQueue>(id, dead, me, |queue| queue.recover(self, dead)),
-            _ => {}
-        }
-    }
-
-    /// Lets `visit` see an object that stays meanwhile: for the reference that we take, or because nobody refers to it
-    /// any more and the dead was about to end it.
-    fn visit<T: SharedState>(&self, id: ObjectId, dead: PeerId, me: PeerId, visit: impl FnOnce(&T)) {
-        if let Ok(object) = self.attach::<T>(id, me) {
-            visit(&object);
-        } else if self.heap.is_ended_by(id, dead) {
-            // SAFETY: it is of that kind, and whoever recovers the dead is the only one to go on with it.
-            if let Some(object) = unsafe { self.last::<T>(id) } {
-                visit(object);
-            }
+            ObjectKind::LifoQueue => visit.see(|queue: &LifoQueue| queue.recover(self, dead)),
+            ObjectKind::PriorityQueue => visit.see(|queue: &PriorityQueue| queue.recover(self, dead)),
+            ObjectKind::Lock => visit.see(|lock: &SharedLock| lock.recover(dead)),
+            ObjectKind::RLock => visit.see(|lock: &SharedRLock| lock.recover(dead)),
+            ObjectKind::Flag => visit.see(|flag: &SharedFlag| flag.recover()),
+            ObjectKind::Semaphore => visit.see(|semaphore: &SharedSemaphore| semaphore.recover(dead)),
+            ObjectKind::Condition => visit.see(|condition: &SharedCondition| condition.recover(self, dead)),
+            ObjectKind::Barrier => visit.see(|barrier: &SharedBarrier| barrier.recover(self, dead, self.bell())),
+            ObjectKind::Memory => visit.see(|memory: &SharedMemory| memory.recover()),
+            ObjectKind::Queue | ObjectKind::Bench => {}
         }
     }
 
@@ -712,6 +707,30 @@ fn milliseconds() -> u64 {
     // SAFETY: the kernel fills the live structure.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// A look at an object of which the dead may have left something half done.
+struct Visit<'r> {
+    region: &'r Region,
+    id: ObjectId,
+    dead: PeerId,
+    me: PeerId,
+}
+
+impl Visit<'_> {
+    /// Lets `look` see the object, which stays meanwhile: for the reference that we take, or because nobody refers to it
+    /// any more and the dead was about to end it.
+    fn see<T: SharedState, R>(&self, look: impl FnOnce(&T) -> R) {
+        let Visit { region, id, dead, me } = *self;
+        if let Ok(object) = region.attach::<T>(id, me) {
+            look(&object);
+        } else if region.heap.is_ended_by(id, dead) {
+            // SAFETY: it is of that kind, and whoever recovers the dead is the only one to go on with it.
+            if let Some(object) = unsafe { region.last::<T>(id) } {
+                look(object);
+            }
+        }
+    }
 }
 
 /// A peer that looks for the dead of its region while it waits.

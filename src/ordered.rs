@@ -38,7 +38,7 @@ use core::mem::ManuallyDrop;
 use crossbeam_utils::CachePadded;
 
 use crate::control::{AnyQueue, Control};
-use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitError};
+use crate::error::{AcquireError, GetError, InUse, OrderedError, OutOfMemory, OwnerDied, PutError, WaitError};
 use crate::event::{Attempt, Event, Patience, Turn, Watchable};
 use crate::fault::fault;
 use crate::key::{Key, compare};
@@ -240,10 +240,12 @@ impl<O: Order> OrderedQueue<O> {
         if lock.is_owned(me) {
             return Err(InUse);
         }
-        if !lock.try_restore(me, 1) {
+        // One who died here leaves nothing to tell: the next one takes the lock.
+        let take = || lock.try_restore(me, 1).or_else(|_: OwnerDied| lock.try_restore(me, 1)).unwrap_or(false);
+        if !take() {
             let is_taken = || {
                 spin_loop();
-                lock.try_restore(me, 1)
+                take()
             };
             if !(0..LOOKS).any(|_| is_taken()) {
                 return Ok(None);
@@ -262,7 +264,13 @@ impl<O: Order> OrderedQueue<O> {
         me: Owner,
         patience: &Patience<'_>,
     ) -> Result<Locked<'a, O>, WaitError> {
-        self.guarded.lock.restore(me, 1, patience)?;
+        while let Err(error) = self.guarded.lock.restore(me, 1, patience) {
+            match error {
+                AcquireError::TimedOut => return Err(WaitError::TimedOut),
+                AcquireError::Interrupted => return Err(WaitError::Interrupted),
+                AcquireError::OwnerDied(_) => {} // as in `try_lock`
+            }
+        }
         Ok(Locked { queue: self, region, me, has_put: false, has_got: false })
     }
 
@@ -321,7 +329,8 @@ impl<O: Order> OrderedQueue<O> {
     /// queue.
     pub(crate) fn destroy(&self, region: &Region, me: PeerId, mut each: impl FnMut(&mut Message<'_>)) {
         // Nobody else wants the lock, but it says who went on with this should the caller be killed.
-        self.guarded.lock.try_restore(Owner { peer: me, thread: 0 }, 1);
+        let take = || self.guarded.lock.try_restore(Owner { peer: me, thread: 0 }, 1);
+        let _ = take().or_else(|_: OwnerDied| take()); // twice, as in `try_lock`
         let mut message = Message::new(region, me);
         while let Ok(Some((meta, payload))) = self.take_last(ChangeKind::Get, region, me) {
             message.take_entry(meta, payload);
@@ -1036,17 +1045,9 @@ impl<O: Order> Watchable for OrderedQueue<O> {
         self.has_something()
     }
 
-    fn watch(&self) {
-        self.control.not_empty.watch();
-    }
-
     fn look(&self) -> bool {
-        self.control.not_empty.look();
+        self.control.not_empty.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.control.not_empty.unwatch();
     }
 }
 
