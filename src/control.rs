@@ -89,7 +89,14 @@ impl Control {
         self.header.flags.load(Ordering::Acquire) & IMMEDIATE != 0
     }
 
-    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
+    /// Wakes everybody who waits, and forgets those who died.
+    pub(crate) fn recover(&self) {
+        self.all_done.recover();
+        self.not_empty.recover();
+        self.not_full.recover();
+    }
+
+    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);
