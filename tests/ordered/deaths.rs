@@ -310,3 +310,50 @@ fn end_is_gone_on_with() {
     end::<Lifo>();
     end::<Priority>();
 }
+
+/// Somebody dies at every point of a put, and somebody else waits for the message or for the lock: it is not left asleep,
+/// though nobody looks out.
+#[test]
+fn whoever_waits_goes_on() {
+    fn wait<O: Order>() {
+        for point in 0.. {
+            let (region, me) = region();
+            let queue = region.create_ordered_queue::<O>(me, 0).unwrap();
+            let dead = region.register().unwrap();
+            let died = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut message = Message::new(&region, me);
+                    let get = Get { message: &mut message, quietly: false };
+                    perform(&queue, &region, get, Owner { peer: me, thread: 1 }).unwrap();
+                });
+                let died = dies_at(point, || {
+                    let mut message = abandoned(Message::new(&region, dead));
+                    message.set_bytes(1, &numbered(2)).unwrap();
+                    let parker = Parker::default();
+                    let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
+                    let locked = queue.lock(&region, Owner { peer: dead, thread: 7 }, &patience).unwrap();
+                    let mut locked = abandoned(locked);
+                    let put = Put { messages: slice::from_mut(&mut *message), keys: &[], put: 0 };
+                    { put }.perform(&mut locked, less).unwrap();
+                    drop(ManuallyDrop::into_inner(locked));
+                });
+                queue.recover(&region, dead);
+                if queue.put_in_all() == 0 {
+                    let mut message = Message::new(&region, me);
+                    message.set_word(1, 7);
+                    let put = Put { messages: slice::from_mut(&mut message), keys: &[], put: 0 };
+                    perform(&queue, &region, put, Owner { peer: me, thread: 2 }).unwrap();
+                }
+                died
+            });
+            if !died {
+                break;
+            }
+        }
+    }
+    let _limit = limit(300);
+    for _ in 0..20 {
+        wait::<Lifo>();
+        wait::<Priority>();
+    }
+}
