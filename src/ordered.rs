@@ -329,7 +329,8 @@ impl<O: Order> OrderedQueue<O> {
     /// queue.
     pub(crate) fn destroy(&self, region: &Region, me: PeerId, mut each: impl FnMut(&mut Message<'_>)) {
         // Nobody else wants the lock, but it says who went on with this should the caller be killed.
-        self.guarded.lock.try_restore(Owner { peer: me, thread: 0 }, 1);
+        let take = || self.guarded.lock.try_restore(Owner { peer: me, thread: 0 }, 1);
+        let _ = take().or_else(|_: OwnerDied| take()); // twice, as in `try_lock`
         let mut message = Message::new(region, me);
         while let Ok(Some((meta, payload))) = self.take_last(ChangeKind::Get, region, me) {
             message.take_entry(meta, payload);
