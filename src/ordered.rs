@@ -354,7 +354,7 @@ impl<O: Order> OrderedQueue<O> {
             // However often it says that it was taken.
             let _ = self.guarded.lock.release_save(owner, region.bell());
         }
-        self.control.wake_all(true, region.bell());
+        self.control.recover();
     }
 
     /// Does what the holder of the lock would have done, and left undone when it was killed.
