@@ -1,25 +1,27 @@
 //! A process is killed after every single instruction of an operation, and the others go on.
 //!
 //! The parent prepares a region and forks a child, which opens the region for itself, stops, and begins the operation.
-//! The parent lets it make k instructions (`PTRACE_SINGLESTEP`) and kills it; then it does what any survivor does, and
-//! checks what is left: an operation was done, or it was not, and nothing is lost or held by the dead. All this for
-//! each k, until the operation ends by itself.
+//! The parent lets it make one instruction after the other (`PTRACE_SINGLESTEP`). After each one that has changed the
+//! region's file it makes a copy of that. Nobody has a lock on the copy: in there, all who took part were killed at that
+//! instruction. Whoever opens it then does what any survivor does, and checks what is left: an operation was done, or
+//! it was not, and nothing is lost or held by the dead.
 //!
-//! That takes a time that grows with the square of the number of instructions. Of longer operations the child is
-//! stepped through once, and after each instruction that has changed the region's file a copy is made of it. Nobody
-//! has a lock on the copy: in there, all who took part died at that instruction.
+//! A few times on the way the child itself is killed (`SIGKILL`), where the copy says that it may be: what the kernel
+//! does then, with the real file, must be the same. To do that each time would take a time that grows with the square
+//! of the number of instructions.
 
 #![cfg(target_os = "linux")]
 #![expect(unsafe_code, reason = "fork and ptrace")]
 
 mod support;
 
+use std::sync::{Mutex, PoisonError};
 
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
-use multigil::layout::{ObjectKind, PeerId};
+use multigil::layout::{ObjectId, ObjectKind, PeerId};
 use multigil::lock::{Lock, Owner};
-use multigil::object::{Handle, Message, Region, SharedLock};
+use multigil::object::{Handle, Message, Region, SharedLock, SharedState};
 use multigil::queue::Queue;
 
 use crate::support::limit;
@@ -42,43 +44,14 @@ impl Peer {
     }
 }
 
-/// Kills a child after each number of instructions of `operation`, and has `check` look at what is left.
-///
-/// `prepare` makes what the operation is made on, `begin` what the child needs before it begins.
-fn kill_everywhere<S, B>(
-    name: &str,
-    prepare: impl Fn(Peer) -> S,
-    begin: impl Fn(Peer, &S) -> B,
-    operation: impl Fn(Peer, &S, &mut B),
-    check: impl Fn(Peer, &S, bool),
-) {
-    let _limit = limit(240);
-    let mut steps = 0;
-    loop {
-        let region = Box::into_raw(Box::new(Region::new().unwrap()));
-        // SAFETY: it is there until all that was made of it here is gone.
-        let here = Peer::of(unsafe { &*region });
-        let state = prepare(here);
-        let peers = here.region.statistics().peers;
-        let child = begin_child(here, &state, &begin, &operation);
-        let ended = run_and_kill(child, steps);
-        assert_eq!(here.region.recover_dead(here.me), 1, "{name}: the child was a participant, and is dead");
-        assert_eq!(here.region.statistics().peers, peers, "{name}, {steps} instructions");
-        check(here, &state, ended);
-        drop(state);
-        assert_eq!(here.region.statistics().memory.blocks, 0, "{name}, {steps} instructions");
-        // SAFETY: it was made so, and nothing is left of it.
-        drop(unsafe { Box::from_raw(region) });
-        if ended {
-            println!("{name}: {steps} instructions");
-            return;
-        }
-        steps += 1;
-    }
-}
+/// After each of so many instructions a child is killed in earnest, as far as the time allows.
+const EARNEST: usize = 61;
+const MOST_EARNEST: u32 = 1_200;
 
-/// As [`kill_everywhere`], by copies of the file: for operations of many instructions. `check` gets a participant of the
-/// copy, in which everybody else is dead, and what `keep` gave, which needs no memory of the parent's.
+/// Has everybody die after each instruction of `operation`, and `check` look at what is left.
+///
+/// `prepare` makes what the operation is made on, whose ids `keep` gives, and `begin` what the child needs before it
+/// begins. `check` gets a participant, beside whom all others are dead, and whether the operation was ended.
 fn die_everywhere<S, B, K>(
     name: &str,
     prepare: impl Fn(Peer) -> S,
@@ -87,31 +60,33 @@ fn die_everywhere<S, B, K>(
     operation: impl Fn(Peer, &S, &mut B),
     check: impl Fn(Peer, &K, bool),
 ) {
-    let _limit = limit(240);
+    // A child inherits the files of all tests, and lives when others' participants are to be dead.
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _limit = limit(120);
     let here = Peer::of(Box::leak(Box::new(Region::new().unwrap())));
     let state = prepare(here);
     let kept = keep(&state);
     let child = begin_child(here, &state, &begin, &operation);
-    let (mut steps, mut copies) = (0, 0);
     wait_until_stopped(child);
-    let mut last = Photograph::of(here.region);
-    let mut look = |photograph: &Photograph, ended: bool| {
-        let region = Box::into_raw(Box::new(photograph.open().unwrap()));
+    let (mut steps, mut copies) = (0, 0);
+    let look = |region: Region, kept: &K, ended: bool| {
+        let region = Box::into_raw(Box::new(region));
         // SAFETY: it is there until all that was made of it here is gone.
         let survivor = Peer::of(unsafe { &*region });
-        if std::env::var("DUMP").is_ok() { println!("COPY {copies}"); for (i, d) in survivor.region.dump() { println!("BEFORE {i:#x} {d:#x}"); } }
-        check(survivor, &kept, ended);
+        check(survivor, kept, ended);
         survivor.region.leave(survivor.me);
         // SAFETY: it was made so, and nothing is left of it.
         drop(unsafe { Box::from_raw(region) });
-        copies += 1;
     };
-    look(&last, false);
+    let mut last = Photograph::of(here.region);
+    look(last.open().unwrap(), &kept, false);
     loop {
         let ended = !step(child);
         let now = Photograph::of(here.region);
         if ended || now != last {
-            look(&now, ended);
+            look(now.open().unwrap(), &kept, ended);
+            copies += 1;
             last = now;
         }
         if ended {
@@ -120,6 +95,27 @@ fn die_everywhere<S, B, K>(
         steps += 1;
     }
     println!("{name}: {steps} instructions, {copies} of them changed the region");
+    for killed_after in (0..steps.min(MOST_EARNEST)).step_by(EARNEST) {
+        let region = Box::into_raw(Box::new(Region::new().unwrap()));
+        // SAFETY: it is there until all that was made of it here is gone.
+        let here = Peer::of(unsafe { &*region });
+        let state = prepare(here);
+        let kept = keep(&state);
+        let child = begin_child(here, &state, &begin, &operation);
+        wait_until_stopped(child);
+        let ended = (0..killed_after).any(|_| !step(child)); // it need not be as many instructions each time
+        if !ended {
+            // SAFETY: the child is ours.
+            unsafe { libc::kill(child, libc::SIGKILL) };
+            assert!(libc::WIFSIGNALED(wait_for(child)));
+        }
+        let survivor = Region::open(here.region.file()).unwrap();
+        // Here all die, too, without a word.
+        core::mem::forget(state);
+        // SAFETY: nothing that is left of it is used.
+        drop(unsafe { Box::from_raw(region) });
+        look(survivor, &kept, ended);
+    }
 }
 
 /// A child that stops when it is about to begin the operation.
@@ -170,16 +166,23 @@ fn step(child: libc::pid_t) -> bool {
     true
 }
 
-/// Lets a child that stops itself run for so many instructions, and kills it; whether it ended before.
-fn run_and_kill(child: libc::pid_t, steps: u32) -> bool {
-    wait_until_stopped(child);
-    if (0..steps).any(|_| !step(child)) {
-        return true;
-    }
-    // SAFETY: the child is ours.
-    unsafe { libc::kill(child, libc::SIGKILL) };
-    assert!(libc::WIFSIGNALED(wait_for(child)));
-    false
+/// What a survivor has of an object when all others are dead and have been put right.
+fn survive<T: SharedState>(peer: Peer, id: ObjectId) -> Handle<'static, T> {
+    let object = peer.region.attach(id, peer.me).unwrap();
+    recover(peer);
+    object
+}
+
+fn recover(peer: Peer) {
+    assert!(peer.region.recover_dead(peer.me) >= 1);
+    assert_eq!(peer.region.statistics().peers, 1);
+}
+
+/// The dead hold nothing: with these things of the survivor's, all is gone.
+fn nothing_is_left<T>(peer: Peer, last: T) {
+    drop(last);
+    let left = peer.region.statistics();
+    assert_eq!(left.memory.blocks, 0, "{left:?}");
 }
 
 // ---------------------------------------------------------------------------------------------- queues
@@ -260,51 +263,71 @@ fn goes_on(peer: Peer, queue: &Shared, length: usize) {
 }
 
 /// The message is in the queue, whole, or it is not; all others are, in their order.
-#[test]
-fn producers() {
-    for length in [16, 200] {
-        for (state, gone, there) in STATES {
-            kill_everywhere(
-                &format!("put of {length} bytes, {state}"),
-                |peer| filled(peer, gone, there, length),
-                |peer, queue| (attached(peer, queue), message(peer, 99, length)),
-                |peer, _, (queue, message)| put(peer, queue, message),
-                |peer, queue, ended| {
-                    let unfinished = queue.unfinished();
-                    let found = drain(peer, queue, length);
-                    let is_there = found.last() == Some(&99);
-                    assert!(is_there || !ended, "an acknowledged message is lost");
-                    let others: Vec<u64> = (0..there).collect();
-                    assert_eq!(&found[..found.len() - usize::from(is_there)], others);
-                    assert_eq!(unfinished, found.len() as u64);
-                    goes_on(peer, queue, length);
-                },
-            );
-        }
+fn producers(length: usize) {
+    for (state, gone, there) in STATES {
+        die_everywhere(
+            &format!("put of {length} bytes, {state}"),
+            |peer| filled(peer, gone, there, length),
+            Handle::id,
+            |peer, queue| (attached(peer, queue), message(peer, 99, length)),
+            |peer, _, (queue, message)| put(peer, queue, message),
+            |peer, id, ended| {
+                let queue = survive::<Queue>(peer, *id);
+                let unfinished = queue.unfinished();
+                let found = drain(peer, &queue, length);
+                let is_there = found.last() == Some(&99);
+                assert!(is_there || !ended, "an acknowledged message is lost");
+                let others: Vec<u64> = (0..there).collect();
+                assert_eq!(&found[..found.len() - usize::from(is_there)], others);
+                assert_eq!(unfinished, found.len() as u64);
+                goes_on(peer, &queue, length);
+                nothing_is_left(peer, queue);
+            },
+        );
     }
 }
 
-/// The message was got, or the next consumer gets it; all others are there, in their order.
 #[test]
-fn consumers() {
-    for length in [16, 200] {
-        for (state, gone, there) in STATES.into_iter().skip(1).chain([("grown", 0, 40)]) {
-            kill_everywhere(
-                &format!("get of {length} bytes, {state}"),
-                |peer| filled(peer, gone, there, length),
-                |peer, queue| attached(peer, queue),
-                |peer, _, queue| drop(get(peer, queue).unwrap()),
-                |peer, queue, ended| {
-                    assert_eq!(queue.unfinished(), there);
-                    let found = drain(peer, queue, length);
-                    let was_got = found.first() != Some(&0);
-                    assert!(was_got || !ended, "a message that was got is delivered again");
-                    assert_eq!(found, (u64::from(was_got)..there).collect::<Vec<_>>());
-                    goes_on(peer, queue, length);
-                },
-            );
-        }
+fn producers_of_short_messages() {
+    producers(16);
+}
+
+#[test]
+fn producers_of_long_messages() {
+    producers(200);
+}
+
+/// The message was got, or the next consumer gets it; all others are there, in their order.
+fn consumers(length: usize) {
+    for (state, gone, there) in STATES.into_iter().skip(1).chain([("grown", 0, 40)]) {
+        die_everywhere(
+            &format!("get of {length} bytes, {state}"),
+            |peer| filled(peer, gone, there, length),
+            Handle::id,
+            |peer, queue| attached(peer, queue),
+            |peer, _, queue| drop(get(peer, queue).unwrap()),
+            |peer, id, ended| {
+                let queue = survive::<Queue>(peer, *id);
+                assert_eq!(queue.unfinished(), there);
+                let found = drain(peer, &queue, length);
+                let was_got = found.first() != Some(&0);
+                assert!(was_got || !ended, "a message that was got is delivered again");
+                assert_eq!(found, (u64::from(was_got)..there).collect::<Vec<_>>());
+                goes_on(peer, &queue, length);
+                nothing_is_left(peer, queue);
+            },
+        );
     }
+}
+
+#[test]
+fn consumers_of_short_messages() {
+    consumers(16);
+}
+
+#[test]
+fn consumers_of_long_messages() {
+    consumers(200);
 }
 
 // ---------------------------------------------------------------------------------------------- locks
@@ -312,15 +335,17 @@ fn consumers() {
 /// The lock is held by nobody, and whoever takes it next is told if its owner died with it.
 #[test]
 fn owners() {
-    kill_everywhere(
+    die_everywhere(
         "acquire and release of a lock",
         |peer| peer.region.create_shared::<Lock>(peer.me, |_| {}).unwrap(),
+        Handle::id,
         |peer, lock| peer.region.attach::<SharedLock>(lock.id(), peer.me).unwrap(),
         |peer, _, lock| {
             assert_eq!(lock.try_acquire(peer.owner()), Ok(true));
             lock.release(peer.region.bell()).unwrap();
         },
-        |peer, lock, ended| {
+        |peer, id, ended| {
+            let lock = survive::<SharedLock>(peer, *id);
             let first = lock.try_acquire(peer.owner());
             if first.is_err() {
                 assert!(!ended);
@@ -329,23 +354,12 @@ fn owners() {
                 assert_eq!(first, Ok(true));
             }
             lock.release(peer.region.bell()).unwrap();
+            nothing_is_left(peer, lock);
         },
     );
 }
 
 // ---------------------------------------------------------------------------------------------- objects
-
-fn nothing_is_left(peer: Peer) {
-    let left = peer.region.statistics();
-    if left.memory.blocks != 0 { for (i, d) in peer.region.dump() { println!("DUMP {i:#x} {d:#x}"); } }
-    assert_eq!(left.memory.blocks, 0, "{left:?}");
-}
-
-/// All who took part are dead, and have been put right; nothing is left but what `check` finds.
-fn survive(peer: Peer) {
-    assert!(peer.region.recover_dead(peer.me) >= 1);
-    assert_eq!(peer.region.statistics().peers, 1);
-}
 
 /// A message that holds the only reference to another queue: that lives as long as the message, and no longer.
 #[test]
@@ -362,15 +376,13 @@ fn references() {
             drop(inner.take());
         },
         |peer, id, ended| {
-            let queue = peer.region.attach::<Queue>(*id, peer.me).unwrap();
-            survive(peer);
+            let queue = survive::<Queue>(peer, *id);
             let count = peer.region.statistics().count(ObjectKind::Queue);
             assert_eq!(count, 1 + queue.len(), "the message keeps the other queue, and nothing else does");
             assert!(queue.len() == 1 || !ended);
             drop(get(peer, &queue));
             assert_eq!(peer.region.statistics().count(ObjectKind::Queue), 1);
-            drop(queue);
-            nothing_is_left(peer);
+            nothing_is_left(peer, queue);
         },
     );
 }
@@ -393,9 +405,8 @@ fn ends() {
         },
         |_, (), queue| drop(queue.take()),
         |peer, (), _| {
-            survive(peer);
-            assert_eq!(peer.region.statistics().count(ObjectKind::Queue), 0, "{:?}", peer.region.statistics());
-            nothing_is_left(peer);
+            recover(peer);
+            nothing_is_left(peer, ());
         },
     );
 }
@@ -414,11 +425,9 @@ fn participants() {
             other.region.leave(other.me);
         },
         |peer, id, _| {
-            let queue = peer.region.attach::<Queue>(*id, peer.me).unwrap();
-            survive(peer);
+            let queue = survive::<Queue>(peer, *id);
             assert_eq!(drain(peer, &queue, 16), [0]);
-            drop(queue);
-            nothing_is_left(peer);
+            nothing_is_left(peer, queue);
         },
     );
 }
@@ -443,13 +452,11 @@ fn recoverers() {
         |peer, _, ()| assert_eq!(peer.region.recover_dead(peer.me), 1),
         |peer, (queue, lock), _| {
             let queue = peer.region.attach::<Queue>(*queue, peer.me).unwrap();
-            let lock = peer.region.attach::<SharedLock>(*lock, peer.me).unwrap();
-            survive(peer);
+            let lock = survive::<SharedLock>(peer, *lock);
             assert!(lock.try_acquire(peer.owner()).is_err());
             assert_eq!(lock.try_acquire(peer.owner()), Ok(true));
             assert_eq!(drain(peer, &queue, 200), [1]);
-            drop((queue, lock));
-            nothing_is_left(peer);
+            nothing_is_left(peer, (queue, lock));
         },
     );
 }
