@@ -99,7 +99,7 @@ impl Control {
 
     /// Forgets those who died asleep, and lets everybody look again. Who watches is woken by the bell.
     pub(crate) fn recover(&self) {
-        [&self.not_empty, &self.not_full, &self.all_done].map(Event::recover);
+        [&self.not_empty, &self.not_full, &self.all_done].into_iter().for_each(Event::recover);
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
