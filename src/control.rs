@@ -99,7 +99,7 @@ impl Control {
 
     /// Forgets those who died asleep, and lets everybody look again. Who watches is woken by the bell.
     pub(crate) fn recover(&self) {
-        [&self.not_empty, &self.not_full, &self.all_done].map(Event::recover);
+        [&self.not_empty, &self.not_full, &self.all_done].into_iter().for_each(Event::recover);
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
@@ -119,7 +119,7 @@ impl Control {
         self.header.flags.load(Ordering::Acquire)
     }
 
-    /// Sets flags that stay, before anybody else knows of it, or in a transaction.
+    /// Sets flags, in a transaction.
     pub(crate) fn set_flags(&self, flags: u32) {
         self.header.flags.fetch_or(flags, Ordering::AcqRel);
     }

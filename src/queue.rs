@@ -39,19 +39,9 @@ impl AsRef<ObjectHeader> for Queue {
 }
 
 impl Queue {
-    pub(crate) fn initialize(
-        &self,
-        heap: &Heap,
-        me: PeerId,
-        id: ObjectId,
-        maxsize: i64,
-        redelivers: bool,
-    ) -> Result<(), OutOfMemory> {
+    pub(crate) fn initialize(&self, heap: &Heap, me: PeerId, id: ObjectId, maxsize: i64) -> Result<(), OutOfMemory> {
         self.control.initialize(maxsize);
         self.control.rest.id.store(id.pack(), Ordering::Relaxed);
-        if redelivers {
-            self.control.set_flags(REDELIVERS);
-        }
         self.chain.initialize(heap, me, FIRST_RING_SLOTS)
     }
 
@@ -291,11 +281,21 @@ impl Queue {
         } else {
             let mut cell = Cell::default();
             let place = self.chain.pop(region.heap(), me, room, &mut cell, |cell| {
-                if let Some(envelope) = region.envelope(cell.payload[0] as u32) {
-                    message.copy(&envelope.cell());
+                let index = cell.payload[0] as u32;
+                match region.envelope(index).filter(|_| cell.meta & Meta::ENVELOPED != 0) {
+                    Some(envelope) => {
+                        message.copy(&envelope.cell());
+                        region.heap().take_in_hand(index, me);
+                    }
+                    None => take_over(region, me, cell),
                 }
-                region.heap().take_in_hand(cell.payload[0] as u32, me);
             })?;
+            if cell.meta & Meta::ENVELOPED == 0 {
+                // Put by somebody who did not know yet that it has to be acknowledged, or by nobody.
+                message.empty();
+                *message.cell_mut() = cell;
+                return Ok(());
+            }
             let index = cell.payload[0] as u32;
             if let Some(envelope) = region.envelope(index) {
                 envelope.position.store(place.position().wrapping_sub(1), Ordering::Relaxed);
@@ -598,6 +598,25 @@ impl Queue {
         for taken in region.taken().remove_queue(id.pack()) {
             throw_away(region, taken.peer, taken.index);
         }
+    }
+
+    /// Has messages be delivered again that somebody got and did not report done before it died; or not. False if
+    /// messages were put already: it is too late then.
+    pub fn set_redelivers(&self, redelivers: bool, region: &Region, me: PeerId) -> bool {
+        // Alone with others who do the same; nobody puts yet, or `put` counts it.
+        let changed = region.heap().transact(me, |_| {
+            if self.redelivers() == redelivers {
+                return Some(());
+            }
+            (self.put_in_all() == 0).then(|| {
+                if redelivers {
+                    self.control.set_flags(REDELIVERS);
+                } else {
+                    self.control.clear_flags(REDELIVERS);
+                }
+            })
+        });
+        changed.is_some()
     }
 
     /// Whether messages that nobody acknowledged are delivered again.

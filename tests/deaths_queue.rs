@@ -197,11 +197,8 @@ fn die(redelivers: bool, state: (&str, u64, u64), act: (&str, Act), point: u32, 
     let here = Process::new();
     let inner = here.region.create_queue(here.me, 0).unwrap();
     let before = here.region.statistics();
-    let queue = if redelivers {
-        here.region.create_redelivering_queue(here.me, 0).unwrap()
-    } else {
-        here.region.create_queue(here.me, 0).unwrap()
-    };
+    let queue = here.region.create_queue(here.me, 0).unwrap();
+    assert!(queue.set_redelivers(redelivers, &here.region, here.me));
     for number in 0..state.1 {
         here.put(&queue, number, Some(inner.id()));
         assert_eq!(here.get(&queue), Ok((number, false)));
