@@ -21,6 +21,8 @@ use crate::sync::{AtomicU64, Ordering};
 const NAMED: u64 = 1 << 32;
 /// Names no envelope.
 const NONE: u64 = 0;
+/// So many are looked at to find one's place. More have not come back, or somebody wrote over them.
+const MOST: u64 = 1 << 20;
 
 impl Envelope {
     /// What a slot would hold of its message.
@@ -115,6 +117,11 @@ impl Returned {
         find(region, self.first.load(Ordering::Acquire))
     }
 
+    /// Forgets all of them, as a part of a transaction: somebody wrote over the list.
+    pub(crate) fn forget(&self, set: &mut dyn FnMut(&AtomicU64, u64)) {
+        [&self.first, &self.last, &self.count].into_iter().for_each(|word| set(word, 0));
+    }
+
     /// Adds one that is in no list, as a part of a transaction.
     pub(crate) fn insert(&self, region: &Region, index: u32, set: &mut dyn FnMut(&AtomicU64, u64)) {
         let Some(envelope) = region.envelope(index) else { return };
@@ -127,7 +134,7 @@ impl Returned {
         let mut before = last.filter(|(_, last)| is_before(last));
         if before.is_none() {
             let mut next = self.first(region);
-            for _ in 0..count {
+            for _ in 0..count.min(MOST) {
                 let Some((_, envelope)) = next.filter(|(_, envelope)| is_before(envelope)) else { break };
                 before = next;
                 next = find(region, envelope.next.load(Ordering::Relaxed));

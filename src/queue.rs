@@ -232,7 +232,7 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<Option<Place<'q>>, GetError> {
-        self.obtain(region, patience, || {
+        self.obtain(region, me, patience, || {
             let flags = self.control.flags();
             if flags & (IMMEDIATE | RETURNED | REDELIVERS) != 0 {
                 return self.get_unusually(message, region, me, flags).map(|()| None);
@@ -317,7 +317,7 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
-        self.obtain(region, patience, || {
+        self.obtain(region, me, patience, || {
             message.empty();
             if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
@@ -381,6 +381,7 @@ impl Queue {
     fn obtain<T>(
         &self,
         region: &Region,
+        me: PeerId,
         patience: Option<&Patience<'_>>,
         mut attempt: impl FnMut() -> Result<T, TryGetError>,
     ) -> Result<T, GetError> {
@@ -390,7 +391,11 @@ impl Queue {
             Ok(value) => return Ok(value),
         };
         let Some(patience) = patience else {
-            return if error == TryGetError::Empty { Err(GetError::Empty) } else { obtain_from_busy(attempt) };
+            return if error == TryGetError::Empty {
+                Err(GetError::Empty)
+            } else {
+                obtain_from_busy(region, me, attempt)
+            };
         };
         let attempt = || match attempt() {
             Err(TryGetError::Empty | TryGetError::Busy | TryGetError::Peeked) => None,
@@ -455,6 +460,11 @@ impl Queue {
                 self.control.clear_flags(RETURNED);
                 return None;
             };
+            if !region.heap().is_queued(index) {
+                self.returned().forget(&mut |word, value| transaction.set(word, value));
+                result = Err(PopError::Corrupt);
+                return Some(());
+            }
             let room = Meta::unpack(envelope.meta.load(Ordering::Relaxed)).room();
             if room > most {
                 result = Err(PopError::Large(room));
@@ -831,7 +841,11 @@ impl Drop for Batch<'_> {
 
 /// A get that may not wait, for a message that somebody has just in hand: others behind it may be complete.
 #[cold]
-fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> Result<T, GetError> {
+fn obtain_from_busy<T>(
+    region: &Region,
+    me: PeerId,
+    mut attempt: impl FnMut() -> Result<T, TryGetError>,
+) -> Result<T, GetError> {
     let deadline = Instant::now() + OWNER_TIME;
     loop {
         for _ in 0..64 {
@@ -844,7 +858,7 @@ fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> R
             Err(TryGetError::Busy) => GetError::Empty,
             Err(TryGetError::Peeked) => GetError::Peeked, // it is not empty, and nobody may go past
         };
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline && region.look_for_deaths(me) == 0 {
             return Err(error);
         }
         std::thread::yield_now();
