@@ -62,15 +62,6 @@ pub(crate) fn make(region: &Region, me: PeerId, cell: &Cell, queue: u64) -> Resu
     Ok(index)
 }
 
-/// The blocks that a cell names, an envelope's first.
-pub(crate) fn blocks(region: &Region, cell: &Cell) -> [Option<u32>; 2] {
-    let block = cell.payload[0] as u32;
-    if cell.meta & Meta::ENVELOPED != 0 {
-        return [Some(block), region.envelope(block).and_then(Envelope::block)];
-    }
-    [(!Meta::unpack(cell.meta).is_inline()).then_some(block), None]
-}
-
 /// Puts the message into an envelope, as the ring of a queue that delivers again holds it.
 pub(crate) fn wrap(message: &mut Message<'_>, region: &Region, me: PeerId, queue: u64) -> Result<(), OutOfMemory> {
     let cell = message.cell_mut();
@@ -82,13 +73,18 @@ pub(crate) fn wrap(message: &mut Message<'_>, region: &Region, me: PeerId, queue
 }
 
 /// Takes the message out of its envelope, if it is in one; both are the caller's.
+#[inline(always)]
 pub(crate) fn unwrap(message: &mut Message<'_>, region: &Region, me: PeerId) {
-    let cell = message.cell_mut();
-    if cell.meta & Meta::ENVELOPED != 0 {
-        let index = cell.payload[0] as u32;
-        *cell = region.envelope(index).map(Envelope::cell).unwrap_or_default();
-        region.heap().give_back(me, index);
+    if message.cell().meta & Meta::ENVELOPED != 0 {
+        open(message.cell_mut(), region, me);
     }
+}
+
+#[cold]
+fn open(cell: &mut Cell, region: &Region, me: PeerId) {
+    let index = cell.payload[0] as u32;
+    *cell = region.envelope(index).map(Envelope::cell).unwrap_or_default();
+    region.heap().give_back(me, index);
 }
 
 /// Envelopes that came back, by their positions. All zero bytes are an empty list.

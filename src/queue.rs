@@ -746,21 +746,31 @@ impl Watchable for Queue {
 /// What a message has in the heap is the queue's from here on.
 #[inline(always)]
 fn give_up(region: &Region, cell: &Cell) {
-    if cell.meta & Meta::ENVELOPED != 0 || !Meta::unpack(cell.meta).is_inline() {
-        for block in envelope::blocks(region, cell).into_iter().flatten() {
-            region.heap().hand_over(block, None);
-        }
-    }
+    hand_over(region, cell, None);
 }
 
 /// What a message that was taken has in the heap is the consumer's now.
 #[inline(always)]
 fn take_over(region: &Region, me: PeerId, cell: &Cell) {
-    if cell.meta & Meta::ENVELOPED != 0 || !Meta::unpack(cell.meta).is_inline() {
-        for block in envelope::blocks(region, cell).into_iter().flatten() {
-            region.heap().hand_over(block, Some(me));
-        }
+    hand_over(region, cell, Some(me));
+}
+
+#[inline(always)]
+fn hand_over(region: &Region, cell: &Cell, to: Option<PeerId>) {
+    if cell.meta & Meta::ENVELOPED != 0 {
+        hand_over_envelope(region, cell, to);
+    } else if !Meta::unpack(cell.meta).is_inline() {
+        region.heap().hand_over(cell.payload[0] as u32, to);
     }
+}
+
+#[cold]
+fn hand_over_envelope(region: &Region, cell: &Cell, to: Option<PeerId>) {
+    let index = cell.payload[0] as u32;
+    if let Some(block) = region.envelope(index).and_then(Envelope::block) {
+        region.heap().hand_over(block, to);
+    }
+    region.heap().hand_over(index, to);
 }
 
 /// Frees an envelope that is `me`'s, with its message.
