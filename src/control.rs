@@ -152,7 +152,7 @@ impl Control {
         put.saturating_sub(self.rest.skipped.load(Ordering::Acquire))
     }
 
-    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
+    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);

@@ -603,8 +603,8 @@ impl Queue {
             while self.take(region, me, &mut message).is_ok() {
                 each(&mut message);
             }
-            self.chain.destroy(region.heap(), me);
         }
+        self.chain.destroy(region.heap(), me); // also what somebody has begun to, who died
         for taken in region.taken().remove_queue(id.pack()) {
             throw_away(region, taken.peer, taken.index);
         }
