@@ -343,7 +343,7 @@ impl Queue {
                 if let Some(envelope) = region.envelope(index) {
                     message.copy(&envelope.cell());
                 }
-                self.put_back(region, me, index, 0, &mut |_| {});
+                self.put_back(region, me, index, 0, None);
                 return Ok(());
             }
             let mut cell = Cell::default();
@@ -485,20 +485,13 @@ impl Queue {
         result
     }
 
-    /// Adds an envelope to the messages that came back, which has the further flags in its meta from then on, and makes
-    /// the change `also` with it.
-    fn put_back(
-        &self,
-        region: &Region,
-        me: PeerId,
-        index: u32,
-        flags: u64,
-        also: &mut dyn FnMut(&mut dyn FnMut(&AtomicU64, u64)),
-    ) {
+    /// Adds an envelope to the messages that came back, which has the further flags in its meta from then on. With that
+    /// its slot's meta becomes 0, if it comes from a slot.
+    fn put_back(&self, region: &Region, me: PeerId, index: u32, flags: u64, slot: Option<&AtomicU64>) {
         region.heap().transact(me, |transaction| {
             self.control.set_flags(RETURNED);
             self.returned().insert(region, index, &mut |word, value| transaction.set(word, value));
-            also(&mut |word, value| transaction.set(word, value));
+            slot.into_iter().for_each(|meta| transaction.set(meta, 0));
             if let Some(envelope) = region.envelope(index) {
                 transaction.set(&envelope.meta, envelope.meta.load(Ordering::Relaxed) | flags);
                 if let Some(block) = envelope.block() {
@@ -517,7 +510,7 @@ impl Queue {
             Some(queue) => {
                 // Somebody who only looked at a message of another kind of queue may have died, too.
                 let flags = if queue.control.flags() & REDELIVERS != 0 { Meta::REDELIVERED } else { 0 };
-                queue.put_back(region, me, index, flags, &mut |_| {});
+                queue.put_back(region, me, index, flags, None);
                 queue.announce(region, me);
             }
             None => throw_away(region, me, index),
@@ -680,7 +673,7 @@ impl Recovery for Repair<'_> {
         if let Some(envelope) = region.envelope(index) {
             envelope.position.store(position, Ordering::Relaxed);
         }
-        self.queue.put_back(region, me, index, 0, &mut |set| set(meta, 0));
+        self.queue.put_back(region, me, index, 0, Some(meta));
         true
     }
 }
