@@ -119,7 +119,7 @@ impl Control {
         self.header.flags.load(Ordering::Acquire)
     }
 
-    /// Sets flags that stay, before anybody else knows of it, or in a transaction.
+    /// Sets flags, in a transaction.
     pub(crate) fn set_flags(&self, flags: u32) {
         self.header.flags.fetch_or(flags, Ordering::AcqRel);
     }

@@ -21,6 +21,8 @@ use crate::sync::{AtomicU64, Ordering};
 const NAMED: u64 = 1 << 32;
 /// Names no envelope.
 const NONE: u64 = 0;
+/// So many are looked at to find one's place. More have not come back, or somebody wrote over them.
+const MOST: u64 = 1 << 20;
 
 impl Envelope {
     /// What a slot would hold of its message.
@@ -60,15 +62,6 @@ pub(crate) fn make(region: &Region, me: PeerId, cell: &Cell, queue: u64) -> Resu
     Ok(index)
 }
 
-/// The blocks that a cell names, an envelope's first.
-pub(crate) fn blocks(region: &Region, cell: &Cell) -> [Option<u32>; 2] {
-    let block = cell.payload[0] as u32;
-    if cell.meta & Meta::ENVELOPED != 0 {
-        return [Some(block), region.envelope(block).and_then(Envelope::block)];
-    }
-    [(!Meta::unpack(cell.meta).is_inline()).then_some(block), None]
-}
-
 /// Puts the message into an envelope, as the ring of a queue that delivers again holds it.
 pub(crate) fn wrap(message: &mut Message<'_>, region: &Region, me: PeerId, queue: u64) -> Result<(), OutOfMemory> {
     let cell = message.cell_mut();
@@ -80,13 +73,18 @@ pub(crate) fn wrap(message: &mut Message<'_>, region: &Region, me: PeerId, queue
 }
 
 /// Takes the message out of its envelope, if it is in one; both are the caller's.
+#[inline(always)]
 pub(crate) fn unwrap(message: &mut Message<'_>, region: &Region, me: PeerId) {
-    let cell = message.cell_mut();
-    if cell.meta & Meta::ENVELOPED != 0 {
-        let index = cell.payload[0] as u32;
-        *cell = region.envelope(index).map(Envelope::cell).unwrap_or_default();
-        region.heap().give_back(me, index);
+    if message.cell().meta & Meta::ENVELOPED != 0 {
+        open(message.cell_mut(), region, me);
     }
+}
+
+#[cold]
+fn open(cell: &mut Cell, region: &Region, me: PeerId) {
+    let index = cell.payload[0] as u32;
+    *cell = region.envelope(index).map(Envelope::cell).unwrap_or_default();
+    region.heap().give_back(me, index);
 }
 
 /// Envelopes that came back, by their positions. All zero bytes are an empty list.
@@ -115,6 +113,11 @@ impl Returned {
         find(region, self.first.load(Ordering::Acquire))
     }
 
+    /// Forgets all of them, as a part of a transaction: somebody wrote over the list.
+    pub(crate) fn forget(&self, set: &mut dyn FnMut(&AtomicU64, u64)) {
+        [&self.first, &self.last, &self.count].into_iter().for_each(|word| set(word, 0));
+    }
+
     /// Adds one that is in no list, as a part of a transaction.
     pub(crate) fn insert(&self, region: &Region, index: u32, set: &mut dyn FnMut(&AtomicU64, u64)) {
         let Some(envelope) = region.envelope(index) else { return };
@@ -127,7 +130,7 @@ impl Returned {
         let mut before = last.filter(|(_, last)| is_before(last));
         if before.is_none() {
             let mut next = self.first(region);
-            for _ in 0..count {
+            for _ in 0..count.min(MOST) {
                 let Some((_, envelope)) = next.filter(|(_, envelope)| is_before(envelope)) else { break };
                 before = next;
                 next = find(region, envelope.next.load(Ordering::Relaxed));

@@ -472,6 +472,11 @@ impl Heap {
         descriptor.store(owned_by(descriptor.load(Ordering::Relaxed), Some(by)) | TAKEN, Ordering::Release);
     }
 
+    /// Whether the block belongs to a structure.
+    pub(crate) fn is_queued(&self, index: u32) -> bool {
+        self.find(index).is_some_and(|(_, descriptor)| descriptor.load(Ordering::Acquire) & STATE == QUEUED)
+    }
+
     /// Whether the block is an envelope that somebody has in hand.
     pub(crate) fn is_in_hand(&self, index: u32, by: PeerId) -> bool {
         let mine = OWNED | TAKEN | u64::from(by.get()) << PEER_SHIFT;

@@ -331,21 +331,8 @@ impl Region {
     /// # Errors
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
-        self.create_queue_with(me, maxsize, false)
-    }
-
-    /// Makes a queue whose messages have to be acknowledged: what somebody got and did not report done when it dies is
-    /// delivered again.
-    ///
-    /// # Errors
-    /// [`OutOfMemory`].
-    pub fn create_redelivering_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
-        self.create_queue_with(me, maxsize, true)
-    }
-
-    fn create_queue_with(&self, me: PeerId, maxsize: i64, redelivers: bool) -> Result<Handle<'_, Queue>, OutOfMemory> {
         let queue = self.create::<Queue>(me, 0)?;
-        queue.initialize(&self.heap, me, queue.id, maxsize, redelivers)?; // it is an empty one without
+        queue.initialize(&self.heap, me, queue.id, maxsize)?; // it is an empty one without
         Ok(queue)
     }
 

@@ -39,19 +39,9 @@ impl AsRef<ObjectHeader> for Queue {
 }
 
 impl Queue {
-    pub(crate) fn initialize(
-        &self,
-        heap: &Heap,
-        me: PeerId,
-        id: ObjectId,
-        maxsize: i64,
-        redelivers: bool,
-    ) -> Result<(), OutOfMemory> {
+    pub(crate) fn initialize(&self, heap: &Heap, me: PeerId, id: ObjectId, maxsize: i64) -> Result<(), OutOfMemory> {
         self.control.initialize(maxsize);
         self.control.rest.id.store(id.pack(), Ordering::Relaxed);
-        if redelivers {
-            self.control.set_flags(REDELIVERS);
-        }
         self.chain.initialize(heap, me, FIRST_RING_SLOTS)
     }
 
@@ -242,7 +232,7 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<Option<Place<'q>>, GetError> {
-        self.obtain(region, patience, || {
+        self.obtain(region, me, patience, || {
             let flags = self.control.flags();
             if flags & (IMMEDIATE | RETURNED | REDELIVERS) != 0 {
                 return self.get_unusually(message, region, me, flags).map(|()| None);
@@ -291,11 +281,21 @@ impl Queue {
         } else {
             let mut cell = Cell::default();
             let place = self.chain.pop(region.heap(), me, room, &mut cell, |cell| {
-                if let Some(envelope) = region.envelope(cell.payload[0] as u32) {
-                    message.copy(&envelope.cell());
+                let index = cell.payload[0] as u32;
+                match region.envelope(index).filter(|_| cell.meta & Meta::ENVELOPED != 0) {
+                    Some(envelope) => {
+                        message.copy(&envelope.cell());
+                        region.heap().take_in_hand(index, me);
+                    }
+                    None => take_over(region, me, cell),
                 }
-                region.heap().take_in_hand(cell.payload[0] as u32, me);
             })?;
+            if cell.meta & Meta::ENVELOPED == 0 {
+                // Put by somebody who did not know yet that it has to be acknowledged, or by nobody.
+                message.empty();
+                *message.cell_mut() = cell;
+                return Ok(());
+            }
             let index = cell.payload[0] as u32;
             if let Some(envelope) = region.envelope(index) {
                 envelope.position.store(place.position().wrapping_sub(1), Ordering::Relaxed);
@@ -317,7 +317,7 @@ impl Queue {
         me: PeerId,
         patience: Option<&Patience<'_>>,
     ) -> Result<(), GetError> {
-        self.obtain(region, patience, || {
+        self.obtain(region, me, patience, || {
             message.empty();
             if self.control.is_shut_down_immediately() {
                 return Err(TryGetError::Final(GetError::ShutDown));
@@ -343,7 +343,7 @@ impl Queue {
                 if let Some(envelope) = region.envelope(index) {
                     message.copy(&envelope.cell());
                 }
-                self.put_back(region, me, index, 0, &mut |_| {});
+                self.put_back(region, me, index, 0, None);
                 return Ok(());
             }
             let mut cell = Cell::default();
@@ -381,6 +381,7 @@ impl Queue {
     fn obtain<T>(
         &self,
         region: &Region,
+        me: PeerId,
         patience: Option<&Patience<'_>>,
         mut attempt: impl FnMut() -> Result<T, TryGetError>,
     ) -> Result<T, GetError> {
@@ -390,7 +391,11 @@ impl Queue {
             Ok(value) => return Ok(value),
         };
         let Some(patience) = patience else {
-            return if error == TryGetError::Empty { Err(GetError::Empty) } else { obtain_from_busy(attempt) };
+            return if error == TryGetError::Empty {
+                Err(GetError::Empty)
+            } else {
+                obtain_from_busy(region, me, attempt)
+            };
         };
         let attempt = || match attempt() {
             Err(TryGetError::Empty | TryGetError::Busy | TryGetError::Peeked) => None,
@@ -455,6 +460,11 @@ impl Queue {
                 self.control.clear_flags(RETURNED);
                 return None;
             };
+            if !region.heap().is_queued(index) {
+                self.returned().forget(&mut |word, value| transaction.set(word, value));
+                result = Err(PopError::Corrupt);
+                return Some(());
+            }
             let room = Meta::unpack(envelope.meta.load(Ordering::Relaxed)).room();
             if room > most {
                 result = Err(PopError::Large(room));
@@ -475,20 +485,13 @@ impl Queue {
         result
     }
 
-    /// Adds an envelope to the messages that came back, which has the further flags in its meta from then on, and makes
-    /// the change `also` with it.
-    fn put_back(
-        &self,
-        region: &Region,
-        me: PeerId,
-        index: u32,
-        flags: u64,
-        also: &mut dyn FnMut(&mut dyn FnMut(&AtomicU64, u64)),
-    ) {
+    /// Adds an envelope to the messages that came back, which has the further flags in its meta from then on. With that
+    /// its slot's meta becomes 0, if it comes from a slot.
+    fn put_back(&self, region: &Region, me: PeerId, index: u32, flags: u64, slot: Option<&AtomicU64>) {
         region.heap().transact(me, |transaction| {
             self.control.set_flags(RETURNED);
             self.returned().insert(region, index, &mut |word, value| transaction.set(word, value));
-            also(&mut |word, value| transaction.set(word, value));
+            slot.into_iter().for_each(|meta| transaction.set(meta, 0));
             if let Some(envelope) = region.envelope(index) {
                 transaction.set(&envelope.meta, envelope.meta.load(Ordering::Relaxed) | flags);
                 if let Some(block) = envelope.block() {
@@ -507,7 +510,7 @@ impl Queue {
             Some(queue) => {
                 // Somebody who only looked at a message of another kind of queue may have died, too.
                 let flags = if queue.control.flags() & REDELIVERS != 0 { Meta::REDELIVERED } else { 0 };
-                queue.put_back(region, me, index, flags, &mut |_| {});
+                queue.put_back(region, me, index, flags, None);
                 queue.announce(region, me);
             }
             None => throw_away(region, me, index),
@@ -600,6 +603,25 @@ impl Queue {
         }
     }
 
+    /// Has messages be delivered again that somebody got and did not report done before it died; or not. False if
+    /// messages were put already: it is too late then.
+    pub fn set_redelivers(&self, redelivers: bool, region: &Region, me: PeerId) -> bool {
+        // Alone with others who do the same; nobody puts yet, or `put` counts it.
+        let changed = region.heap().transact(me, |_| {
+            if self.redelivers() == redelivers {
+                return Some(());
+            }
+            (self.put_in_all() == 0).then(|| {
+                if redelivers {
+                    self.control.set_flags(REDELIVERS);
+                } else {
+                    self.control.clear_flags(REDELIVERS);
+                }
+            })
+        });
+        changed.is_some()
+    }
+
     /// Whether messages that nobody acknowledged are delivered again.
     pub fn redelivers(&self) -> bool {
         self.control.flags() & REDELIVERS != 0
@@ -651,7 +673,7 @@ impl Recovery for Repair<'_> {
         if let Some(envelope) = region.envelope(index) {
             envelope.position.store(position, Ordering::Relaxed);
         }
-        self.queue.put_back(region, me, index, 0, &mut |set| set(meta, 0));
+        self.queue.put_back(region, me, index, 0, Some(meta));
         true
     }
 }
@@ -717,21 +739,31 @@ impl Watchable for Queue {
 /// What a message has in the heap is the queue's from here on.
 #[inline(always)]
 fn give_up(region: &Region, cell: &Cell) {
-    if cell.meta & Meta::ENVELOPED != 0 || !Meta::unpack(cell.meta).is_inline() {
-        for block in envelope::blocks(region, cell).into_iter().flatten() {
-            region.heap().hand_over(block, None);
-        }
-    }
+    hand_over(region, cell, None);
 }
 
 /// What a message that was taken has in the heap is the consumer's now.
 #[inline(always)]
 fn take_over(region: &Region, me: PeerId, cell: &Cell) {
-    if cell.meta & Meta::ENVELOPED != 0 || !Meta::unpack(cell.meta).is_inline() {
-        for block in envelope::blocks(region, cell).into_iter().flatten() {
-            region.heap().hand_over(block, Some(me));
-        }
+    hand_over(region, cell, Some(me));
+}
+
+#[inline(always)]
+fn hand_over(region: &Region, cell: &Cell, to: Option<PeerId>) {
+    if cell.meta & Meta::ENVELOPED != 0 {
+        hand_over_envelope(region, cell, to);
+    } else if !Meta::unpack(cell.meta).is_inline() {
+        region.heap().hand_over(cell.payload[0] as u32, to);
     }
+}
+
+#[cold]
+fn hand_over_envelope(region: &Region, cell: &Cell, to: Option<PeerId>) {
+    let index = cell.payload[0] as u32;
+    if let Some(block) = region.envelope(index).and_then(Envelope::block) {
+        region.heap().hand_over(block, to);
+    }
+    region.heap().hand_over(index, to);
 }
 
 /// Frees an envelope that is `me`'s, with its message.
@@ -812,7 +844,11 @@ impl Drop for Batch<'_> {
 
 /// A get that may not wait, for a message that somebody has just in hand: others behind it may be complete.
 #[cold]
-fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> Result<T, GetError> {
+fn obtain_from_busy<T>(
+    region: &Region,
+    me: PeerId,
+    mut attempt: impl FnMut() -> Result<T, TryGetError>,
+) -> Result<T, GetError> {
     let deadline = Instant::now() + OWNER_TIME;
     loop {
         for _ in 0..64 {
@@ -825,7 +861,7 @@ fn obtain_from_busy<T>(mut attempt: impl FnMut() -> Result<T, TryGetError>) -> R
             Err(TryGetError::Busy) => GetError::Empty,
             Err(TryGetError::Peeked) => GetError::Peeked, // it is not empty, and nobody may go past
         };
-        if Instant::now() >= deadline {
+        if Instant::now() >= deadline && region.look_for_deaths(me) == 0 {
             return Err(error);
         }
         std::thread::yield_now();

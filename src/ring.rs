@@ -450,7 +450,9 @@ pub(crate) const MOST_CLAIMED: usize = 16;
 
 /// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
 /// made necessary, or got done.
-const MOST_STEPS: u32 = 1 << 26;
+const MOST_STEPS: u32 = 1 << 20;
+/// So many messages one consumer takes before it pushes `head`: others would have to, one by one.
+const MOST_UNTOLD: u64 = 1 << 10;
 /// So many rings, of 512 KiB each, no machine has.
 const MOST_RINGS: u32 = 1 << 20;
 
@@ -675,7 +677,7 @@ impl Chain {
 
     /// Takes the next cell, if it is there and its message has not more than `most` bytes; whether it was taken.
     ///
-    /// `head` stays behind until [`Chain::leave_place`], but for others who find it there. The ring may be another's
+    /// `head` stays behind until [`Chain::leave_place`], or for a while, but for others who find it there. The ring may be another's
     /// meanwhile: no word in it has a turn of this life then.
     #[inline]
     pub fn pop_next(
@@ -694,6 +696,10 @@ impl Chain {
         if is_taken {
             spot.take(me, cell, on_claim);
             place.position = place.position.wrapping_add(1);
+            if place.position.wrapping_sub(place.told) >= MOST_UNTOLD {
+                advance(&self.front.head, place.told, place.position);
+                place.told = place.position;
+            }
         }
         is_taken
     }

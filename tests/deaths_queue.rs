@@ -197,11 +197,8 @@ fn die(redelivers: bool, state: (&str, u64, u64), act: (&str, Act), point: u32, 
     let here = Process::new();
     let inner = here.region.create_queue(here.me, 0).unwrap();
     let before = here.region.statistics();
-    let queue = if redelivers {
-        here.region.create_redelivering_queue(here.me, 0).unwrap()
-    } else {
-        here.region.create_queue(here.me, 0).unwrap()
-    };
+    let queue = here.region.create_queue(here.me, 0).unwrap();
+    assert!(queue.set_redelivers(redelivers, &here.region, here.me));
     for number in 0..state.1 {
         here.put(&queue, number, Some(inner.id()));
         assert_eq!(here.get(&queue), Ok((number, false)));
@@ -292,6 +289,55 @@ fn die_everywhere(redelivers: bool) {
             println!("{}, {}: {deaths} deaths", act.0, state.0);
             assert!(deaths > 0 || state.2 == 0, "{} comes by a point", act.0);
         }
+    }
+}
+
+/// Who ends in good order leaves what it did not acknowledge, too, and nothing else.
+#[test]
+fn unacknowledged_messages_come_back_from_who_leaves() {
+    let _limit = limit(60);
+    let here = Process::new();
+    let inner = here.region.create_queue(here.me, 0).unwrap();
+    let queue = here.region.create_queue(here.me, 0).unwrap();
+    assert!(queue.set_redelivers(true, &here.region, here.me));
+    let before = here.region.statistics();
+    for _ in 0..3 {
+        (0..9).for_each(|number| here.put(&queue, number, Some(inner.id())));
+        let there = here.region.register().unwrap();
+        let mut message = Message::new(&here.region, there);
+        for _ in 0..5 {
+            queue.get(&mut message, &here.region, there, None).unwrap();
+        }
+        queue.task_done(&here.region).unwrap();
+        drop(message);
+        assert_eq!((queue.len(), queue.unfinished()), (4, 8));
+        here.region.leave(there);
+        assert_eq!((queue.len(), queue.unfinished()), (8, 8));
+        for number in 1..9 {
+            assert_eq!(here.get(&queue), Ok((number, number < 5)));
+            assert_eq!(queue.is_redelivered(&here.region), number < 5);
+            queue.task_done(&here.region).unwrap();
+        }
+    }
+    let after = here.region.statistics();
+    assert_eq!((after.memory.blocks, after.objects, after.peers), (before.memory.blocks, before.objects, before.peers));
+}
+
+/// Somebody who does not wait finds out, too, that the oldest message's producer is dead.
+#[test]
+fn who_does_not_wait_finds_the_dead() {
+    let _limit = limit(60);
+    for point in 0..4 {
+        let here = Process::new();
+        let queue = here.region.create_queue(here.me, 0).unwrap();
+        let victim = here.other();
+        assert!(victim.until_killed(point, |process| process.put(&process.queue(queue.id()), 0, None)));
+        here.put(&queue, 1, None);
+        let mut got = here.get(&queue);
+        while got == Err(GetError::Empty) {
+            got = here.get(&queue); // others look for the dead once in a while only
+        }
+        assert!(matches!(got, Ok((0 | 1, false))), "{got:?}");
     }
 }
 
