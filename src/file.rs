@@ -79,6 +79,10 @@ impl RegionFile {
     }
 
     fn open_path(path: &std::path::Path) -> Result<RegionFile, RegionError> {
+        // Opening a device can do anything, and the descriptor may be another process's by now.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(RegionError::NoRegion("it is no file"));
+        }
         let file = File::options().read(true).write(true).open(path)?;
         let region = RegionFile { file, named: None };
         region.is_ours()?;
@@ -332,9 +336,8 @@ fn size_limit() -> u64 {
 /// Whether the kernel promises no more memory than there is, so that a page of a file may be refused when it is touched.
 fn is_strict() -> bool {
     static STRICT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *STRICT.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|text| text.trim() == "2")
-    })
+    *STRICT
+        .get_or_init(|| std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|text| text.trim() == "2"))
 }
 
 fn flock(byte: u64, hold: Hold) -> libc::flock {
@@ -366,4 +369,3 @@ unsafe fn owned(descriptor: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: as the caller says.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
-

@@ -75,8 +75,35 @@ pub enum Location {
     },
 }
 
-/// The regions of this process, its own one first. They stay as long as it does.
-static REGIONS: Mutex<Vec<&'static Region>> = Mutex::new(Vec::new());
+/// The regions of this process, its own one first, which stays as long as it does.
+static REGIONS: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+
+/// A region that a process has open.
+#[derive(Debug)]
+struct Opened {
+    region: &'static Region,
+    /// How often it was joined and not parted with.
+    users: usize,
+}
+
+impl Opened {
+    /// The region, which is one of `all` from now on if it is none yet.
+    fn add(all: &mut Vec<Opened>, region: Region) -> &'static Region {
+        if let Some(known) = Opened::find(all, region.number()) {
+            return known; // dropping the other one changes nothing: this one uses the file
+        }
+        let region: &'static Region = Box::leak(Box::new(region));
+        all.push(Opened { region, users: 1 });
+        region
+    }
+
+    /// The region of that number, with one more user, if there is one.
+    fn find(all: &mut [Opened], number: u64) -> Option<&'static Region> {
+        let known = all.iter_mut().find(|known| known.region.number() == number)?;
+        known.users += 1;
+        Some(known.region)
+    }
+}
 
 impl Region {
     /// A new region without a name.
@@ -142,22 +169,20 @@ impl Region {
     /// [`RegionError`].
     pub fn of_this_process() -> Result<&'static Region, RegionError> {
         let mut regions = REGIONS.lock();
-        if let Some(region) = regions.first() {
-            return Ok(region);
+        match regions.first() {
+            Some(own) => Ok(own.region),
+            None => Ok(Opened::add(&mut regions, Region::new()?)),
         }
-        let region: &'static Region = Box::leak(Box::new(Region::new()?));
-        regions.push(region);
-        Ok(region)
     }
 
     /// The region of that number, which this process opens at that place if it does not have it; its own one from now
-    /// on if it has none.
+    /// on if it has none. It stays until it was [parted](Region::part) with as often.
     ///
     /// # Errors
     /// [`RegionError`], if what is there is another region, too.
     pub fn join(number: u64, location: &Location) -> Result<&'static Region, RegionError> {
         let mut regions = REGIONS.lock();
-        if let Some(known) = regions.iter().find(|region| region.number() == number) {
+        if let Some(known) = Opened::find(&mut regions, number) {
             return Ok(known);
         }
         let opened = match location {
@@ -166,12 +191,27 @@ impl Region {
                 Some(Region::over(Space::open(RegionFile::of_process(*process, *descriptor)?)?))
             }
         };
-        let Some(region) = opened.filter(|region| region.number() == number) else {
-            return Err(RegionError::NoRegion("the one that was meant is gone"));
-        };
-        let region: &'static Region = Box::leak(Box::new(region));
-        regions.push(region);
-        Ok(region)
+        match opened.filter(|region| region.number() == number) {
+            Some(region) => Ok(Opened::add(&mut regions, region)),
+            None => Err(RegionError::NoRegion("the one that was meant is gone")),
+        }
+    }
+
+    /// The end of a use that began with [`Region::join`]. With the last one the region is closed, unless it is the
+    /// process's own.
+    ///
+    /// # Safety
+    /// Nothing that the caller got by that use is used any more: neither the reference nor what was made of it.
+    pub unsafe fn part(region: &'static Region) {
+        let mut regions = REGIONS.lock();
+        let Some(place) = regions.iter().position(|known| core::ptr::eq(known.region, region)) else { return };
+        regions[place].users -= 1;
+        if regions[place].users == 0 && place != 0 {
+            let region = core::ptr::from_ref(regions.swap_remove(place).region).cast_mut();
+            // SAFETY: `Opened::add` leaked it, and nobody uses it any more. The list is locked, so nobody opens the file
+            // at the same time and finds it used.
+            drop(unsafe { Box::from_raw(region) });
+        }
     }
 
     /// The random number that tells this region from others.
@@ -619,7 +659,6 @@ impl Region {
     pub fn bell(&self) -> &Bell {
         &self.heap.space().header().bell
     }
-
 }
 
 /// A bench is an object with one reference, which is the link that leads to it.
@@ -904,6 +943,11 @@ impl<'r> Message<'r> {
         Message { region, me, cell: Cell::default(), most: crate::queue::LARGE_BYTES }
     }
 
+    /// The region that it is in.
+    pub fn region(&self) -> &'r Region {
+        self.region
+    }
+
     /// Lets a queue give it a message of up to `bytes` bytes.
     pub fn prepare(&mut self, bytes: u64) {
         self.most = bytes;
@@ -970,12 +1014,7 @@ impl<'r> Message<'r> {
     ///
     /// # Errors
     /// [`OutOfMemory`]; it is an empty message then.
-    pub fn allocate(
-        &mut self,
-        kind: u8,
-        length: usize,
-        pins: &[(ObjectId, ObjectKind)],
-    ) -> Result<(), OutOfMemory> {
+    pub fn allocate(&mut self, kind: u8, length: usize, pins: &[(ObjectId, ObjectKind)]) -> Result<(), OutOfMemory> {
         self.empty();
         self.disown();
         let too_large = OutOfMemory { requested: length as u64, available: Meta::MAX_LENGTH };

@@ -4,13 +4,11 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
-use multigil::event::Watchable;
 use multigil::flag::Flag;
-use multigil::lock::Owner;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
-use crate::handle::{self, HandleObject};
+use crate::handle::{self, HandleObject, Watched};
 use crate::py::{self, Arguments, Owned, Result, check};
 use crate::wait::{self, Subject};
 
@@ -30,8 +28,8 @@ unsafe extern "C" fn event_is_set_deprecated(object: *mut ffi::PyObject, _: *mut
 
 unsafe extern "C" fn event_set(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, flag) = Object::of(object);
-        flag.set(state.region.bell());
+        let flag = Object::of(object).1;
+        flag.set(flag.region().bell());
         Ok(())
     })
 }
@@ -54,7 +52,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         state,
         Subject::of(flag),
         deadline,
-        |patience| flag.wait(seen, state.region.bell(), patience),
+        |patience| flag.wait(seen, flag.region().bell(), patience),
         |error| *error == WaitError::Interrupted,
     )?;
     Ok(result.is_ok())
@@ -73,8 +71,9 @@ unsafe extern "C" fn event_wait(
 }
 
 /// What `wait_any` waits for.
-pub(crate) unsafe fn watch(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
-    Box::new(Object::of(object).1.from_now())
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject) -> Watched {
+    let flag = Object::of(object).1;
+    Watched { thing: Box::new(flag.from_now()), place: Some(handle::place(flag)) }
 }
 
 /// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.
@@ -94,7 +93,8 @@ unsafe extern "C" fn new_event(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Event", class, &state.objects.event_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_shared::<Flag>(state.me, |_| {}))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_shared::<Flag>(place.me, |_| {}))
     })
 }
 

@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use multigil::error::WaitError;
 use multigil::lock::{Lock, Owner};
-use multigil::object::SharedLock;
+use multigil::object::{Region, SharedLock};
 use pyo3::ffi;
 
-use crate::handle::{self, HandleObject, owner};
+use crate::handle::{self, HandleObject, owner, this_thread};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
@@ -18,7 +18,7 @@ type Object = HandleObject<SharedLock>;
 
 pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, lock) = Object::of(object);
-    let me = owner(state);
+    let me = owner(lock);
     match (lock.try_acquire(me), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) => Ok(false),
@@ -32,7 +32,8 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
 /// may need the GIL to give the lock back, and whoever was woken may have to wait for the GIL: others had better take
 /// the lock meanwhile.
 pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, deadline: Option<Instant>) -> Result<bool> {
-    let me = owner(state);
+    let Subject::Object(_, _, place) = subject else { unreachable!("locks are objects") };
+    let me = this_thread(place.me);
     let is_elsewhere = || lock.owner().is_some_and(|owner| owner.peer != me.peer);
     let mut waiter = lock.waiter(me);
     loop {
@@ -56,7 +57,7 @@ pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, dead
             Ok(Err(_)) => return Ok(false),
             Err(Raised) => {
                 if taken {
-                    let _ = lock.release(state.region.bell());
+                    let _ = lock.release(place.region.bell());
                 }
                 return Err(Raised);
             }
@@ -77,14 +78,14 @@ pub(crate) unsafe fn insist(state: &State, subject: Subject, lock: &Lock) -> Res
 }
 
 pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
-    let (state, lock) = Object::of(object);
-    lock.release(state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+    let lock = Object::of(object).1;
+    lock.release(lock.region().bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
 /// Takes the lock; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
-    if lock.try_acquire(owner(state)) { Ok(()) } else { insist(state, Subject::of(lock), lock) }
+    if lock.try_acquire(owner(lock)) { Ok(()) } else { insist(state, Subject::of(lock), lock) }
 }
 
 pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
@@ -134,8 +135,8 @@ unsafe extern "C" fn lock_exit(
 /// In a forked child nobody else holds the lock: `threading` calls this for its own.
 unsafe extern "C" fn lock_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, lock) = Object::of(object);
-        let _ = lock.release(state.region.bell());
+        let lock = Object::of(object).1;
+        let _ = lock.release(lock.region().bell());
         Ok(())
     })
 }
@@ -161,11 +162,11 @@ unsafe extern "C" fn lock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject
 }
 
 /// The object of Python's that says who holds a lock: an [`Owner`], or None.
-pub(crate) unsafe fn describe_owner(state: &State, owner: Option<Owner>) -> Result<Owned> {
+pub(crate) unsafe fn describe_owner(state: &State, region: &Region, owner: Option<Owner>) -> Result<Owned> {
     let Some(owner) = owner else { return Ok(Owned::none()) };
     let class = state.object(&state.objects.owner_type)?;
     let described = Owned::from_raw(ffi::PyStructSequence_New(class.as_ptr().cast()))?;
-    let fields = [state::interpreter_id(owner.peer), owner.thread.into()];
+    let fields = [state::interpreter_id(region, owner.peer), owner.thread.into()];
     for (place, field) in fields.into_iter().enumerate() {
         let field = Owned::from_raw(ffi::PyLong_FromLongLong(field))?;
         ffi::PyStructSequence_SetItem(described.as_ptr(), place as ffi::Py_ssize_t, field.into_raw());
@@ -180,7 +181,7 @@ pub(crate) unsafe fn make_owner_type() -> Result<Owned> {
         doc: doc.as_ptr().cast_mut(),
     };
     let mut fields = [
-        field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended"),
+        field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended or is in another process"),
         field(c"native_id", c"threading.get_native_id() in its thread"),
         ffi::PyStructSequence_Field { name: null_mut(), doc: null_mut() },
     ];
@@ -208,7 +209,7 @@ pub(crate) const fn owner_attribute(get: ffi::getter) -> ffi::PyGetSetDef {
 unsafe extern "C" fn lock_owner(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
         let (state, lock) = Object::of(object);
-        describe_owner(state, Lock::owner(lock))
+        describe_owner(state, lock.region(), Lock::owner(lock))
     })
 }
 
@@ -220,7 +221,8 @@ unsafe extern "C" fn new_lock(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Lock", class, &state.objects.lock_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_shared::<Lock>(state.me, |_| {}))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_shared::<Lock>(place.me, |_| {}))
     })
 }
 

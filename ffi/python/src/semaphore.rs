@@ -24,7 +24,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
                 state,
                 Subject::of(semaphore),
                 deadline,
-                |patience| semaphore.acquire(state.region.bell(), patience),
+                |patience| semaphore.acquire(semaphore.region().bell(), patience),
                 |error| *error == WaitError::Interrupted,
             )?;
             Ok(result.is_ok())
@@ -33,8 +33,10 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 }
 
 unsafe fn release(object: *mut ffi::PyObject, count: u64) -> Result<()> {
-    let (state, semaphore) = Object::of(object);
-    semaphore.release(count, state.region.bell()).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+    let semaphore = Object::of(object).1;
+    semaphore
+        .release(count, semaphore.region().bell())
+        .or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
 }
 
 unsafe extern "C" fn semaphore_acquire(
@@ -114,7 +116,8 @@ unsafe extern "C" fn new_semaphore(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         let bounded = is_bounded(class)?;
-        let semaphore = state.region.create_shared::<Semaphore>(state.me, |semaphore| semaphore.initialize(1, bounded));
+        let place = state.here();
+        let semaphore = place.region.create_shared::<Semaphore>(place.me, |semaphore| semaphore.initialize(1, bounded));
         handle::wrap_made(state, class, semaphore)
     })
 }
