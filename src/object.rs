@@ -251,6 +251,52 @@ impl Region {
         self.heap.space().leave(peer);
     }
 
+    /// Before a fork: has the child take part.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn prepare_fork(&self) -> Result<Successor, RegionError> {
+        let file = self.heap.space().file().again()?;
+        let me = self.heap.space().register_child(&file).ok_or(RegionError::TooManyPeers)?;
+        Ok(Successor { file, me })
+    }
+
+    /// A reference to an object for the child.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn refer(&self, child: PeerId, id: ObjectId, kind: ObjectKind) -> Result<Reference, AttachError> {
+        self.heap.acquire_object(child, id, kind).map(|note| Reference { id, note })
+    }
+
+    /// After the fork, in the parent: what was prepared is the child's alone. If there is none, it counts as dead.
+    pub fn leave_to_child(&self, child: Successor) {
+        self.heap.close_ledger(child.me);
+    }
+
+    /// After the fork, in the child: takes part as what was prepared for it. Its name is the successor's.
+    ///
+    /// # Errors
+    /// Whatever the kernel says. The region can't be used then.
+    ///
+    /// # Safety
+    /// The process was just forked and has only this thread.
+    pub unsafe fn take_over(&self, successor: Successor) -> std::io::Result<()> {
+        // SAFETY: as the caller says.
+        unsafe {
+            core::ptr::from_ref(&self.recovery).cast_mut().write(Mutex::default());
+            self.heap.take_over();
+            self.heap.space().take_over(successor.file, successor.me)
+        }
+    }
+
+    /// Gives a reference back that no handle has become.
+    pub fn drop_reference(&self, me: PeerId, reference: Reference) {
+        if self.heap.release_object(me, reference.note) {
+            self.end(reference.id, me);
+        }
+    }
+
     /// The process that a peer belongs or belonged to.
     pub fn process(&self, peer: PeerId) -> u32 {
         self.heap.space().process(peer)
@@ -894,6 +940,44 @@ impl<'r, T: SharedState> Handle<'r, T> {
     /// Who holds this handle.
     pub fn owner(&self) -> PeerId {
         self.me
+    }
+}
+
+impl<'r, T: SharedState> Handle<'r, T> {
+    /// In a forked child: is a handle of its own from now on, instead of a copy of the parent's.
+    pub fn take_over(&mut self, me: PeerId, reference: Reference) {
+        if reference.id == self.id {
+            (self.me, self.note) = (me, reference.note);
+        }
+    }
+}
+
+/// What a child that is about to be forked will take part in a region as.
+#[derive(Debug)]
+pub struct Successor {
+    /// Opened for the child, so that the locks are its own.
+    file: RegionFile,
+    me: PeerId,
+}
+
+impl Successor {
+    /// Its name.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+}
+
+/// A reference that is to become a handle, of a child that is about to be forked.
+#[derive(Debug)]
+pub struct Reference {
+    id: ObjectId,
+    note: Note,
+}
+
+impl Reference {
+    /// What it refers to.
+    pub fn id(&self) -> ObjectId {
+        self.id
     }
 }
 

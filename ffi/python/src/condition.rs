@@ -15,7 +15,7 @@ use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
 use crate::wait::{self, Subject};
-use crate::{errors, lock, rlock};
+use crate::{errors, fork, lock, rlock};
 
 type Object = HandleObject<SharedCondition>;
 
@@ -216,12 +216,15 @@ unsafe extern "C" fn condition_acquire_restore(
     py::guard_none(|| acquire_restore(&Guard::of(object)?.into_object(), saved))
 }
 
-/// In a forked child nobody waits, and nobody else holds the lock.
+/// As that of `Lock`: in a forked child, the condition and its lock become others, where nobody waits.
 unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let lock = Guard::of(object)?.into_object();
         lock.attribute(c"_at_fork_reinit")?.call(&[])?;
         let condition = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, condition.region().create_shared::<Condition>(condition.owner(), |_| {}));
+        }
         condition.forget_waiters(condition.region());
         Ok(())
     })

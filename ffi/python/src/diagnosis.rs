@@ -16,7 +16,7 @@ use crate::wait::{self, Topic};
 /// What something is called, and its id: `(class, index, generation)`. What is no object has generation -1; an
 /// interpreter, whose end or answer is waited for, has its thread's native id.
 unsafe fn describe(state: &State, subject: Topic, asker: u32) -> Result<Owned> {
-    let home = state.home.region.number();
+    let home = state.home().region.number();
     let (name, index, generation) = match subject {
         Topic::Object(ObjectKind::Queue, id, region) if region == home => match interpreter::thread_behind(id) {
             Some(thread) if thread == asker => (c"calls", 0, -1),
@@ -71,8 +71,8 @@ pub(crate) unsafe extern "C" fn waits(module: *mut ffi::PyObject, _: *mut ffi::P
 pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        let region = state.home.region;
-        py::list(region.held_locks(state.home.me), |(kind, id, owner)| {
+        let region = state.home().region;
+        py::list(region.held_locks(state.home().me), |(kind, id, owner)| {
             let subject = describe(state, Topic::Object(kind, id, region.number()), owner.thread)?;
             let interpreter = state::interpreter_id(region, owner.peer);
             Owned::from_raw(ffi::Py_BuildValue(c"OLI".as_ptr(), subject.as_ptr(), interpreter, owner.thread))

@@ -8,6 +8,7 @@ use multigil::flag::Flag;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
+use crate::fork;
 use crate::handle::{self, HandleObject, Watched};
 use crate::py::{self, Arguments, Owned, Result, check};
 use crate::wait::{self, Subject};
@@ -76,9 +77,22 @@ pub(crate) unsafe fn watch(object: *mut ffi::PyObject) -> Watched {
     Watched { thing: Box::new(flag.from_now()), place: Some(handle::place(flag)) }
 }
 
-/// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.
-unsafe extern "C" fn event_at_fork_reinit(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_none(|| Ok(()))
+/// `threading` calls this for its own in a forked child. There, the object becomes another event, since this one is still
+/// the parent's; it is set if this one was.
+unsafe extern "C" fn event_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let flag = Object::of(object).1;
+        if !fork::is_child() {
+            return Ok(());
+        }
+        let region = flag.region();
+        let set_up = |fresh: &Flag| {
+            if flag.is_set() {
+                fresh.set(region.bell());
+            }
+        };
+        handle::renew(object, region.create_shared::<Flag>(flag.owner(), set_up))
+    })
 }
 
 unsafe extern "C" fn event_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -118,7 +132,7 @@ Set the event: everybody who waits goes on, even if it is cleared at once, and w
         c"wait($self, timeout=None)\n--\n\n\
 Wait until the event is set, at most timeout seconds if that is not None; whether it was set.",
     ),
-    py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"Do nothing: in a forked child nobody waits."),
+    py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"In a forked child, become an event of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedFlag>, c"Pickle the event by its id."),
     py::METHODS_END,
 ];

@@ -7,7 +7,7 @@
 use core::cell::{Cell, RefCell};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use multigil::error::OutOfMemory;
@@ -15,7 +15,7 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind, PeerId};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Location, Region, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory,
+    Handle, Location, Reference, Region, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory,
     SharedRLock, SharedSemaphore, SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
@@ -85,9 +85,12 @@ impl<T: SharedState> HandleObject<T> {
     }
 }
 
-/// The objects that are handles here, by id. The references are borrowed: an object leaves before it dies.
+/// The objects that are handles here. The references are borrowed: an object leaves before it dies.
 #[derive(Debug, Default)]
-pub(crate) struct Known(HashMap<Name, *mut ffi::PyObject>);
+pub(crate) struct Known {
+    by_name: HashMap<Name, *mut ffi::PyObject>,
+    pub(crate) objects: HashSet<*mut ffi::PyObject>,
+}
 
 /// An object's name in all regions of a process: the region's number, and its id there.
 type Name = (u64, u32, u32);
@@ -105,7 +108,10 @@ pub(crate) unsafe fn wrap<T: SharedState>(
 ) -> Result<Owned> {
     let name = name(handle.region(), handle.id());
     let object = make(state, class, Some(handle), companion)?;
-    state.known.lock().0.insert(name, object.as_ptr());
+    let mut known = state.known.lock();
+    known.by_name.insert(name, object.as_ptr());
+    known.objects.insert(object.as_ptr());
+    drop(known);
     Ok(object)
 }
 
@@ -177,9 +183,10 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
         // First of all: from here on, nobody finds the dying object by its id.
         let mut known = (*(*this).state).known.lock();
         let name = name(handle.region(), handle.id());
-        if known.0.get(&name) == Some(&object) {
-            known.0.remove(&name);
+        if known.by_name.get(&name) == Some(&object) {
+            known.by_name.remove(&name);
         }
+        known.objects.remove(&object);
     }
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
@@ -278,6 +285,8 @@ struct SharedType {
     find: unsafe fn(&'static State, Place, ObjectId, &SharedType, Attachment) -> Result<Owned>,
     /// What `wait_any` waits for; None if it does not wait for such objects.
     watch: Option<Watch>,
+    whereabouts: unsafe fn(*mut ffi::PyObject) -> (Place, ObjectId, ObjectKind),
+    take_over: unsafe fn(*mut ffi::PyObject, PeerId, Reference),
 }
 
 /// Gives what is ready when the calling thread's wait for an object would end. It is not used after the object's end.
@@ -291,7 +300,8 @@ pub(crate) struct Watched {
 }
 
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T, true>, watch: None }
+    let (whereabouts, take_over) = (whereabouts::<T>, take_over::<T>);
+    SharedType { number, class, find: find::<T, true>, watch: None, whereabouts, take_over }
 }
 
 impl SharedType {
@@ -341,6 +351,51 @@ unsafe fn type_of_class(state: &State, class: *mut ffi::PyTypeObject) -> Option<
 unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static SharedType> {
     let known = type_of_class(state, ffi::Py_TYPE(object))?;
     HandleObject::<Queue>::kind(object).is_some().then_some(known)
+}
+
+unsafe fn whereabouts<T: SharedState>(object: *mut ffi::PyObject) -> (Place, ObjectId, ObjectKind) {
+    let handle = HandleObject::<T>::of(object).1;
+    (place(handle), handle.id(), T::KIND)
+}
+
+unsafe fn take_over<T: SharedState>(object: *mut ffi::PyObject, me: PeerId, reference: Reference) {
+    if let Some(handle) = &mut (*object.cast::<HandleObject<T>>()).handle {
+        handle.take_over(me, reference);
+    }
+}
+
+/// Where the object is that a handle leads to.
+pub(crate) unsafe fn whereabouts_of(
+    state: &State,
+    object: *mut ffi::PyObject,
+) -> Option<(Place, ObjectId, ObjectKind)> {
+    Some((type_of(state, object)?.whereabouts)(object))
+}
+
+/// Makes an object, of which this is a forked child's copy, a handle of its own.
+pub(crate) unsafe fn become_own(state: &State, object: *mut ffi::PyObject, me: PeerId, reference: Reference) {
+    if let Some(known) = type_of(state, object) {
+        (known.take_over)(object, me, reference);
+    }
+}
+
+/// In a forked child: leads the object to a new one, which nobody else has. The one before is kept, since threads may
+/// have been in its methods.
+pub(crate) unsafe fn renew<T: SharedState>(
+    object: *mut ffi::PyObject,
+    made: core::result::Result<Handle<'static, T>, OutOfMemory>,
+) -> Result<()> {
+    let fresh = made.or_else(|error| errors::out_of_memory(error))?;
+    let this = &mut *object.cast::<HandleObject<T>>();
+    let mut known = (*this.state).known.lock();
+    if let Some(old) = this.handle.replace(fresh) {
+        known.by_name.remove(&name(old.region(), old.id()));
+        core::mem::forget(old);
+    }
+    if let Some(new) = &this.handle {
+        known.by_name.insert(name(new.region(), new.id()), object);
+    }
+    Ok(())
 }
 
 /// Whether other interpreters can have an object too, as the same one.
@@ -480,7 +535,7 @@ unsafe fn find<T: SharedState, const ONE: bool>(
     // A free-threaded build could find an object whose last reference another thread is just dropping.
     if ONE
         && !cfg!(Py_GIL_DISABLED)
-        && let Some(object) = state.known.lock().0.get(&name(place.region, id))
+        && let Some(object) = state.known.lock().by_name.get(&name(place.region, id))
         && ffi::PyType_IsSubtype(ffi::Py_TYPE(*object), base.as_ptr().cast()) != 0
     {
         return Ok(Owned::from_borrowed(*object));
@@ -502,14 +557,20 @@ pub(crate) fn owner<T: SharedState>(handle: &Handle<'static, T>) -> Owner {
     this_thread(handle.owner())
 }
 
+thread_local! {
+    // SAFETY: asking for the calling thread's id has no preconditions.
+    static THREAD: Cell<u32> = Cell::new(unsafe { libc::gettid() } as u32);
+}
+
+/// In a forked child, whose thread has another id.
+pub(crate) unsafe fn forget_thread() {
+    THREAD.set(libc::gettid() as u32);
+}
+
 /// What a lock's owner is called by: the interpreter and the kernel's id of the thread.
 #[inline(always)]
 pub(crate) fn this_thread(me: PeerId) -> Owner {
-    thread_local! {
-        // SAFETY: asking for the calling thread's id has no preconditions.
-        static THREAD: u32 = unsafe { libc::gettid() } as u32;
-    }
-    Owner { peer: me, thread: THREAD.with(|thread| *thread) }
+    Owner { peer: me, thread: THREAD.get() }
 }
 
 /// `<module.Name at 0x…: status>`, as `threading` writes it.

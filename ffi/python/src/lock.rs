@@ -9,7 +9,7 @@ use multigil::lock::{Lock, Owner};
 use multigil::object::{Region, SharedLock};
 use pyo3::ffi;
 
-use crate::errors;
+use crate::{errors, fork};
 use crate::handle::{self, HandleObject, owner, this_thread};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
@@ -156,10 +156,14 @@ unsafe extern "C" fn lock_exit(
     py::guard_none(|| release(object))
 }
 
-/// In a forked child nobody else holds the lock: `threading` calls this for its own.
+/// `threading` calls this in a forked child, for locks whose holders may have stayed with the parent: there, the object
+/// becomes another lock, since this one is still the parent's.
 unsafe extern "C" fn lock_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let lock = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, lock.region().create_shared::<Lock>(lock.owner(), |_| {}));
+        }
         let _ = lock.release(lock.region().bell());
         Ok(())
     })
@@ -274,7 +278,7 @@ Raises OwnerDied, once, if the process died that held it; it is free then, and w
     py::method_no_args(c"locked_lock", lock_locked, c"locked_lock($self)\n--\n\nAn old name of locked()."),
     py::method_no_args(c"__enter__", lock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", lock_exit, c"Give the lock back."),
-    py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"Free the lock in a forked child."),
+    py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"In a forked child, become a free lock of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedLock>, c"Pickle the lock by its id."),
     py::METHODS_END,
 ];

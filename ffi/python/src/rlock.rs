@@ -12,7 +12,7 @@ use crate::handle::{self, HandleObject, Watched, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{Subject, Willing};
-use crate::{errors, lock};
+use crate::{errors, fork, lock};
 
 type Object = HandleObject<SharedRLock>;
 
@@ -130,10 +130,13 @@ unsafe extern "C" fn acquire_restore(object: *mut ffi::PyObject, arguments: *mut
     })
 }
 
-/// In a forked child nobody else holds the lock: `threading` calls this for its own.
+/// As that of `Lock`.
 unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let lock = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, lock.region().create_shared::<RLock>(lock.owner(), |_| {}));
+        }
         if let Some(owner) = lock.lock().owner() {
             let _ = lock.release_save(owner, lock.region().bell());
         }
@@ -217,7 +220,7 @@ Raises RuntimeError if this thread does not hold it.",
         acquire_restore,
         c"_acquire_restore($self, state, /)\n--\n\nTake the lock as often as _release_save() gave it back.",
     ),
-    py::method_no_args(c"_at_fork_reinit", at_fork_reinit, c"Free the lock in a forked child."),
+    py::method_no_args(c"_at_fork_reinit", at_fork_reinit, c"In a forked child, become a free lock of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedRLock>, c"Pickle the lock by its id."),
     py::METHODS_END,
 ];

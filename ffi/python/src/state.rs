@@ -122,8 +122,8 @@ impl Visited {
 /// What one interpreter has.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// The process's own region.
-    pub(crate) home: Place,
+    /// The process's own region; another name in it in a forked child.
+    home: Cell<Place>,
     /// CPython's id of the interpreter.
     pub(crate) interpreter: i64,
     visited: Mutex<Vec<Visited>>,
@@ -206,7 +206,7 @@ pub(crate) fn make_in<T>(place: Place, body: impl FnOnce() -> T) -> T {
 
 /// Looks for the dead of several regions.
 #[derive(Debug)]
-pub(crate) struct Places(Vec<Place>);
+pub(crate) struct Places(pub(crate) Vec<Place>);
 
 impl Lookout for Places {
     fn look_out(&self) {
@@ -244,7 +244,7 @@ impl State {
             Err(error) => return crate::errors::region(error),
         };
         Ok(State {
-            home,
+            home: Cell::new(home),
             interpreter,
             visited: Mutex::default(),
             objects: Objects::new(),
@@ -253,18 +253,24 @@ impl State {
         })
     }
 
+    /// The process's own region.
+    #[inline(always)]
+    pub(crate) fn home(&self) -> Place {
+        self.home.get()
+    }
+
     /// Where the calling thread makes shared objects.
     pub(crate) fn here(&self) -> Place {
-        HERE.get().unwrap_or(self.home)
+        HERE.get().unwrap_or(self.home())
     }
 
     fn is_home(&self, place: Place) -> bool {
-        core::ptr::eq(place.region, self.home.region)
+        core::ptr::eq(place.region, self.home().region)
     }
 
     /// All regions that the interpreter takes part in.
     pub(crate) fn places(&self) -> Places {
-        Places(core::iter::once(self.home).chain(self.visited.lock().iter().map(|visited| visited.place)).collect())
+        Places(core::iter::once(self.home()).chain(self.visited.lock().iter().map(|visited| visited.place)).collect())
     }
 
     /// The region of that number, which is joined at that place if need be.
@@ -273,8 +279,8 @@ impl State {
         number: u64,
         location: Option<&Location>,
     ) -> core::result::Result<Visit, RegionError> {
-        if number == self.home.region.number() {
-            return Ok(Visit { state: self, place: self.home });
+        if number == self.home().region.number() {
+            return Ok(Visit { state: self, place: self.home() });
         }
         let mut visited = self.visited.lock();
         let place = match visited.iter_mut().find(|visited| visited.place.region.number() == number) {
@@ -303,6 +309,19 @@ impl State {
                 Err(error)
             }
         }
+    }
+
+    /// Takes part as another one, in a forked child: `name` gives its name in each region.
+    pub(crate) fn rename(&self, name: impl Fn(Place) -> Place) {
+        let rename = |place| {
+            let renamed: Place = name(place);
+            let mut interpreters = INTERPRETERS.lock();
+            interpreters.remove(&(place.region.number(), place.me.get()));
+            interpreters.insert((renamed.region.number(), renamed.me.get()), self.interpreter);
+            renamed
+        };
+        self.home.set(rename(self.home()));
+        self.visited.lock().iter_mut().for_each(|visited| visited.place = rename(visited.place));
     }
 
     /// Keeps a region open, which is so already, until it is [let go](State::let_go).
@@ -416,6 +435,9 @@ impl State {
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
 
+        if self.interpreter == 0 {
+            crate::fork::register(module)?;
+        }
         let pickle = import(c"_pickle")?;
         set(&objects.pickler, pickle.attribute(c"Pickler")?);
         set(&objects.loads, pickle.attribute(c"loads")?);
@@ -502,6 +524,6 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
-        leave(self.home);
+        leave(self.home());
     }
 }

@@ -1,7 +1,7 @@
 //! Waiting without the GIL, and what may end it: time, signals, and `interrupt()` or `terminate()`; and where those two
 //! may strike at all.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::ffi::c_long;
 use core::mem;
 use core::ptr::null_mut;
@@ -34,11 +34,16 @@ const LAST_SLICE: Duration = Duration::from_secs(1);
 
 /// Whether Python runs signal handlers on this thread: the process's first one, but for embedded Pythons.
 fn handles_signals() -> bool {
-    thread_local! {
-        // SAFETY: neither has preconditions.
-        static FIRST: bool = unsafe { libc::getpid() == libc::gettid() };
-    }
-    FIRST.with(|first| *first)
+    FIRST.get()
+}
+
+thread_local! {
+    static FIRST: Cell<bool> = Cell::new(is_first());
+}
+
+fn is_first() -> bool {
+    // SAFETY: neither has preconditions.
+    unsafe { libc::getpid() == libc::gettid() }
 }
 
 /// What a thread is asked to raise.
@@ -207,7 +212,7 @@ impl Seat {
         let waiting = Waiting {
             subject: subject.into(),
             interpreter: state.interpreter,
-            thread: this_thread(state.home.me).thread,
+            thread: this_thread(state.home().me).thread,
             since: Instant::now(),
         };
         loop {
@@ -287,6 +292,14 @@ pub(crate) fn sit_down(seat: Arc<Seat>) {
     seats.push(Arc::downgrade(&seat));
     drop(seats);
     SEAT.with(|mine| drop(mine.set(seat)));
+}
+
+/// In a forked child, which has no other threads.
+pub(crate) fn forget_other_threads() {
+    FIRST.set(is_first());
+    let mine = SEAT.with(|mine| mine.get().map(Arc::downgrade));
+    // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent.
+    unsafe { (&raw const SEATS).cast_mut().write(Mutex::new(mine.into_iter().collect())) };
 }
 
 fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {

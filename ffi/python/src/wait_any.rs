@@ -55,7 +55,7 @@ unsafe fn first_ready(
     objects: &[*mut ffi::PyObject],
     deadline: Option<Instant>,
 ) -> Result<Option<usize>> {
-    let home = state.home;
+    let home = state.home();
     let mut descriptors = Descriptors::default();
     let mut things = Vec::with_capacity(objects.len());
     for object in objects {
@@ -100,7 +100,7 @@ unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: 
     }
     match ffi::PyObject_AsFileDescriptor(object) {
         ..0 => Err(Raised),
-        descriptor => Ok(Watched { thing: Box::new(descriptors.add(descriptor)), place: Some(state.home) }),
+        descriptor => Ok(Watched { thing: Box::new(descriptors.add(descriptor)), place: Some(state.home()) }),
     }
 }
 
