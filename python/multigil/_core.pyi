@@ -447,5 +447,5 @@ def perform(
 ) -> tuple[Any]:
     """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
 
-def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+def attach(kind: int, region: int, location: str, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

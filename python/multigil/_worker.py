@@ -232,6 +232,12 @@ def end_main_thread() -> None:
         _main_ended.set()
 
 
+def renew_main_thread() -> None:
+    """In a forked child: its main thread ends another time than its parent's."""
+    if _main_ended is not None:
+        _main_ended._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001
+
+
 _stack_size = 0
 
 
