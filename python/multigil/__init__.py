@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from multigil.interpreter import (
         TIMEOUT_MAX,
         Interpreter,
+        Process,
         Thread,
         ThreadError,
         active_count,
@@ -127,6 +128,7 @@ __all__ = [
     "NotShareable",
     "Owner",
     "PriorityQueue",
+    "Process",
     "Queue",
     "RLock",
     "RegionCorrupt",

@@ -5,8 +5,9 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::BTreeMap;
 
+use multigil::error::RegionError;
 use multigil::layout::PeerId;
-use multigil::object::Region;
+use multigil::object::{Location, Region};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
@@ -123,10 +124,26 @@ pub(crate) fn interpreter_id(peer: PeerId) -> i64 {
     INTERPRETERS.lock().get(&peer.get()).copied().unwrap_or(-1)
 }
 
+/// The region of this process: the one that it was started with, or else one of its own.
+fn region() -> core::result::Result<&'static Region, RegionError> {
+    let Ok(inherited) = std::env::var(REGION) else { return Region::of_this_process() };
+    let place = inherited.split_once(':').and_then(|(number, descriptor)| {
+        let (number, descriptor) = (number.parse().ok()?, descriptor.parse().ok()?);
+        Some((number, Location::Process { process: std::process::id(), descriptor }))
+    });
+    let Some((number, location)) = place else {
+        return Err(RegionError::NoRegion("MULTIGIL_REGION does not name one"));
+    };
+    Region::join(number, &location)
+}
+
+/// The variable of the environment by which a process is told its region: `number:descriptor`.
+const REGION: &str = "MULTIGIL_REGION";
+
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new() -> Result<State> {
-        let region = match Region::of_this_process() {
+        let region = match region() {
             Ok(region) => region,
             Err(error) => return crate::errors::region(error),
         };

@@ -84,8 +84,12 @@ unsafe fn thing(
     if let Some(watch) = handle::watch_of(state, object) {
         return Ok(watch(object, owner(state)));
     }
-    if let Some(ending) = interpreter::ending(state, object)? {
-        return Ok(Box::new(ending));
+    if let Some(awaited) = interpreter::awaited(object)? {
+        // It is the interpreter's, which stays as long as this call.
+        if let Some(watch) = handle::watch_of(state, awaited.as_ptr()) {
+            return Ok(watch(awaited.as_ptr(), owner(state)));
+        }
+        return Ok(Box::new(interpreter::ending(state, &awaited)?));
     }
     if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
         let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
