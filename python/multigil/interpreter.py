@@ -471,7 +471,7 @@ class Interpreter:
     def _child(self, purpose: str) -> Child:
         body = self._started(purpose).body
         if isinstance(body, Subinterpreter):
-            raise RuntimeError(f"cannot {purpose} an interpreter of this process")
+            raise RuntimeError(f"cannot {purpose} interpreter of this process")
         return body
 
     def _awaited(self) -> Subinterpreter | Event:
@@ -616,10 +616,10 @@ def _recognize(
 
 
 class _Body:
-    """What others have a `Subinterpreter` for: the main one, one that multigil did not make, one that has ended, or one
-    of another process, of which no more is known than what it was sent with.
+    """What others have a `Subinterpreter` for: the main one, one that multigil did not make, or one that has ended.
 
-    The number of a process's main one is 0; those that multigil did not make have negative ones.
+    Or one of another process, of which no more is known than what it was sent with. The number of a process's main one
+    is 0; those that multigil did not make have negative ones.
     """
 
     def __init__(
@@ -760,11 +760,10 @@ def _object_of(body: Subinterpreter | Child | _Body) -> Interpreter:
 
 
 def enumerate() -> list[Interpreter]:
-    """All interpreters of the program that are alive: the main one, and those that were started, from whichever one;
-    then the processes that were started from this one.
+    """All interpreters of the program that are alive: the main one, and those that were started, from whichever one.
 
     Those that were not started from here can be looked at, named, joined and terminated. What multigil did not make is
-    not listed, but for the current interpreter.
+    not listed, but for the current interpreter. Processes are listed where they were started.
     """
     started = [_object_of(body) for body in subinterpreters() if body.name is not None]
     processes = sys.modules.get("multigil._process")
