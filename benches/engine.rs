@@ -284,8 +284,8 @@ fn semaphore(criterion: &mut Criterion) {
         let ours = region.create_shared::<Semaphore>(me, |semaphore| semaphore.initialize(1, true)).unwrap();
         let parker = Parker::default();
         bencher.iter(|| {
-            ours.acquire(region.bell(), &Patience::new(None, SPIN, &parker)).unwrap();
-            ours.release(1, region.bell()).unwrap();
+            ours.acquire(me, region.bell(), &Patience::new(None, SPIN, &parker)).unwrap();
+            ours.release(me, 1, region.bell()).unwrap();
         });
     });
     group.bench_function("parking_lot Mutex and Condvar", |bencher| {

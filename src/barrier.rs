@@ -1,30 +1,42 @@
 //! A barrier: so many participants wait for each other, again and again. What `threading.Barrier` is.
 //!
 //! ```text
-//!   63             40 39             16 15         4 3  2     1        0
-//!  +-----------------+-----------------+------------+---+--------+--------+
-//!  | generation      | arrived         |   peer     | 0 | ACTING | BROKEN |
-//!  +-----------------+-----------------+------------+---+--------+--------+
+//!   63             40 39             16 15         4    3       2       1        0
+//!  +-----------------+-----------------+------------+-------+--------+--------+--------+
+//!  | generation      | arrived         |   peer     | RESET | PASSED | ACTING | BROKEN |
+//!  +-----------------+-----------------+------------+-------+--------+--------+--------+
 //!
 //!   arrived + 1 < parties   one more has arrived, and waits in a seat whose ticket is the generation
-//!   arrived + 1 = parties   the last one: ACTING with its name while it runs the action, then the next generation
-//!   BROKEN                  nobody can wait until somebody resets it: the next generation, and not broken
+//!   arrived + 1 = parties   the last one: ACTING with its name while it runs the action
+//!   PASSED, RESET           the generation has ended, well or in vain; those who wait are being told, and the next one
+//!                           begins when they have been
+//!   BROKEN                  nobody can wait until somebody resets it
 //! ```
 //!
 //! Arriving is one compare-and-swap that also checks the generation, and the news of its end is in each waiter's own
-//! seat. So nobody has to wait until the last waiter of a generation has woken, as with a count alone.
+//! seat. So nobody has to wait until the last waiter of a generation has woken, as with a count alone. Nor for the one
+//! who tells them, who may die: whoever finds PASSED or RESET tells them all, and goes on.
+//!
+//! A participant that dies while it waits breaks the barrier for the others, unless all had arrived; so does the last one
+//! that dies in its action. One who dies as it arrives has taken its seat and may not be counted yet: that can't be told
+//! apart, and breaks the barrier too.
 #![forbid(unsafe_code)]
 
 use core::time::Duration;
 
 use crate::error::{BarrierError, OutOfMemory, WaitError};
 use crate::event::{Bell, Event, Patience};
+use crate::fault::fault;
+use crate::layout::PeerId;
 use crate::lock::Owner;
 use crate::sync::{AtomicU32, AtomicU64, Ordering, essential};
 use crate::waiters::{Benches, Call, Sitting, Waiters};
 
 const BROKEN: u64 = 1;
 const ACTING: u64 = 2;
+const PASSED: u64 = 4;
+const RESET: u64 = 8;
+const ENDED: u64 = PASSED | RESET;
 const PEER_SHIFT: u32 = 4;
 const ARRIVED_SHIFT: u32 = 16;
 const ARRIVED_ONE: u64 = 1 << ARRIVED_SHIFT;
@@ -81,7 +93,7 @@ impl Barrier {
     /// How many wait now.
     pub fn arrived(&self) -> u32 {
         match self.word.load(Ordering::Relaxed) {
-            word if word & BROKEN != 0 => 0,
+            word if word & (BROKEN | ENDED) != 0 => 0,
             word if word & ACTING != 0 => self.parties(),
             word => arrived(word),
         }
@@ -102,8 +114,7 @@ impl Barrier {
         owner: Owner,
     ) -> Result<Option<Arrival<'a>>, BarrierError> {
         loop {
-            // SYNC POINT: Acquire sees what all who arrived had done before, or whoever broke it.
-            let seen = self.word.load(essential!(BarrierSeen: Ordering::Acquire));
+            let seen = self.settled(benches);
             if seen & BROKEN != 0 {
                 return Err(BarrierError::Broken);
             }
@@ -114,15 +125,18 @@ impl Barrier {
                 let acting = seen | ACTING | u64::from(owner.peer.get()) << PEER_SHIFT;
                 // Relaxed: no word comes twice, so what it replaces is what was seen.
                 if self.word.compare_exchange(seen, acting, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                    fault!(BarrierActing);
                     return Ok(Some(Arrival::Last(Last { barrier: self, acting })));
                 }
                 continue;
             }
             // First the seat, for the last one must find everybody who has arrived in one.
             let sitting = self.waiters.sit(benches, owner, generation(seen))?;
+            fault!(BarrierSeated);
             // SYNC POINT: Release publishes what came before, and the seat, to the last one and to whoever breaks it.
             let release = essential!(Arrived: Ordering::Release);
             if self.word.compare_exchange(seen, seen + ARRIVED_ONE, release, Ordering::Relaxed).is_ok() {
+                fault!(BarrierArrived);
                 return Ok(Some(Arrival::Waiting(arrived(seen), sitting)));
             }
         }
@@ -150,14 +164,17 @@ impl Barrier {
 
     /// Breaks it: all who wait are dismissed, and nobody can wait until it is reset.
     pub fn abort(&self, benches: &impl Benches, bell: &Bell) {
-        let seen = self.change(|seen| generation_bits(seen) | BROKEN);
+        let seen = self.change(benches, |seen| generation_bits(seen) | BROKEN);
+        fault!(BarrierBroken);
         self.dismiss(seen, benches, bell);
     }
 
     /// Makes it as new: all who wait are dismissed.
     pub fn reset(&self, benches: &impl Benches, bell: &Bell) {
-        let seen = self.change(next_generation);
-        self.dismiss(seen, benches, bell);
+        let seen = self.change(benches, |seen| generation_bits(seen) | RESET);
+        fault!(BarrierReset);
+        self.finish(generation_bits(seen) | RESET, benches);
+        self.acted.notify_all(bell);
     }
 
     /// Breaks it unless that generation has ended: one of those who had arrived has left.
@@ -176,10 +193,11 @@ impl Barrier {
     /// Breaks it if it is that generation still, with none of those flags; false if it is not.
     fn break_generation(&self, ticket: u32, unless: u64, benches: &impl Benches, bell: &Bell) -> bool {
         let mut seen = self.word.load(Ordering::Relaxed);
-        while generation(seen) == ticket && seen & unless == 0 {
+        while generation(seen) == ticket && seen & (unless | ENDED) == 0 {
             let broken = generation_bits(seen) | BROKEN;
             match self.word.compare_exchange(seen, broken, essential!(Broke: Ordering::AcqRel), Ordering::Relaxed) {
                 Ok(_) => {
+                    fault!(BarrierBroken);
                     self.dismiss(seen, benches, bell);
                     return true;
                 }
@@ -189,23 +207,66 @@ impl Barrier {
         false
     }
 
-    /// Changes the word, which ends the generation, and gives what it was.
-    fn change(&self, to: impl Fn(u64) -> u64) -> u64 {
-        let mut seen = self.word.load(Ordering::Relaxed);
+    /// The word when no generation is just ending.
+    fn settled(&self, benches: &impl Benches) -> u64 {
         loop {
+            // SYNC POINT: Acquire sees what all who arrived had done before, or whoever broke it or ended a generation.
+            let seen = self.word.load(essential!(BarrierSeen: Ordering::Acquire));
+            if seen & ENDED == 0 {
+                return seen;
+            }
+            self.finish(seen, benches);
+        }
+    }
+
+    /// Changes the word, which ends the generation, and gives what it was.
+    fn change(&self, benches: &impl Benches, to: impl Fn(u64) -> u64) -> u64 {
+        loop {
+            let seen = self.settled(benches);
             // SYNC POINT: Acquire sees the seats of those who have arrived; Release publishes why it was done.
-            match self.word.compare_exchange(seen, to(seen), essential!(Broke: Ordering::AcqRel), Ordering::Relaxed) {
-                Ok(_) => return seen,
-                Err(now) => seen = now,
+            let ordering = essential!(Broke: Ordering::AcqRel);
+            if self.word.compare_exchange(seen, to(seen), ordering, Ordering::Relaxed).is_ok() {
+                return seen;
             }
         }
     }
 
-    /// Tells those of a generation that has just ended in vain, and those who wait for its action's end.
+    /// Tells those of a generation that has ended, and begins the next one.
+    fn finish(&self, ended: u64, benches: &impl Benches) {
+        let ticket = generation(ended);
+        let call = if ended & PASSED != 0 { Call::Called } else { Call::Dismissed };
+        essential!(AllTold: self.waiters.call_all(benches, call, ticket, |seat| seat == ticket));
+        fault!(BarrierTold);
+        // It fails if somebody else was quicker. Relaxed: what the generation's end published goes on to whoever sees the
+        // next one, because this is a read-modify-write.
+        let _ = self.word.compare_exchange(ended, next_generation(ended), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Tells those who wait that the barrier was broken, and those who wait for its action's end.
     fn dismiss(&self, seen: u64, benches: &impl Benches, bell: &Bell) {
         let ended = generation(seen);
         self.waiters.call_all(benches, Call::Dismissed, ended, |ticket| ticket == ended);
         self.acted.notify_all(bell);
+    }
+
+    /// Goes on with what one who died has left, and breaks the barrier if the others would wait for it.
+    pub fn recover(&self, benches: &impl Benches, dead: PeerId, bell: &Bell) {
+        let seen = self.settled(benches);
+        if essential!(DeadActed: seen & ACTING != 0 && peer(seen) == dead.get()) {
+            self.abandon(generation(seen), benches, bell);
+        }
+        // Before its seats are free: should we die here, then the next one finds them.
+        for ticket in self.waiters.tickets(benches, dead) {
+            essential!(DeadAwaited: self.time_out(ticket, benches, bell));
+        }
+        fault!(BarrierDeadLeft);
+        self.waiters.recover(benches, dead, |_, _| {});
+        // Maybe it was the dead one who broke it, and told nobody.
+        let seen = self.word.load(Ordering::Relaxed);
+        if seen & BROKEN != 0 {
+            essential!(DeadBroke: self.dismiss(seen, benches, bell));
+        }
+        self.acted.recover();
     }
 
     /// Those who wait.
@@ -235,14 +296,14 @@ impl Last<'_> {
     /// [`BarrierError::Broken`] if the barrier was broken or reset meanwhile.
     pub fn release(self, benches: &impl Benches, bell: &Bell) -> Result<(), BarrierError> {
         let barrier = self.barrier;
-        let next = next_generation(self.acting);
+        let passed = generation_bits(self.acting) | PASSED;
         // SYNC POINT: Release publishes the action to that of the next generation; Acquire sees why it was broken.
         let (release, acquire) = (essential!(Acted: Ordering::Release), essential!(BarrierSeen: Ordering::Acquire));
-        if barrier.word.compare_exchange(self.acting, next, release, acquire).is_err() {
+        if barrier.word.compare_exchange(self.acting, passed, release, acquire).is_err() {
             return Err(BarrierError::Broken);
         }
-        let ended = generation(self.acting);
-        barrier.waiters.call_all(benches, Call::Called, ended, |ticket| ticket == ended);
+        fault!(BarrierPassed);
+        barrier.finish(passed, benches);
         barrier.acted.notify_all(bell);
         Ok(())
     }
@@ -255,6 +316,10 @@ impl Last<'_> {
 
 fn arrived(word: u64) -> u32 {
     (word >> ARRIVED_SHIFT & COUNT) as u32
+}
+
+fn peer(word: u64) -> u16 {
+    (word >> PEER_SHIFT & 0xFFF) as u16
 }
 
 fn generation(word: u64) -> u32 {

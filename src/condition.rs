@@ -2,9 +2,14 @@
 //!
 //! Whoever waits takes a seat while it holds the lock, gives the lock back, sleeps, and takes the lock again. So a
 //! notification that comes after the lock was given back finds the seat, and calls those who came first.
+//!
+//! A waiter leaves its seat when it has taken the lock again. One that died in its seat has not gone on, so what it was
+//! called for is left to do, and somebody else is called. One that died while it notified held the lock: whoever takes
+//! that is told, and may notify again those who were not called.
 #![forbid(unsafe_code)]
 
 use crate::error::OutOfMemory;
+use crate::layout::PeerId;
 use crate::lock::Owner;
 use crate::sync::{AtomicU32, Ordering, essential};
 use crate::waiters::{Benches, Call, Sitting, Waiters};
@@ -49,6 +54,13 @@ impl Condition {
     /// when that call was made: who came later was not meant.
     pub fn pass_on(&self, benches: &impl Benches, called: Called) {
         essential!(CallPassedOn: self.call_first(benches, called.next));
+    }
+
+    /// Forgets waiters that died. Calls that they had are passed on, maybe twice if their finder dies, too.
+    pub fn recover(&self, benches: &impl Benches, dead: PeerId) {
+        self.waiters.recover(benches, dead, |_, next| {
+            essential!(DeadCallPassedOn: self.pass_on(benches, Called { next }));
+        });
     }
 
     fn call_first(&self, benches: &impl Benches, next: u32) -> bool {

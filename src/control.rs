@@ -17,6 +17,10 @@ const SHUT_DOWN: u32 = 1;
 /// Nothing is got any more either.
 const IMMEDIATE: u32 = 2;
 
+/// In `done`: changes with every message that is thrown away and so done. Who completes what somebody did who was killed
+/// sees by it whether the message had been counted.
+const THROWN_AWAY: u64 = 1 << 63;
+
 /// The start of every queue. All zero bytes are valid: no bound, open, no tasks.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -31,7 +35,7 @@ pub struct Control {
     pub(crate) not_full: Event,
     /// Somebody waits for the last task.
     all_done: Event,
-    /// Tasks that were reported done.
+    /// Tasks that were reported done, and the flag [`THROWN_AWAY`].
     done: CachePadded<AtomicU64>,
 }
 
@@ -54,6 +58,26 @@ impl Control {
         u64::try_from(maxsize).ok().filter(|limit| *limit != 0).unwrap_or(NO_LIMIT)
     }
 
+    /// What [`Control::throw_away`] asks for next time, from whoever is the only one that throws messages away.
+    pub(crate) fn next_mark(&self) -> bool {
+        self.done.load(Ordering::Relaxed) & THROWN_AWAY == 0
+    }
+
+    /// Counts a message as done that was thrown away, of `put` that were put, if there is anything to be done: more may
+    /// have been reported done than were got. Nothing happens the second time with the same mark.
+    pub(crate) fn throw_away(&self, mark: bool, put: u64, bell: &Bell) {
+        let mut seen = self.done.load(Ordering::Relaxed);
+        while (seen & THROWN_AWAY != 0) != mark {
+            let done = seen & !THROWN_AWAY;
+            let now = (done + u64::from(done < put)) | (seen ^ THROWN_AWAY) & THROWN_AWAY;
+            match self.done.compare_exchange_weak(seen, now, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) if done + 1 == put => return self.all_done.notify_all(bell),
+                Ok(_) => return,
+                Err(other) => seen = other,
+            }
+        }
+    }
+
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
     pub(crate) fn shut_down(&self, immediate: bool) {
         self.header.flags.fetch_or(SHUT_DOWN | if immediate { IMMEDIATE } else { 0 }, Ordering::AcqRel);
@@ -65,7 +89,7 @@ impl Control {
         self.header.flags.load(Ordering::Acquire) & IMMEDIATE != 0
     }
 
-    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
+    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);
@@ -132,13 +156,14 @@ pub trait AnyQueue {
         let mut seen = done.load(Ordering::Relaxed);
         loop {
             let put = self.put_in_all();
-            if seen >= put {
+            let now_done = (seen & !THROWN_AWAY) + 1;
+            if now_done > put {
                 return Err(TooManyDone);
             }
             // Release: what was done comes before `join` returns.
             match done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => {
-                    if seen + 1 == put {
+                    if now_done == put {
                         all_done.notify_all(region.bell());
                     }
                     return Ok(());
@@ -162,7 +187,7 @@ pub trait AnyQueue {
 
     /// Messages that were put and not reported done.
     fn unfinished(&self) -> u64 {
-        let done = self.control().done.load(Ordering::Acquire);
+        let done = self.control().done.load(Ordering::Acquire) & !THROWN_AWAY;
         self.put_in_all().saturating_sub(done)
     }
 }

@@ -114,6 +114,50 @@ pub enum WaitError {
     Interrupted,
 }
 
+/// The owner of a lock died while it held it. What the lock guards may be half changed; the lock is free now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the owner of the lock died: participant {peer}, thread {thread}")]
+pub struct OwnerDied {
+    /// The number that it took part by.
+    pub peer: u16,
+    /// The kernel's id of its thread; 0 if it died before it could write it down.
+    pub thread: u32,
+}
+
+/// Why a lock was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum AcquireError {
+    /// The deadline passed.
+    #[error("timed out")]
+    TimedOut,
+    /// A signal arrived or the waiting thread was interrupted; the call may be repeated.
+    #[error("wait was interrupted")]
+    Interrupted,
+    /// Nobody else is told; the next call may take it.
+    #[error(transparent)]
+    OwnerDied(#[from] OwnerDied),
+}
+
+impl From<WaitError> for AcquireError {
+    fn from(error: WaitError) -> Self {
+        match error {
+            WaitError::TimedOut => AcquireError::TimedOut,
+            WaitError::Interrupted => AcquireError::Interrupted,
+        }
+    }
+}
+
+/// Why a reentrant lock was not taken, but for being somebody else's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ReacquireError {
+    /// It has been taken too often.
+    #[error(transparent)]
+    TooManyAcquires(#[from] TooManyAcquires),
+    /// Nobody else is told; the next call may take it.
+    #[error(transparent)]
+    OwnerDied(#[from] OwnerDied),
+}
+
 /// A lock was released that nobody held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("release unlocked lock")]

@@ -5,11 +5,17 @@
 //!   ------                                     --------
 //!   sleepers += 1                              make the condition hold        (a read-modify-write)
 //!   seen = sequence                            fence                          ← SYNC POINT: store before load
-//!   clear WAKING                               sleepers = 0 ?  → done: no system call
-//!   fence   ← SYNC POINT: store before load    WAKING set ?    → done: a wake is under way
-//!   condition holds ?  → leave                 set WAKING, sequence += 1, futex wake
+//!   another epoch ?    → sleepers += 1         sleepers = 0 ?  → done: no system call
+//!   clear WAKING                               WAKING set ?    → done: a wake is under way
+//!   fence   ← SYNC POINT: store before load    set WAKING, sequence += 1, futex wake
+//!   condition holds ?  → leave
 //!   futex wait while sequence = seen
 //!   again
+//!
+//!   31       30        29     20 19                  0
+//!  +--------+---------+---------+---------------------+
+//!  | WAKING | WATCHED |  epoch  | sleepers            |
+//!  +--------+---------+---------+---------------------+
 //! ```
 //!
 //! The two fences are the store-buffering pattern: either the notifier sees the sleeper, or the sleeper sees
@@ -19,8 +25,16 @@
 //! woke is still on its way to a processor. Whoever wakes clears it *before* looking again, and passes the
 //! wake on if there is more than it took, so no wake is owed to anybody when WAKING is clear.
 //!
-//! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It counts as a
-//! sleeper of each event, and as a watcher too, so that whoever wakes a sleeper there also rings the bell.
+//! Who waits for several things at once ([`wait_any`]) can sleep on one word only: the region's [`Bell`]. It sets WATCHED
+//! in each event's word; a notifier that finds it there takes it back and rings, and whoever the bell woke sets it again.
+//! So nobody has to be told when such a wait ends: a flag that was left costs one ring.
+//!
+//! A sleeper that is killed stays counted, and each notifier would make a system call for it. [`Event::recover`] begins
+//! a new epoch with nobody in it and wakes everybody. Who lives counts itself again, and takes its count back only from
+//! the epoch in which it counted itself.
+//!
+//! A notifier that is killed leaves its work undone: the condition holds and nobody was woken, or WAKING was set and
+//! nobody comes. Each sleeper looks again when it has looked out ([`Lookout`]), so no harm is done that lasts.
 
 use core::fmt::Debug;
 use core::ops::Deref;
@@ -30,12 +44,77 @@ use core::time::Duration;
 use std::time::Instant;
 
 use crate::error::WaitError;
+use crate::fault::fault;
 use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence, fence_after_read_modify_write};
 #[cfg(not(loom))]
 use crate::sync::{Woken, spin_loop};
 
 /// Set from the futex wake until the woken thread looks again.
 const WAKING: u32 = 1 << 31;
+/// Set by those who sleep on the bell.
+const WATCHED: u32 = 1 << 30;
+
+/// How many threads sleep, in which epoch; the two highest bits are flags of the event's. All zero bytes are valid.
+///
+/// The count only says whether a wake may be needed. One that is too large costs wakes. One that is too small would take
+/// more sleepers than it can hold, or one that slept through all epochs there are; it costs a sleeper the time until it
+/// looks out.
+#[repr(transparent)]
+#[derive(Debug, Default)]
+pub(crate) struct Sleepers(AtomicU32);
+
+const COUNT: u32 = EPOCH_ONE - 1;
+const EPOCH: u32 = WATCHED - EPOCH_ONE;
+const EPOCH_ONE: u32 = 1 << 20;
+
+/// The epoch in which a sleeper counted itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u32);
+
+impl Sleepers {
+    /// Counts the caller.
+    pub(crate) fn enter(&self) -> Epoch {
+        Epoch(self.0.fetch_add(1, Ordering::Relaxed) & EPOCH) // Relaxed: a fence of the caller's orders it
+    }
+
+    /// Counts the caller again if it is counted no more.
+    pub(crate) fn stay(&self, epoch: &mut Epoch) {
+        if essential!(CountedAgain: self.0.load(Ordering::Relaxed) & EPOCH != epoch.0) {
+            *epoch = self.enter();
+        }
+    }
+
+    /// Takes the caller's count back.
+    pub(crate) fn leave(&self, epoch: Epoch) {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        let is_another = |seen: u32| essential!(OwnEpoch: seen & EPOCH != epoch.0);
+        while !is_another(seen) && seen & COUNT != 0 {
+            // Relaxed: too large a count only costs a wake.
+            match self.0.compare_exchange(seen, seen - 1, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed) & COUNT
+    }
+
+    /// Begins a new epoch with nobody in it. Everybody is to be woken then.
+    pub(crate) fn forget(&self) {
+        let mut seen = self.0.load(Ordering::Relaxed);
+        while seen & (COUNT | WAKING) != 0 {
+            let next = seen.wrapping_add(EPOCH_ONE) & EPOCH | seen & WATCHED;
+            // Relaxed: whoever is woken for it sees it by the word that it slept on.
+            match self.0.compare_exchange(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
+        }
+    }
+}
 
 /// A place to sleep until a condition may have come true. All zero bytes are a valid, idle event.
 #[repr(C)]
@@ -43,10 +122,8 @@ const WAKING: u32 = 1 << 31;
 pub struct Event {
     /// The futex word: grows by one with every wake.
     sequence: FutexWord,
-    /// How many threads are in [`Event::wait_until`] or watch the event, and the flag [`WAKING`].
-    sleepers: AtomicU32,
-    /// How many of them watch it, and sleep on the bell.
-    watchers: AtomicU32,
+    /// Those in [`Event::wait_until`], and the flags [`WAKING`] and [`WATCHED`].
+    sleepers: Sleepers,
 }
 
 impl Event {
@@ -56,41 +133,47 @@ impl Event {
     #[inline(always)]
     pub fn notify_one(&self, bell: &Bell) {
         essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
-        let sleepers = self.sleepers.load(Ordering::Relaxed); // Relaxed: the fence orders it
-        if sleepers != 0 {
+        let sleepers = self.sleepers.0.load(Ordering::Relaxed); // Relaxed: the fence orders it
+        if sleepers & (COUNT | WATCHED) != 0 {
             self.wake_one(sleepers, bell);
         }
     }
 
     #[cold]
     fn wake_one(&self, sleepers: u32, bell: &Bell) {
-        if sleepers & WAKING != 0 {
-            return;
-        }
-        // SYNC POINT: Acquire sees in `watchers` whoever is counted as one. The fences see to it that whoever clears
-        // WAKING after this sees the condition that we made hold.
-        let acquire = essential!(WatchersCounted: Ordering::Acquire);
-        if self.sleepers.fetch_or(WAKING, acquire) & WAKING == 0 {
+        fault!(EventConditionMade);
+        // Relaxed: the fences see to it that whoever clears WAKING after this sees the condition that we made hold.
+        if sleepers & COUNT != 0
+            && sleepers & WAKING == 0
+            && self.sleepers.0.fetch_or(WAKING, Ordering::Relaxed) & WAKING == 0
+        {
+            fault!(EventWaking);
             // SYNC POINT: Release publishes WAKING to the Acquire in `wait_until`.
             self.sequence.fetch_add(1, essential!(Grown: Ordering::Release));
+            fault!(EventGrown);
             self.sequence.wake(1);
-            self.ring(bell);
         }
+        self.ring(sleepers, bell);
     }
 
     /// Wakes every sleeper. The caller has just changed something by an atomic read-modify-write.
     pub fn notify_all(&self, bell: &Bell) {
         essential!(NotifyFence: fence_after_read_modify_write()); // SYNC POINT: the condition before `sleepers`
-        if self.sleepers.load(Ordering::Relaxed) & !WAKING != 0 {
+        let sleepers = self.sleepers.0.load(Ordering::Relaxed);
+        if sleepers & COUNT != 0 {
+            fault!(EventConditionMade);
             self.sequence.fetch_add(1, Ordering::Relaxed); // Relaxed: the fences order it
+            fault!(EventGrown);
             self.sequence.wake(i32::MAX);
-            self.ring(bell);
         }
+        self.ring(sleepers, bell);
     }
 
     /// Rings the bell if somebody watches.
-    fn ring(&self, bell: &Bell) {
-        if self.watchers.load(Ordering::Relaxed) != 0 {
+    fn ring(&self, sleepers: u32, bell: &Bell) {
+        // Relaxed: the bell's word publishes that the flag is gone.
+        if sleepers & WATCHED != 0 && self.sleepers.0.fetch_and(!WATCHED, Ordering::Relaxed) & WATCHED != 0 {
+            fault!(EventUnwatched);
             bell.ring();
         }
     }
@@ -112,13 +195,14 @@ impl Event {
         if let Some(value) = patience.spin(&mut attempt) {
             return Ok(value);
         }
-        self.sleepers.fetch_add(1, Ordering::Relaxed); // Relaxed: the fence below orders it
+        let mut epoch = self.sleepers.enter();
         let mut ended = Ok(());
         let result = loop {
-            // SYNC POINT: Acquire, before the look at WAKING. Otherwise the wake that sets it may be one that we have
-            // seen already.
+            fault!(EventCounted);
+            // SYNC POINT: Acquire, before the look at WAKING and the epoch. Otherwise the wake that comes with them may
+            // be one that we have seen already.
             let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
-            self.look();
+            self.look(&mut epoch);
             if let Some(value) = attempt() {
                 break Ok(value);
             }
@@ -127,7 +211,8 @@ impl Event {
             }
             ended = patience.sleep(&self.sequence, seen);
         };
-        self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+        fault!(EventLeaving);
+        self.sleepers.leave(epoch);
         if result.is_ok() && essential!(PassOn: more()) {
             self.notify_one(bell);
         }
@@ -156,32 +241,36 @@ impl Event {
         Ok(result.ok_or(turn))
     }
 
-    /// Comes before each look at the condition: the wake that was under way has arrived.
-    pub fn look(&self) {
-        if self.sleepers.load(Ordering::Relaxed) & WAKING != 0 {
-            self.sleepers.fetch_and(!WAKING, Ordering::Relaxed); // Relaxed: the fence orders it
+    /// Comes before each look of a sleeper at the condition: it is counted, and the wake that was under way has arrived.
+    fn look(&self, epoch: &mut Epoch) {
+        self.sleepers.stay(epoch);
+        if self.sleepers.0.load(Ordering::Relaxed) & WAKING != 0 {
+            self.sleepers.0.fetch_and(!WAKING, Ordering::Relaxed); // Relaxed: the fence orders it
         }
-        essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` and `watchers` before the condition
+        essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
     }
 
-    /// Counts the caller as somebody who sleeps on the bell.
+    /// Comes before each look at the condition of those who sleep on the bell: it rings when the condition may hold.
     pub fn watch(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed);
-        // SYNC POINT: Release publishes `watchers` to the Acquire in `wake_one`.
-        self.sleepers.fetch_add(1, essential!(Watched: Ordering::Release));
+        // If the flag has just been taken back and we do not see it yet, then we do not hear the ring yet that follows.
+        if self.sleepers.0.load(Ordering::Relaxed) & WATCHED == 0 {
+            self.sleepers.0.fetch_or(essential!(Watched: WATCHED), Ordering::Relaxed); // Relaxed: the fence orders it
+        }
+        essential!(WaitFence: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
     }
 
-    /// The end of [`Event::watch`].
-    ///
-    /// There is no wake to pass on: a watcher sleeps on the bell, so it takes none from those who sleep here.
-    pub fn unwatch(&self) {
-        self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed, both: too large a count only costs a wake
-        self.watchers.fetch_sub(1, Ordering::Relaxed);
+    /// Forgets the sleepers that died, and wakes the others. Who watches it is woken by the bell.
+    pub fn recover(&self) {
+        self.sleepers.forget();
+        fault!(EventForgotten);
+        // SYNC POINT: Release publishes the epoch to the Acquire in `wait_until`.
+        self.sequence.fetch_add(1, essential!(EpochSeen: Ordering::Release));
+        self.sequence.wake(i32::MAX); // also if nobody was counted: one who died doing this may have forgotten them
     }
 
     /// How many threads wait here.
     pub fn waiting(&self) -> u32 {
-        self.sleepers.load(Ordering::Relaxed) & !WAKING
+        self.sleepers.count()
     }
 }
 
@@ -226,7 +315,7 @@ impl Bell {
     /// Wakes everybody who sleeps on it.
     #[cold]
     pub fn ring(&self) {
-        // SYNC POINT: Release publishes WAKING to the Acquire in `wait_any`.
+        // SYNC POINT: Release publishes what has become of WATCHED to the Acquire in `wait_any`.
         self.rings.fetch_add(1, essential!(BellRung: Ordering::Release));
         self.rings.wake(i32::MAX);
     }
@@ -237,14 +326,8 @@ pub trait Watchable {
     /// Whether a wait for it alone would end now.
     fn is_ready(&self) -> bool;
 
-    /// Lets the bell ring from now on when it may have become ready.
-    fn watch(&self);
-
-    /// Whether it is ready, after `watch`. If it is not, the bell rings when it may have become ready.
+    /// The same. If it is not ready, then the bell rings when it may have become so.
     fn look(&self) -> bool;
-
-    /// The end of `watch`.
-    fn unwatch(&self);
 }
 
 /// What leads to such a thing.
@@ -253,16 +336,8 @@ impl<P: Deref<Target: Watchable>> Watchable for P {
         (**self).is_ready()
     }
 
-    fn watch(&self) {
-        (**self).watch();
-    }
-
     fn look(&self) -> bool {
         (**self).look()
-    }
-
-    fn unwatch(&self) {
-        (**self).unwatch();
     }
 }
 
@@ -275,21 +350,16 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
     if let Some(place) = ready().or_else(|| patience.spin(&mut ready)) {
         return Ok(place);
     }
-    things.iter().for_each(|thing| thing.watch());
     let mut ended = Ok(());
-    let result = loop {
+    loop {
         // SYNC POINT: Acquire, before the looks, as in `wait_until`.
         let seen = bell.rings.load(essential!(BellSeen: Ordering::Acquire));
         if let Some(place) = things.iter().position(|thing| thing.look()) {
-            break Ok(place);
+            return Ok(place);
         }
-        if let Err(error) = ended {
-            break Err(error);
-        }
+        ended?;
         ended = patience.sleep(&bell.rings, seen);
-    };
-    things.iter().for_each(|thing| thing.unwatch());
-    result
+    }
 }
 
 /// Somebody who knows of the others that take part. One who dies wakes nobody any more, so those who sleep look out.

@@ -332,9 +332,8 @@ fn size_limit() -> u64 {
 /// Whether the kernel promises no more memory than there is, so that a page of a file may be refused when it is touched.
 fn is_strict() -> bool {
     static STRICT: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
-    *STRICT.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|text| text.trim() == "2")
-    })
+    *STRICT
+        .get_or_init(|| std::fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|text| text.trim() == "2"))
 }
 
 fn flock(byte: u64, hold: Hold) -> libc::flock {
@@ -366,4 +365,3 @@ unsafe fn owned(descriptor: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: as the caller says.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
-

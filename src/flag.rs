@@ -59,6 +59,11 @@ impl Flag {
         Seen(self.word.load(essential!(FlagSeen: Ordering::Acquire)))
     }
 
+    /// Forgets those who died waiting. The word has been changed by a single step, or not.
+    pub fn recover(&self) {
+        self.changed.recover();
+    }
+
     /// Waits until it is set, or has been since `seen` was noted.
     ///
     /// # Errors
@@ -104,17 +109,9 @@ impl Watchable for Flag {
         self.is_set()
     }
 
-    fn watch(&self) {
-        self.changed.watch();
-    }
-
     fn look(&self) -> bool {
-        self.changed.look();
+        self.changed.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.changed.unwatch();
     }
 }
 
@@ -130,16 +127,8 @@ impl Watchable for FlagFromNow<'_> {
         self.flag.ends_wait(self.seen)
     }
 
-    fn watch(&self) {
-        self.flag.watch();
-    }
-
     fn look(&self) -> bool {
-        self.flag.changed.look();
+        self.flag.changed.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.flag.unwatch();
     }
 }

@@ -223,6 +223,14 @@ impl Heap {
         }
     }
 
+    /// Whether the block belongs to a queue, or to that peer.
+    pub(crate) fn belongs_to(&self, index: u32, owner: Option<PeerId>) -> bool {
+        self.find(index).is_some_and(|(_, descriptor)| {
+            let seen = descriptor.load(Ordering::Relaxed);
+            owned_by(seen, owner) == seen
+        })
+    }
+
     /// The address and size of a block, if the index leads to one.
     pub(crate) fn memory(&self, index: u32) -> Option<(NonNull<u8>, usize)> {
         let slab = self.slab(index)?;
@@ -575,11 +583,17 @@ impl Heap {
         (size >= size_of::<T>() && memory.cast::<T>().is_aligned()).then(|| memory.cast())
     }
 
-    /// The objects that exist, as it was a moment ago.
+    /// Whether the object has no reference any more, and that peer is to end it.
+    pub(crate) fn is_ended_by(&self, id: ObjectId, peer: PeerId) -> bool {
+        let ended = u64::from(id.generation) << GENERATION_SHIFT | u64::from(peer.get()) << PEER_SHIFT | OBJECT;
+        self.find(id.index).is_some_and(|(_, descriptor)| descriptor.load(Ordering::Acquire) & !DIRTY == ended)
+    }
+
+    /// The objects that exist, as it was a moment ago, those included that somebody is just ending.
     pub(crate) fn objects(&self) -> Vec<ObjectId> {
         let mut found = Vec::new();
         self.each_block(|_, index, seen| {
-            if seen & STATE == OBJECT && seen & REFERENCES != 0 {
+            if seen & STATE == OBJECT {
                 found.push(ObjectId { index, generation: (seen >> GENERATION_SHIFT) as u32 });
             }
         });
@@ -781,7 +795,8 @@ impl Heap {
                 return None;
             };
             transaction.set(&entry.offset, cut.offset);
-            transaction.set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
+            transaction
+                .set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
             transaction.set(&entry.links, cut.segment << 32 | newest);
             transaction.set(&header.slab_count, slabs + 1);
             transaction.set(&class.newest, slabs + 1);
@@ -1003,14 +1018,7 @@ impl Rings for Heap {
         Ok(RingRef::new(index, generation))
     }
 
-    fn link(
-        &self,
-        me: PeerId,
-        word: &AtomicU64,
-        expected: u64,
-        new: u64,
-        fresh: Option<RingRef>,
-    ) -> Result<(), u64> {
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64> {
         let mut seen = expected;
         let linked = self.transact(me, |transaction| {
             seen = word.load(Ordering::Acquire);

@@ -105,9 +105,8 @@ impl Journal {
     fn lock<P: Place>(&self, region: &P, me: PeerId) {
         let mine = u32::from(me.get());
         // Acquire: what the last holder changed is seen.
-        let take = |seen, flag| {
-            self.holder.compare_exchange(seen, mine | flag, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        };
+        let take =
+            |seen, flag| self.holder.compare_exchange(seen, mine | flag, Ordering::Acquire, Ordering::Relaxed).is_ok();
         for _ in 0..128 {
             if self.holder.load(Ordering::Relaxed) == 0 && take(0, 0) {
                 return;

@@ -12,7 +12,7 @@
 //! | [`event`] | sleep until a condition may hold, free of charge while nobody sleeps | one borrowed word |
 //! | [`lock`] | a lock in a word that names its owner, and a reentrant one | no |
 //! | [`key`] | values as bytes in the order of the values | no |
-//! | [`flag`], [`semaphore`] | a flag and a number to wait for | no |
+//! | [`flag`], [`semaphore`] | a flag and a number to wait for, and who has taken how much of it | no |
 //! | [`waiters`] | who waits, in the order in which they came, each in a seat of its own | no |
 //! | [`condition`], [`barrier`] | what is made of seats | no |
 //! | [`memory`] | numbers and bytes that everybody sees, and who waits for a change of them | no |

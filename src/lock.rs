@@ -1,29 +1,35 @@
 //! A mutual exclusion lock in one futex word that names its owner.
 //!
 //! ```text
-//!   31           16 15         4 3  2      1         0
-//!  +---------------+------------+----+-----------+--------+
-//!  |       0       |    peer    | 0  | CONTENDED | LOCKED |
-//!  +---------------+------------+----+-----------+--------+
+//!   31           16 15         4     3           2         1         0
+//!  +---------------+------------+-----------+---------+-----------+--------+
+//!  |       0       |    peer    | ABANDONED | WATCHED | CONTENDED | LOCKED |
+//!  +---------------+------------+-----------+---------+-----------+--------+
 //!
-//!   LOCKED CONTENDED
-//!     0        0       free
-//!     1        0       held, nobody sleeps: release is one exchange
-//!     1        1       held, somebody may sleep: release wakes one
-//!     0        1       never
+//!   0                  free
+//!   LOCKED             held, nobody sleeps: release changes one word
+//!   LOCKED, CONTENDED  held, somebody may sleep: release wakes one
+//!   LOCKED, WATCHED    held, somebody may sleep on the bell (`wait_any`): release rings
+//!   ABANDONED          nobody holds it: the owner, whose name it is, died
 //! ```
 //!
 //! The algorithm is the third mutex of Ulrich Drepper, "Futexes Are Tricky" (2011), with the owner's name in the
 //! word: the compare-and-swap that takes the lock says who took it, so it is never held anonymously. Whoever
 //! slept takes it as CONTENDED, because others may still sleep. Any thread may release it, as with `threading.Lock`.
+//!
+//! When the owner dies, [`Lock::recover`] makes the lock ABANDONED and wakes all who sleep. Whoever is the first to try
+//! it then makes it free and gets [`OwnerDied`] instead of the lock, and is the only one to get it.
 
-use crate::error::{NotLocked, NotOwned, TooManyAcquires, WaitError};
+use crate::error::{AcquireError, NotLocked, NotOwned, OwnerDied, ReacquireError, TooManyAcquires, WaitError};
 use crate::event::{Bell, Patience, Watchable};
+use crate::fault::fault;
 use crate::layout::PeerId;
 use crate::sync::{AtomicU32, FutexWord, Ordering, essential, fence, spin_loop};
 
 const LOCKED: u32 = 1;
 const CONTENDED: u32 = 2;
+const WATCHED: u32 = 4;
+const ABANDONED: u32 = 8;
 const PEER_SHIFT: u32 = 4;
 
 /// Who holds a lock.
@@ -40,55 +46,82 @@ pub struct Owner {
 #[derive(Debug, Default)]
 pub struct Lock {
     word: FutexWord,
+    /// The owner's thread. It is taken back before the lock is given back, so it is 0 or the present owner's.
     thread: AtomicU32,
-    /// How many watch the lock, and sleep on the bell; see [`wait_any`](crate::event::wait_any).
-    watchers: AtomicU32,
+    /// The thread of the owner that died, if the lock is ABANDONED.
+    dead_thread: AtomicU32,
 }
 
 impl Lock {
     /// Takes the lock if it is free.
+    ///
+    /// # Errors
+    /// [`OwnerDied`].
     #[inline]
-    pub fn try_acquire(&self, owner: Owner) -> bool {
+    pub fn try_acquire(&self, owner: Owner) -> Result<bool, OwnerDied> {
         self.take(owner, LOCKED)
     }
 
     #[inline]
-    fn take(&self, owner: Owner, state: u32) -> bool {
+    fn take(&self, owner: Owner, state: u32) -> Result<bool, OwnerDied> {
         let held = state | u32::from(owner.peer.get()) << PEER_SHIFT;
         // SYNC POINT: Acquire sees what the last owner wrote before its Release in `release`.
-        let taken =
-            self.word.compare_exchange(0, held, essential!(Acquired: Ordering::Acquire), Ordering::Relaxed).is_ok();
-        if taken {
-            self.thread.store(owner.thread, Ordering::Relaxed);
+        match self.word.compare_exchange(0, held, essential!(Acquired: Ordering::Acquire), Ordering::Relaxed) {
+            Ok(_) => {
+                fault!(LockTaken);
+                self.thread.store(owner.thread, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(seen) if seen & (LOCKED | ABANDONED) == ABANDONED => self.take_abandoned(seen, owner, state),
+            Err(_) => Ok(false),
         }
-        taken
+    }
+
+    /// Makes a lock free whose owner died. If somebody else just has, it is one like any other.
+    #[cold]
+    fn take_abandoned(&self, seen: u32, owner: Owner, state: u32) -> Result<bool, OwnerDied> {
+        // SYNC POINT: the word was seen; Acquire sees what came before the Release in `recover`.
+        essential!(AbandonedSeen: fence(Ordering::Acquire));
+        let died = OwnerDied { peer: peer(seen), thread: self.dead_thread.load(Ordering::Relaxed) };
+        // Nobody sleeps: all were woken, and who finds it abandoned does not fall asleep.
+        // Relaxed: what `recover` published goes on to whoever takes the lock, because this is a read-modify-write.
+        match self.word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => Err(died),
+            Err(_) => self.take(owner, state),
+        }
     }
 
     /// Takes the lock if it becomes free within about two microseconds.
     ///
     /// It looks ever more rarely: each look takes the cache line from whoever holds the lock. One who takes it again and
     /// again does so a few times, then, between two looks, which is quicker for both than to take turns.
-    pub fn try_acquire_soon(&self, owner: Owner) -> bool {
+    ///
+    /// # Errors
+    /// [`OwnerDied`].
+    pub fn try_acquire_soon(&self, owner: Owner) -> Result<bool, OwnerDied> {
         /// Of which each has twice as many pauses as the one before.
         const LOOKS: u32 = if cfg!(loom) { 0 } else { 7 };
-        (0..LOOKS).any(|look| {
+        for look in 0..LOOKS {
             (0..1 << look).for_each(|_| spin_loop());
-            !self.is_locked() && self.try_acquire(owner)
-        })
+            if !self.is_locked() && self.try_acquire(owner)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes the lock, waiting for as long as `patience` has.
     ///
     /// # Errors
-    /// [`WaitError`]; the lock was not taken then.
-    pub fn acquire(&self, owner: Owner, patience: &Patience<'_>) -> Result<(), WaitError> {
+    /// [`AcquireError`]; the lock was not taken then.
+    pub fn acquire(&self, owner: Owner, patience: &Patience<'_>) -> Result<(), AcquireError> {
         let mut waiter = self.waiter(owner);
-        if waiter.try_acquire() || self.try_acquire_soon(owner) || waiter.spin(patience) {
+        if waiter.try_acquire()? || self.try_acquire_soon(owner)? || waiter.spin(patience)? {
             return Ok(());
         }
         loop {
             let woken = waiter.sleep(patience);
-            if waiter.try_acquire() {
+            if waiter.try_acquire()? {
                 return Ok(());
             }
             woken?;
@@ -102,15 +135,20 @@ impl Lock {
 
     /// Sets CONTENDED and gives the word, if somebody holds the lock: whoever does will wake one when it gives it back.
     fn contend(&self) -> Option<u32> {
+        self.mark(CONTENDED)
+    }
+
+    /// Sets a flag and gives the word, if somebody holds the lock.
+    fn mark(&self, flag: u32) -> Option<u32> {
         let mut word = self.word.load(Ordering::Relaxed);
         while word & LOCKED != 0 {
-            let contended = word | CONTENDED;
-            if word == contended {
-                return Some(contended);
+            let marked = word | flag;
+            if word == marked {
+                return Some(marked);
             }
-            // Relaxed: nothing is read because of it; the owner sees the flag in its exchange in `release`.
-            match self.word.compare_exchange(word, contended, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Some(contended),
+            // Relaxed: nothing is read because of it; the owner sees the flag in its compare-and-swap in `release`.
+            match self.word.compare_exchange(word, marked, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return Some(marked),
                 Err(now) => word = now,
             }
         }
@@ -123,32 +161,68 @@ impl Lock {
     /// [`NotLocked`] if nobody holds it.
     #[inline]
     pub fn release(&self, bell: &Bell) -> Result<(), NotLocked> {
-        // SYNC POINT: Release publishes what the owner wrote to the next Acquire in `take`.
-        match self.word.swap(0, essential!(Released: Ordering::Release)) {
-            0 => Err(NotLocked),
-            word => {
-                if word & CONTENDED != 0 {
-                    self.wake(bell);
+        let mut seen = self.word.load(Ordering::Relaxed);
+        while seen & LOCKED != 0 {
+            // Before the lock is free: otherwise the thread of a reentrant lock would still find its own name when the
+            // next owner, a thread of the same peer, has taken the lock and not written its name yet.
+            essential!(NameCleared: self.thread.store(0, Ordering::Relaxed));
+            fault!(LockNameCleared);
+            // SYNC POINT: Release publishes what the owner wrote to the next Acquire in `take`.
+            let release = essential!(Released: Ordering::Release);
+            match self.word.compare_exchange(seen, 0, release, Ordering::Relaxed) {
+                Ok(_) => {
+                    fault!(LockReleased);
+                    if seen & (CONTENDED | WATCHED) != 0 {
+                        self.wake(seen, bell);
+                    }
+                    return Ok(());
                 }
-                Ok(())
+                Err(now) => seen = now,
             }
         }
+        Err(NotLocked)
     }
 
     #[cold]
-    fn wake(&self, bell: &Bell) {
-        self.word.wake(1);
-        // SYNC POINT: whoever set CONTENDED as a watcher had been counted before.
-        essential!(WatchersSeen: fence(Ordering::Acquire));
-        if self.watchers.load(Ordering::Relaxed) != 0 {
+    fn wake(&self, seen: u32, bell: &Bell) {
+        if seen & CONTENDED != 0 {
+            self.word.wake(1);
+        }
+        if seen & WATCHED != 0 {
             bell.ring();
         }
+    }
+
+    /// Makes the lock ABANDONED if `dead`, who died, holds it, and wakes all who wait. Whoever sleeps on the bell is to be
+    /// woken by the caller.
+    pub fn recover(&self, dead: PeerId) {
+        let mut seen = self.word.load(Ordering::Relaxed);
+        if seen & LOCKED != 0 && peer(seen) == dead.get() {
+            // Before anybody else can hold the lock: its thread may have the id of the dead one. Should another thread
+            // give the lock back just now, then the next owner's name may be lost; reentrant ones only their owners do.
+            self.dead_thread.store(self.thread.load(Ordering::Relaxed), Ordering::Relaxed);
+            essential!(DeadNameCleared: self.thread.store(0, Ordering::Relaxed));
+        }
+        while seen & LOCKED != 0 && peer(seen) == dead.get() {
+            fault!(LockDeadFound);
+            let abandoned = seen & !(LOCKED | CONTENDED | WATCHED) | ABANDONED;
+            // SYNC POINT: Release publishes what was put right to the Acquire in `take_abandoned`, and the name.
+            let release = essential!(Abandoned: Ordering::Release);
+            // It fails if somebody has given the lock back meanwhile, or has begun to wait.
+            match self.word.compare_exchange(seen, abandoned, release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        fault!(LockAbandoned);
+        // Also if it was not held: the dead one may have given it back and woken nobody, or been woken and taken nothing.
+        essential!(AbandonedWake: self.word.wake(i32::MAX));
     }
 
     /// Who holds the lock now.
     pub fn owner(&self) -> Option<Owner> {
         let word = self.word.load(Ordering::Relaxed);
-        let peer = PeerId::new((word >> PEER_SHIFT & 0xFFF) as u16)?;
+        let peer = PeerId::new(peer(word)).filter(|_| word & LOCKED != 0)?;
         Some(Owner { peer, thread: self.thread.load(Ordering::Relaxed) })
     }
 
@@ -156,6 +230,11 @@ impl Lock {
     pub fn is_locked(&self) -> bool {
         self.word.load(Ordering::Relaxed) & LOCKED != 0
     }
+}
+
+/// Whose name is in the word.
+fn peer(word: u32) -> u16 {
+    (word >> PEER_SHIFT & 0xFFF) as u16
 }
 
 /// One who waits for a lock: sleep, try, sleep again, until it has the lock or is dropped.
@@ -171,18 +250,27 @@ pub struct Waiter<'a> {
 
 impl Waiter<'_> {
     /// Takes the lock if it is free.
-    pub fn try_acquire(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// [`OwnerDied`].
+    pub fn try_acquire(&mut self) -> Result<bool, OwnerDied> {
         let contended = if self.owes_wake { essential!(TakeContended: CONTENDED) } else { 0 };
-        let taken = self.lock.take(self.owner, LOCKED | contended);
+        let taken = self.lock.take(self.owner, LOCKED | contended)?;
         self.owes_wake &= !taken;
-        taken
+        Ok(taken)
     }
 
     /// Takes the lock if it becomes free in the time that `patience` has for spinning.
-    pub fn spin(&mut self, patience: &Patience<'_>) -> bool {
+    ///
+    /// # Errors
+    /// [`OwnerDied`].
+    pub fn spin(&mut self, patience: &Patience<'_>) -> Result<bool, OwnerDied> {
         let lock = self.lock;
-        let mut attempt = || (!lock.is_locked() && self.try_acquire()).then_some(());
-        patience.spin(&mut attempt).is_some()
+        let mut attempt = || {
+            let taken = if lock.is_locked() { Ok(false) } else { self.try_acquire() };
+            (taken != Ok(false)).then_some(taken)
+        };
+        patience.spin(&mut attempt).unwrap_or(Ok(false))
     }
 
     /// Sleeps until the lock was given back, if somebody holds it. Others may have taken it again by then.
@@ -194,6 +282,7 @@ impl Waiter<'_> {
             None => Ok(()),
             Some(word) => {
                 self.owes_wake = true;
+                fault!(LockContended);
                 patience.sleep(&self.lock.word, word)
             }
         }
@@ -211,8 +300,8 @@ impl Drop for Waiter<'_> {
 /// A lock that its owner may take again. All zero bytes are a valid, free one.
 ///
 /// The owner is known exactly: only a thread itself writes its id, after taking the lock, and takes it back before
-/// releasing it. So a thread that reads its own id (and finds its peer in the word) holds the lock, and one that does
-/// not hold it never reads its own.
+/// releasing it; a dead one's is taken back before the lock can be taken. So a thread that reads its own id (and finds
+/// its peer in the word) holds the lock, and one that does not hold it never reads its own.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct RLock {
@@ -242,33 +331,37 @@ impl RLock {
     /// Takes the lock if it is free or `me` holds it.
     ///
     /// # Errors
-    /// [`TooManyAcquires`].
+    /// [`ReacquireError`].
     #[inline]
-    pub fn try_acquire(&self, me: Owner) -> Result<bool, TooManyAcquires> {
+    pub fn try_acquire(&self, me: Owner) -> Result<bool, ReacquireError> {
         if self.take_again(me)? {
             return Ok(true);
         }
-        let taken = self.lock.try_acquire(me);
+        let taken = self.lock.try_acquire(me)?;
         if taken {
+            fault!(RLockTaken);
             self.count.store(1, Ordering::Relaxed);
         }
         Ok(taken)
     }
 
     /// Has `me` hold the lock as if taken `count` times, if it is free or `me` holds it.
-    pub fn try_restore(&self, me: Owner, count: u32) -> bool {
-        let taken = self.is_owned(me) || self.lock.try_acquire(me);
+    ///
+    /// # Errors
+    /// [`OwnerDied`].
+    pub fn try_restore(&self, me: Owner, count: u32) -> Result<bool, OwnerDied> {
+        let taken = self.is_owned(me) || self.lock.try_acquire(me)?;
         if taken {
             self.count.store(count, Ordering::Relaxed);
         }
-        taken
+        Ok(taken)
     }
 
     /// Has `me`, who does not hold the lock, hold it as if taken `count` times, waiting for it.
     ///
     /// # Errors
-    /// [`WaitError`]; the lock was not taken then.
-    pub fn restore(&self, me: Owner, count: u32, patience: &Patience<'_>) -> Result<(), WaitError> {
+    /// [`AcquireError`]; the lock was not taken then.
+    pub fn restore(&self, me: Owner, count: u32, patience: &Patience<'_>) -> Result<(), AcquireError> {
         self.lock.acquire(me, patience)?;
         self.was_taken(count);
         Ok(())
@@ -310,10 +403,15 @@ impl RLock {
 
     fn give_back(&self, bell: &Bell) {
         self.count.store(0, Ordering::Relaxed);
-        // Before the lock is free: otherwise this thread would still find its own name when the next owner, a thread of
-        // the same peer, has taken the lock and not written its name yet.
-        essential!(NameCleared: self.lock.thread.store(0, Ordering::Relaxed));
         let _ = self.lock.release(bell); // it is held: its owner is here
+    }
+
+    /// As [`Lock::recover`].
+    pub fn recover(&self, dead: PeerId) {
+        if self.lock.owner().is_some_and(|owner| owner.peer == dead) {
+            self.count.store(0, Ordering::Relaxed); // nobody else touches it as long as the lock is held
+        }
+        self.lock.recover(dead);
     }
 
     /// How often its owner, if there is one, has taken it.
@@ -337,27 +435,9 @@ impl Watchable for Lock {
         !self.is_locked()
     }
 
-    fn watch(&self) {
-        self.watchers.fetch_add(1, Ordering::Relaxed); // Relaxed: `look` publishes it
-    }
-
-    /// Looks and sets CONTENDED in one step: the release of whoever is seen to hold the lock rings.
+    /// Looks and sets WATCHED in one step: the release of whoever is seen to hold the lock rings.
     fn look(&self) -> bool {
-        let mut seen = self.word.load(Ordering::Relaxed);
-        while seen & LOCKED != 0 {
-            // SYNC POINT: Release publishes `watchers` to the fence in `wake`. So it is written even if the flag is
-            // there already: the release that takes that one back may not know of us.
-            let release = essential!(LockWatched: Ordering::Release);
-            match self.word.compare_exchange(seen, seen | CONTENDED, release, Ordering::Relaxed) {
-                Ok(_) => return false,
-                Err(now) => seen = now,
-            }
-        }
-        true
-    }
-
-    fn unwatch(&self) {
-        self.watchers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+        self.mark(essential!(LockWatched: WATCHED)).is_none()
     }
 }
 
@@ -373,15 +453,7 @@ impl Watchable for RLockForOwner<'_> {
         self.lock.lock.is_ready() || self.lock.is_owned(self.me)
     }
 
-    fn watch(&self) {
-        self.lock.lock.watch();
-    }
-
     fn look(&self) -> bool {
         self.lock.lock.look() || self.lock.is_owned(self.me)
-    }
-
-    fn unwatch(&self) {
-        self.lock.lock.unwatch();
     }
 }

@@ -28,7 +28,7 @@
 #![forbid(unsafe_code)]
 
 use crate::error::WaitError;
-use crate::event::Patience;
+use crate::event::{Patience, Sleepers};
 #[cfg(not(loom))]
 use crate::sync::{AtomicU8, AtomicU16};
 use crate::sync::{AtomicU32, AtomicU64, FutexWord, Ordering, essential, fence};
@@ -66,6 +66,11 @@ impl Memory {
         self.length.load(Ordering::Relaxed)
     }
 
+    /// Forgets those who died waiting, and has the others look again.
+    pub fn recover(&self) {
+        self.changes.iter().for_each(Changes::recover);
+    }
+
     /// Those who wait for a change of the element at that place, and maybe of others.
     pub fn changes(&self, place: usize) -> &Changes {
         &self.changes[place % PLACES]
@@ -87,8 +92,8 @@ pub struct Format {
 pub struct Changes {
     /// The futex word: grows by one with every notification that somebody may need.
     notifications: FutexWord,
-    /// How many threads are in [`Changes::wait_until`].
-    sleepers: AtomicU32,
+    /// Those in [`Changes::wait_until`].
+    sleepers: Sleepers,
     /// The notification that everybody was woken for, since it had woken somebody in vain.
     passed_on: AtomicU32,
 }
@@ -98,7 +103,7 @@ impl Changes {
     pub fn notify(&self, count: u32) {
         // SYNC POINT: the change before `sleepers`. A full fence: nobody knows by what instruction the change was made.
         essential!(ChangeBeforeSleepers: fence(Ordering::SeqCst));
-        if self.sleepers.load(Ordering::Relaxed) != 0 {
+        if self.sleepers.count() != 0 {
             self.notifications.fetch_add(1, Ordering::Release); // Release: who sees the number sees the change
             self.notifications.wake(i32::try_from(count).unwrap_or(i32::MAX));
         }
@@ -116,10 +121,11 @@ impl Changes {
         if let Some(value) = patience.spin(&mut attempt) {
             return Ok(value);
         }
-        self.sleepers.fetch_add(1, Ordering::Relaxed); // Relaxed: the fence below orders it
+        let mut epoch = self.sleepers.enter();
         let mut ended = None;
         let result = loop {
-            let seen = self.notifications.load(Ordering::Relaxed); // Relaxed: the fence makes it an acquire
+            let seen = self.notifications.load(Ordering::Acquire); // Acquire: who sees a new epoch's number sees the epoch
+            self.sleepers.stay(&mut epoch);
             essential!(SleepersBeforeChange: fence(Ordering::SeqCst)); // SYNC POINT: `sleepers` before the condition
             if let Some(value) = attempt() {
                 break Ok(value);
@@ -134,8 +140,15 @@ impl Changes {
             }
             ended = Some(patience.sleep(&self.notifications, seen));
         };
-        self.sleepers.fetch_sub(1, Ordering::Relaxed); // Relaxed: too large a count only costs a wake
+        self.sleepers.leave(epoch);
         result
+    }
+
+    /// Forgets the sleepers that died, and wakes the others.
+    pub fn recover(&self) {
+        self.sleepers.forget();
+        self.notifications.fetch_add(1, Ordering::Release); // Release: who sees the number sees the epoch
+        self.notifications.wake(i32::MAX);
     }
 
     /// Lets everybody look, unless somebody has seen to that since the notification.

@@ -288,7 +288,19 @@ impl Region {
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
-        let _ = (id, kind, dead, me);
+        let visit = Visit { region: self, id, dead, me };
+        match kind {
+            ObjectKind::LifoQueue => visit.see(|queue: &LifoQueue| queue.recover(self, dead)),
+            ObjectKind::PriorityQueue => visit.see(|queue: &PriorityQueue| queue.recover(self, dead)),
+            ObjectKind::Lock => visit.see(|lock: &SharedLock| lock.recover(dead)),
+            ObjectKind::RLock => visit.see(|lock: &SharedRLock| lock.recover(dead)),
+            ObjectKind::Flag => visit.see(|flag: &SharedFlag| flag.recover()),
+            ObjectKind::Semaphore => visit.see(|semaphore: &SharedSemaphore| semaphore.recover(dead)),
+            ObjectKind::Condition => visit.see(|condition: &SharedCondition| condition.recover(self, dead)),
+            ObjectKind::Barrier => visit.see(|barrier: &SharedBarrier| barrier.recover(self, dead, self.bell())),
+            ObjectKind::Memory => visit.see(|memory: &SharedMemory| memory.recover()),
+            ObjectKind::Queue | ObjectKind::Bench => {}
+        }
     }
 
     /// What the region holds.
@@ -619,7 +631,6 @@ impl Region {
     pub fn bell(&self) -> &Bell {
         &self.heap.space().header().bell
     }
-
 }
 
 /// A bench is an object with one reference, which is the link that leads to it.
@@ -696,6 +707,30 @@ fn milliseconds() -> u64 {
     // SAFETY: the kernel fills the live structure.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
     now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// A look at an object of which the dead may have left something half done.
+struct Visit<'r> {
+    region: &'r Region,
+    id: ObjectId,
+    dead: PeerId,
+    me: PeerId,
+}
+
+impl Visit<'_> {
+    /// Lets `look` see the object, which stays meanwhile: for the reference that we take, or because nobody refers to it
+    /// any more and the dead was about to end it.
+    fn see<T: SharedState, R>(&self, look: impl FnOnce(&T) -> R) {
+        let Visit { region, id, dead, me } = *self;
+        if let Ok(object) = region.attach::<T>(id, me) {
+            look(&object);
+        } else if region.heap.is_ended_by(id, dead) {
+            // SAFETY: it is of that kind, and whoever recovers the dead is the only one to go on with it.
+            if let Some(object) = unsafe { region.last::<T>(id) } {
+                look(object);
+            }
+        }
+    }
 }
 
 /// A peer that looks for the dead of its region while it waits.
@@ -970,12 +1005,7 @@ impl<'r> Message<'r> {
     ///
     /// # Errors
     /// [`OutOfMemory`]; it is an empty message then.
-    pub fn allocate(
-        &mut self,
-        kind: u8,
-        length: usize,
-        pins: &[(ObjectId, ObjectKind)],
-    ) -> Result<(), OutOfMemory> {
+    pub fn allocate(&mut self, kind: u8, length: usize, pins: &[(ObjectId, ObjectKind)]) -> Result<(), OutOfMemory> {
         self.empty();
         self.disown();
         let too_large = OutOfMemory { requested: length as u64, available: Meta::MAX_LENGTH };
@@ -1074,14 +1104,14 @@ impl<'r> Message<'r> {
         (!self.meta().is_inline()).then_some(self.cell.payload[0] as u32)
     }
 
-    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which then belongs to the
-    /// entry. The message is empty afterwards.
+    /// As an entry holds it: meta, and a payload of at most 8 bytes or the index of a block, which stays the caller's
+    /// until the entry is a queue's. The message is empty afterwards.
     ///
     /// # Errors
     /// [`OutOfMemory`]; the message is as it was then.
     pub(crate) fn move_to_entry(&mut self) -> Result<(u64, u64), OutOfMemory> {
         let meta = self.meta();
-        if meta.is_inline() && meta.length > 8 {
+        if meta.is_inline() && meta.is_block_of_entry() {
             let block = self.region.heap.take(self.me, INLINE_BYTES)?;
             if let Some((memory, _)) = self.region.heap.memory(block) {
                 // SAFETY: the block was just taken, and holds that many bytes.
@@ -1089,22 +1119,18 @@ impl<'r> Message<'r> {
             }
             self.cell.payload[0] = u64::from(block);
         }
-        if meta.is_block_of_entry() {
-            self.region.heap.hand_over(self.cell.payload[0] as u32, None);
-        }
         self.disown();
         Ok((meta.pack(), self.cell.payload[0]))
     }
 
-    /// Becomes the message of an entry, which does not have it any more.
+    /// Becomes the message of an entry that does not have it any more. The block, if there is one, is the caller's.
     pub(crate) fn take_entry(&mut self, meta: u64, payload: u64) {
         self.empty();
         let block = self.read_entry(meta, payload);
-        if let Some(block) = block {
-            self.region.heap.hand_over(block, Some(self.me));
-            if self.meta().is_inline() {
-                self.region.heap.give_back(self.me, block);
-            }
+        if let Some(block) = block
+            && self.meta().is_inline()
+        {
+            self.region.heap.give_back(self.me, block);
         }
     }
 

@@ -14,6 +14,20 @@
 //!
 //! Who waits acts inside the wait as far as keys decide. Comparing values takes what a wait gives away (in Python, the
 //! GIL), so then the wait ends: with the lock held, or with the right to the next attempt ([`Turn`]).
+//!
+//! # Whoever holds the lock may be killed
+//! What is going to change is written into a journal before, and a last word, the commit, makes it so: nothing has
+//! happened until then, and everything will from then on. It is carried out in steps that may be repeated, as a journal
+//! that is left behind is carried out from the step on that it names ([`OrderedQueue::recover`]).
+//!
+//! ```text
+//!   put   the message's block is the producer's → commit → it is the queue's → entries move down → the message moves in
+//!   get   it is the queue's → commit → it is the consumer's → entries move up → the last one moves in
+//!   both  → count → the journal is empty → the lock is free
+//! ```
+//!
+//! A block of the table is its taker's until the table names it. One that the table names and that still, or again, is
+//! the dead holder's becomes the table's.
 #![forbid(unsafe_code)]
 
 use core::cmp::Ordering::Less;
@@ -24,10 +38,11 @@ use core::mem::ManuallyDrop;
 use crossbeam_utils::CachePadded;
 
 use crate::control::{AnyQueue, Control};
-use crate::error::{GetError, InUse, OrderedError, OutOfMemory, PutError, WaitError};
+use crate::error::{AcquireError, GetError, InUse, OrderedError, OutOfMemory, OwnerDied, PutError, WaitError};
 use crate::event::{Attempt, Event, Patience, Turn, Watchable};
+use crate::fault::fault;
 use crate::key::{Key, compare};
-use crate::layout::{Entry, Meta, ObjectHeader, ObjectKind, PeerId};
+use crate::layout::{Entry, INLINE_BYTES, Meta, ObjectHeader, ObjectKind, PeerId};
 use crate::lock::{Owner, RLock};
 use crate::object::{Message, Region};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, spin_loop};
@@ -94,6 +109,107 @@ struct Guarded {
     count: AtomicU64,
     /// How many messages were ever put.
     put: AtomicU64,
+    journal: Journal,
+    /// The journal's: the message that is put or got, unless its entry is the table's last one, which no other one is
+    /// copied over.
+    message: Entry,
+}
+
+/// What is being done to the table. All zero bytes are a valid, empty one.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct Journal {
+    /// What is done, how far it is, and to where; 0 if nothing is. See [`Change::word`].
+    word: AtomicU64,
+    /// What [`Guarded::count`] becomes,
+    count: AtomicU64,
+    /// and [`Guarded::put`].
+    put: AtomicU64,
+}
+
+/// What is done to the table, as the journal says.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    kind: ChangeKind,
+    /// What tells whether a message that is thrown away has been counted; see [`Control::throw_away`].
+    mark: bool,
+    /// Where the message goes, or where the last one goes once it is gone; the last place itself if no other one moves.
+    place: u64,
+    /// How many messages there will be,
+    count: u64,
+    /// and will have been put.
+    put: u64,
+}
+
+/// A message comes or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChangeKind {
+    Put = 1,
+    Get = 2,
+    ThrowAway = 3,
+}
+
+/// In the journal's word, above a [`ChangeKind`]: the mark.
+const MARK: u64 = 1 << 2;
+/// How many entries have moved,
+const STEP_SHIFT: u32 = 3;
+const MAX_STEPS: u64 = 1 << (PLACE_SHIFT - STEP_SHIFT);
+/// and the place.
+const PLACE_SHIFT: u32 = 16;
+
+impl Change {
+    /// As it is in the journal's word, when so many entries have moved.
+    #[inline(always)]
+    fn word(&self, step: u64) -> u64 {
+        self.place << PLACE_SHIFT | step << STEP_SHIFT | if self.mark { MARK } else { 0 } | self.kind as u64
+    }
+
+    /// The table's last place, before a message goes or after one has come.
+    #[inline(always)]
+    fn last(&self) -> u64 {
+        if self.kind == ChangeKind::Put { self.count.wrapping_sub(1) } else { self.count }
+    }
+}
+
+impl Journal {
+    /// What is being done, and how many entries have moved, if anything is that can be.
+    fn read(&self) -> Option<(Change, u64)> {
+        // Acquire: what was written before is seen.
+        let word = self.word.load(Ordering::Acquire);
+        let kind = match word % MARK {
+            1 => ChangeKind::Put,
+            2 => ChangeKind::Get,
+            3 => ChangeKind::ThrowAway,
+            _ => return None,
+        };
+        let (count, put) = (self.count.load(Ordering::Relaxed), self.put.load(Ordering::Relaxed));
+        let change = Change { kind, mark: word & MARK != 0, place: word >> PLACE_SHIFT, count, put };
+        (change.last() < MAX_MESSAGES).then_some((change, word >> STEP_SHIFT & (MAX_STEPS - 1)))
+    }
+
+    /// Writes down what will be done. Whoever finds it from now on carries it out.
+    #[inline(always)]
+    fn commit(&self, change: &Change) {
+        self.count.store(change.count, Ordering::Relaxed); // Relaxed, both: the word publishes them
+        self.put.store(change.put, Ordering::Relaxed);
+        fault!(OrderedWrittenDown);
+        self.note(change, 0);
+    }
+
+    /// Says that so many entries have moved.
+    #[inline(always)]
+    fn note(&self, change: &Change, step: u64) {
+        // Release: all that was done before stays before, for whoever reads this after we were killed.
+        self.word.store(change.word(step), Ordering::Release);
+        fault!(OrderedNoted);
+    }
+
+    /// Says that nothing is being done any more.
+    #[inline(always)]
+    fn clear(&self) {
+        self.word.store(0, Ordering::Release); // Release, as in `note`
+        fault!(OrderedDone);
+    }
 }
 
 impl<O> AsRef<ObjectHeader> for OrderedQueue<O> {
@@ -102,7 +218,7 @@ impl<O> AsRef<ObjectHeader> for OrderedQueue<O> {
     }
 }
 
-/// The block of an entry, and its place there.
+/// The block of an entry, one of the [`MAX_MESSAGES`], and its place there.
 fn locate(entry: u64) -> (usize, usize) {
     let shifted = entry + FIRST_ENTRIES;
     let block = shifted.ilog2() - FIRST_ENTRIES.ilog2();
@@ -124,10 +240,12 @@ impl<O: Order> OrderedQueue<O> {
         if lock.is_owned(me) {
             return Err(InUse);
         }
-        if !lock.try_restore(me, 1) {
+        // One who died here leaves nothing to tell: the next one takes the lock.
+        let take = || lock.try_restore(me, 1).or_else(|_: OwnerDied| lock.try_restore(me, 1)).unwrap_or(false);
+        if !take() {
             let is_taken = || {
                 spin_loop();
-                lock.try_restore(me, 1)
+                take()
             };
             if !(0..LOOKS).any(|_| is_taken()) {
                 return Ok(None);
@@ -146,7 +264,13 @@ impl<O: Order> OrderedQueue<O> {
         me: Owner,
         patience: &Patience<'_>,
     ) -> Result<Locked<'a, O>, WaitError> {
-        self.guarded.lock.restore(me, 1, patience)?;
+        while let Err(error) = self.guarded.lock.restore(me, 1, patience) {
+            match error {
+                AcquireError::TimedOut => return Err(WaitError::TimedOut),
+                AcquireError::Interrupted => return Err(WaitError::Interrupted),
+                AcquireError::OwnerDied(_) => {} // as in `try_lock`
+            }
+        }
         Ok(Locked { queue: self, region, me, has_put: false, has_got: false })
     }
 
@@ -204,66 +328,230 @@ impl<O: Order> OrderedQueue<O> {
     /// Gives all messages and the table back, each message to `each` before. The caller is the only one who knows the
     /// queue.
     pub(crate) fn destroy(&self, region: &Region, me: PeerId, mut each: impl FnMut(&mut Message<'_>)) {
+        // Nobody else wants the lock, but it says who went on with this should the caller be killed.
+        let take = || self.guarded.lock.try_restore(Owner { peer: me, thread: 0 }, 1);
+        let _ = take().or_else(|_: OwnerDied| take()); // twice, as in `try_lock`
         let mut message = Message::new(region, me);
-        while !self.is_empty() {
-            self.take_last(region, &mut message);
+        while let Ok(Some((meta, payload))) = self.take_last(ChangeKind::Get, region, me) {
+            message.take_entry(meta, payload);
             each(&mut message);
         }
-        for block in self.blocks.iter() {
-            if let Some(block) = block.load(Ordering::Relaxed).checked_sub(1) {
-                region.heap().give_back(me, block);
+        for block in &*self.blocks {
+            if let Some(index) = Self::take_block(block, region, me) {
+                region.heap().give_back(me, index);
+            }
+        }
+    }
+
+    /// Puts right what a participant left that was killed, and lets everybody look who waits. May itself end anywhere, and
+    /// begin again.
+    ///
+    /// What the dead has got, and what it had not put yet, is its own still.
+    pub fn recover(&self, region: &Region, dead: PeerId) {
+        if let Some(owner) = self.guarded.lock.lock().owner().filter(|owner| owner.peer == dead) {
+            self.complete(region, dead);
+            fault!(OrderedRecovered);
+            // However often it says that it was taken.
+            let _ = self.guarded.lock.release_save(owner, region.bell());
+        }
+        self.control.wake_all(true, region.bell());
+    }
+
+    /// Does what the holder of the lock would have done, and left undone when it was killed.
+    fn complete(&self, region: &Region, dead: PeerId) {
+        for block in &*self.blocks {
+            let index = block.load(Ordering::Acquire).wrapping_sub(1);
+            if region.heap().belongs_to(index, Some(dead)) {
+                region.heap().hand_over(index, None);
+                fault!(OrderedRoomKept);
+            }
+        }
+        if let Some((change, step)) = self.guarded.journal.read() {
+            let table = Table::new(self, region, change.last());
+            // A table without such entries is one that somebody wrote over: nothing can be done.
+            let _ = self.carry_out(&change, step, region, dead, |entry| table.entry(entry));
+        }
+        self.guarded.journal.clear();
+        if self.control.is_shut_down_immediately() {
+            while let Ok(Some(_)) = self.take_last(ChangeKind::ThrowAway, region, dead) {
+                let _ = self.leave_room(region, dead);
             }
         }
     }
 
     // What follows is for whoever holds the lock.
 
-    /// An entry that there is.
+    /// How many messages there are.
     #[inline]
-    fn entry<'a>(&self, region: &'a Region, entry: u64) -> &'a Entry {
-        let (block, place) = locate(entry);
-        &region.table(self.blocks[block].load(Ordering::Relaxed).wrapping_sub(1))[place]
+    fn count(&self) -> Result<u64, Corrupt> {
+        let count = self.guarded.count.load(Ordering::Relaxed); // Relaxed: only ours
+        if count <= MAX_MESSAGES { Ok(count) } else { Err(Corrupt) }
     }
 
-    /// Makes room for one more entry.
+    /// An entry, one of the [`MAX_MESSAGES`].
     #[inline]
-    fn make_room(&self, region: &Region, me: PeerId) -> Result<(), OutOfMemory> {
-        let count = self.len();
-        if count == MAX_MESSAGES {
+    fn entry<'a>(&self, region: &'a Region, entry: u64) -> Result<&'a Entry, Corrupt> {
+        let (block, place) = locate(entry);
+        let block = self.blocks.get(block).ok_or(Corrupt)?;
+        region.table(block.load(Ordering::Relaxed).wrapping_sub(1)).get(place).ok_or(Corrupt)
+    }
+
+    /// Makes room for one more entry than there are, so many.
+    #[inline]
+    fn make_room(&self, count: u64, region: &Region, me: PeerId) -> Result<(), OutOfMemory> {
+        let (number, _) = locate(count);
+        let Some(block) = self.blocks.get(number) else {
             return Err(OutOfMemory { requested: size_of::<Entry>() as u64, available: 0 });
-        }
-        let (block, _) = locate(count);
-        if self.blocks[block].load(Ordering::Relaxed) == 0 {
-            let index = region.heap().take(me, size_of::<Entry>() * (FIRST_ENTRIES << block) as usize)?;
+        };
+        if block.load(Ordering::Relaxed) == 0 {
+            let index = region.heap().take(me, size_of::<Entry>() * (FIRST_ENTRIES << number) as usize)?;
+            fault!(OrderedRoomTaken);
+            block.store(index + 1, Ordering::Release); // Release: before it is handed over
+            fault!(OrderedRoomNamed);
             region.heap().hand_over(index, None);
-            self.blocks[block].store(index + 1, Ordering::Relaxed);
+            fault!(OrderedRoomMade);
         }
         Ok(())
     }
 
-    /// Gives the last block back once the one before is half empty: not at every put and get around its beginning.
+    /// Gives the last block back if it is not needed any more.
     #[inline]
     fn give_room_back(&self, region: &Region, me: PeerId) {
-        let (block, place) = locate(self.len());
-        if place as u64 > FIRST_ENTRIES << block >> 1 {
-            return;
-        }
-        if let Some(next) = self.blocks.get(block + 1)
-            && let Some(index) = next.load(Ordering::Relaxed).checked_sub(1)
-        {
-            next.store(0, Ordering::Relaxed);
+        if let Some(index) = self.leave_room(region, me) {
             region.heap().give_back(me, index);
             region.heap().trim(me); // messages had piled up, whose memory is free now
         }
     }
 
-    /// Takes the last entry's message. There is one.
-    fn take_last(&self, region: &Region, message: &mut Message<'_>) {
-        let last = self.len() - 1;
-        self.guarded.count.store(last, Ordering::Release);
-        let entry = self.entry(region, last);
-        message.take_entry(entry.meta.read(), entry.payload.read());
+    /// Takes the last block once the one before is half empty: not at every put and get around its beginning.
+    #[inline]
+    fn leave_room(&self, region: &Region, owner: PeerId) -> Option<u32> {
+        let (number, place) = locate(self.len().min(MAX_MESSAGES));
+        if place as u64 > FIRST_ENTRIES << number >> 1 {
+            return None;
+        }
+        Self::take_block(self.blocks.get(number + 1)?, region, owner)
     }
+
+    /// Takes a block of the table, if there is one: it is `owner`'s from then on.
+    #[inline]
+    fn take_block(block: &AtomicU32, region: &Region, owner: PeerId) -> Option<u32> {
+        let index = block.load(Ordering::Relaxed).checked_sub(1)?;
+        let is_the_tables = region.heap().belongs_to(index, None);
+        if is_the_tables {
+            region.heap().hand_over(index, Some(owner));
+            fault!(OrderedRoomLeft);
+        }
+        block.store(0, Ordering::Release); // Release: after it was handed over
+        fault!(OrderedRoomForgotten);
+        is_the_tables.then_some(index)
+    }
+
+    /// Takes the last entry's message, if there is one: its block is `owner`'s from then on.
+    fn take_last(&self, kind: ChangeKind, region: &Region, owner: PeerId) -> Result<Option<(u64, u64)>, Corrupt> {
+        let Some(last) = self.count()?.checked_sub(1) else { return Ok(None) };
+        let entry = self.entry(region, last)?;
+        let message = check(region, entry)?;
+        let change = Change { kind, mark: self.control.next_mark(), place: last, count: last, put: self.put_in_all() };
+        self.guarded.journal.commit(&change);
+        self.carry_out(&change, 0, region, owner, |_| Ok(entry))?;
+        Ok(Some(message))
+    }
+
+    /// Does what the journal says, of which so many steps are done, for whoever has written it there.
+    ///
+    /// The hole that a message leaves, or comes into, moves along the heap; each step is noted before the next one writes
+    /// over the entry that this one copied.
+    #[inline(always)]
+    fn carry_out<'a>(
+        &self,
+        change: &Change,
+        steps_done: u64,
+        region: &Region,
+        owner: PeerId,
+        entry: impl Fn(u64) -> Result<&'a Entry, Corrupt>,
+    ) -> Result<(), Corrupt> {
+        let Guarded { journal, count, put, message, .. } = &*self.guarded;
+        let (is_put, last, place) = (change.kind == ChangeKind::Put, change.last(), change.place);
+        let message = if place == last { entry(last)? } else { message };
+        if let Some(block) = block(message) {
+            region.heap().hand_over(block, if is_put { None } else { Some(owner) });
+            fault!(OrderedHandedOver);
+        }
+        if place != last {
+            let mut hole = entry(if is_put { last } else { 0 })?;
+            let mut step = 0;
+            let mut move_to = |next| {
+                let next = entry(next)?;
+                step += 1;
+                if step > steps_done {
+                    hole.take(next);
+                    fault!(OrderedMoved);
+                    journal.note(change, step);
+                }
+                hole = next;
+                Ok(())
+            };
+            if is_put {
+                way_up(last, place).try_for_each(&mut move_to)?;
+            } else {
+                way_down(place).try_for_each(&mut move_to)?;
+            }
+            hole.take(if is_put { message } else { entry(last)? });
+            fault!(OrderedMovedIn);
+        }
+        put.store(change.put, Ordering::Release); // Release, both: each is there before the next step
+        fault!(OrderedPutCounted);
+        count.store(change.count, Ordering::Release);
+        fault!(OrderedCounted);
+        if change.kind == ChangeKind::ThrowAway {
+            self.control.throw_away(change.mark, change.put, region.bell());
+            fault!(OrderedThrownAway);
+        }
+        journal.clear();
+        Ok(())
+    }
+}
+
+/// The region holds something that no version of multigil wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Corrupt;
+
+impl From<Corrupt> for PutError {
+    fn from(_: Corrupt) -> PutError {
+        PutError::Corrupt
+    }
+}
+
+impl From<Corrupt> for GetError {
+    fn from(_: Corrupt) -> GetError {
+        GetError::Corrupt
+    }
+}
+
+impl<R: From<Corrupt>, C> From<Corrupt> for OrderedError<R, C> {
+    fn from(corrupt: Corrupt) -> OrderedError<R, C> {
+        OrderedError::Refused(corrupt.into())
+    }
+}
+
+/// The index of the block that an entry's message is in, if it is in one.
+#[inline]
+fn block(entry: &Entry) -> Option<u32> {
+    Meta::unpack(entry.meta.read()).is_block_of_entry().then(|| entry.payload.read() as u32)
+}
+
+/// The meta and the payload of an entry of a queue, if they can be.
+#[inline]
+fn check(region: &Region, entry: &Entry) -> Result<(u64, u64), Corrupt> {
+    let (meta, payload) = (entry.meta.read(), entry.payload.read());
+    let is_whole = || {
+        let index = payload as u32;
+        let bytes = Meta::unpack(meta).room().max(INLINE_BYTES as u64);
+        let is_in_block = region.heap().memory(index).is_some_and(|(_, size)| size as u64 >= bytes);
+        is_in_block && region.heap().belongs_to(index, None)
+    };
+    if !Meta::unpack(meta).is_block_of_entry() || is_whole() { Ok((meta, payload)) } else { Err(Corrupt) }
 }
 
 /// The blocks of a queue's table up to an entry: looking one up for every comparison would cost more than comparing.
@@ -279,10 +567,11 @@ impl<'a> Table<'a> {
         Table(table)
     }
 
+    /// An entry, one of the [`MAX_MESSAGES`].
     #[inline]
-    fn entry(&self, entry: u64) -> &'a Entry {
+    fn entry(&self, entry: u64) -> Result<&'a Entry, Corrupt> {
         let (block, place) = locate(entry);
-        &self.0[block][place]
+        self.0.get(block).and_then(|entries| entries.get(place)).ok_or(Corrupt)
     }
 }
 
@@ -291,6 +580,7 @@ impl Entry {
     #[inline]
     fn take(&self, other: &Entry) {
         self.key.iter().zip(&other.key).for_each(|(to, from)| to.write(from.read()));
+        fault!(OrderedHalfMoved);
         self.meta.write(other.meta.read());
         self.payload.write(other.payload.read());
     }
@@ -482,18 +772,18 @@ impl<O: Order> Locked<'_, O> {
         if queue.is_shut_down() {
             return refused(PutError::ShutDown);
         }
-        if queue.is_full() {
+        let count = queue.count()?;
+        if count >= queue.control.limit() {
             return refused(PutError::Full);
         }
-        let count = queue.len();
         let mut place = count;
         if O::BY_PRIORITY {
             while let Some(parent) = parent(place) {
-                let entry = queue.entry(region, parent);
+                let entry = queue.entry(region, parent)?;
                 let is_less = match compare(|word| key.0[word], |word| entry.key[word].read()) {
                     Some(order) => order == Less,
                     None => {
-                        let (name, others) = self.view(entry);
+                        let (name, others) = self.view(entry)?;
                         let mine = Contender { name: Name::Put(number), message };
                         less(mine, Contender { name, message: &others }).map_err(OrderedError::Incomparable)?
                     }
@@ -505,21 +795,20 @@ impl<O: Order> Locked<'_, O> {
             }
         }
         let out_of_memory = |error| OrderedError::Refused(PutError::OutOfMemory(error));
-        queue.make_room(region, me.peer).map_err(out_of_memory)?;
+        queue.make_room(count, region, me.peer).map_err(out_of_memory)?;
+        let last = queue.entry(region, count)?;
         let (meta, payload) = message.move_to_entry().map_err(out_of_memory)?;
-        let mut free = count;
-        while free != place
-            && let Some(parent) = parent(free)
-        {
-            queue.entry(region, free).take(queue.entry(region, parent));
-            free = parent;
-        }
-        let entry = queue.entry(region, place);
+        fault!(OrderedBlockReady);
+        let Guarded { journal, message, .. } = &*queue.guarded;
+        let entry = if place == count { last } else { message };
         entry.key.iter().zip(key.0).for_each(|(to, from)| to.write(from));
         entry.meta.write(meta);
         entry.payload.write(payload);
-        queue.guarded.put.store(queue.put_in_all() + 1, Ordering::Release);
-        queue.guarded.count.store(count + 1, Ordering::Release);
+        let put = queue.put_in_all().wrapping_add(1);
+        let change = Change { kind: ChangeKind::Put, mark: false, place, count: count + 1, put };
+        journal.commit(&change);
+        let entry = |entry| if entry == count { Ok(last) } else { queue.entry(region, entry) };
+        queue.carry_out(&change, 0, region, me.peer, entry)?;
         self.has_put = true;
         Ok(())
     }
@@ -532,39 +821,47 @@ impl<O: Order> Locked<'_, O> {
     ) -> Result<(), OrderedError<GetError, C>> {
         let Locked { queue, region, me, .. } = *self;
         message.empty();
-        let Some(last) = queue.len().checked_sub(1) else { return Err(OrderedError::Refused(self.nothing())) };
-        let next = self.next(last, message.prepared_for()).map_err(OrderedError::Refused)?;
+        let Some(last) = queue.count()?.checked_sub(1) else { return Err(OrderedError::Refused(self.nothing())) };
+        let next = if O::BY_PRIORITY { 0 } else { last };
+        let entry = queue.entry(region, next)?;
+        let (meta, payload) = self.look(entry, message.prepared_for()).map_err(OrderedError::Refused)?;
+        let Guarded { journal, message: got, .. } = &*queue.guarded;
+        let put = queue.put_in_all();
+        let change = |place| Change { kind: ChangeKind::Get, mark: false, place, count: last, put };
         if next == last {
-            queue.take_last(region, message);
+            let change = change(last);
+            journal.commit(&change);
+            queue.carry_out(&change, 0, region, me.peer, |_| Ok(entry))?;
         } else {
             let table = Table::new(queue, region, last);
-            let place = self.place_of_last(last, &table, less).map_err(OrderedError::Incomparable)?;
-            let mut free = table.entry(0);
-            message.take_entry(free.meta.read(), free.payload.read());
-            for child in way_down(place) {
-                let child = table.entry(child);
-                free.take(child);
-                free = child;
-            }
-            free.take(table.entry(last));
-            queue.guarded.count.store(last, Ordering::Release);
+            let place = self.place_of_last(last, &table, less).map_err(|error| match error {
+                OrderedError::Refused(corrupt) => corrupt.into(),
+                OrderedError::Incomparable(error) => OrderedError::Incomparable(error),
+            })?;
+            let change = change(place);
+            got.meta.write(meta);
+            got.payload.write(payload);
+            journal.commit(&change);
+            queue.carry_out(&change, 0, region, me.peer, |entry| table.entry(entry))?;
         }
+        message.take_entry(meta, payload);
         queue.give_room_back(region, me.peer);
         Ok(())
     }
 
-    /// The entry that is next where `last` is the last one, if its message has at most so many bytes.
+    /// The meta and the payload of an entry whose message has at most so many bytes.
     #[inline]
-    fn next(&self, last: u64, most: u64) -> Result<u64, GetError> {
-        let next = if O::BY_PRIORITY { 0 } else { last };
-        let length = Meta::unpack(self.queue.entry(self.region, next).meta.read()).length;
-        if length > most { Err(GetError::Large(length)) } else { Ok(next) }
+    fn look(&self, entry: &Entry, most: u64) -> Result<(u64, u64), GetError> {
+        let (meta, payload) = check(self.region, entry)?;
+        let length = Meta::unpack(meta).length;
+        if length > most { Err(GetError::Large(length)) } else { Ok((meta, payload)) }
     }
 
     fn peek(&self, copy: &mut Message<'_>) -> Result<(), GetError> {
-        let Some(last) = self.queue.len().checked_sub(1) else { return Err(self.nothing()) };
-        let next = self.next(last, copy.prepared_for())?;
-        let (_, original) = self.view(self.queue.entry(self.region, next));
+        let Some(last) = self.queue.count()?.checked_sub(1) else { return Err(self.nothing()) };
+        let entry = self.queue.entry(self.region, if O::BY_PRIORITY { 0 } else { last })?;
+        self.look(entry, copy.prepared_for())?;
+        let (_, original) = self.view(entry)?;
         let length = Meta::unpack(original.cell().meta).length;
         if length > copy.room() {
             copy.allocate(0, length as usize, &[])?;
@@ -587,15 +884,15 @@ impl<O: Order> Locked<'_, O> {
         last: u64,
         table: &Table<'_>,
         mut less: impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, C>,
-    ) -> Result<u64, C> {
+    ) -> Result<u64, OrderedError<Corrupt, C>> {
         let mut is_less = |one: u64, other: u64| {
-            let (one, other) = (table.entry(one), table.entry(other));
+            let (one, other) = (table.entry(one)?, table.entry(other)?);
             match compare(|word| one.key[word].read(), |word| other.key[word].read()) {
                 Some(order) => Ok(order == Less),
                 None => {
-                    let ((my_name, mine), (name, others)) = (self.view(one), self.view(other));
+                    let ((my_name, mine), (name, others)) = (self.view(one)?, self.view(other)?);
                     let mine = Contender { name: my_name, message: &mine };
-                    less(mine, Contender { name, message: &others })
+                    less(mine, Contender { name, message: &others }).map_err(OrderedError::Incomparable)
                 }
             }
         };
@@ -615,39 +912,47 @@ impl<O: Order> Locked<'_, O> {
     }
 
     /// Lets no more messages in. Gets go on until the queue is empty; with `immediate` it is emptied now.
-    pub fn shut_down(mut self, immediate: bool) {
+    ///
+    /// # Errors
+    /// [`GetError::Corrupt`].
+    pub fn shut_down(self, immediate: bool) -> Result<(), GetError> {
         let Locked { queue, region, .. } = self;
         queue.control.shut_down(immediate);
-        if immediate {
-            self.throw_away();
-        }
+        fault!(OrderedShutDown);
+        let result = if immediate { self.throw_away() } else { Ok(()) };
         drop(self);
         queue.control.wake_all(immediate, region.bell());
+        Ok(result?)
     }
 
     /// Throws all messages away, as done.
-    pub fn clear(mut self) {
+    ///
+    /// # Errors
+    /// [`GetError::Corrupt`].
+    pub fn clear(self) -> Result<(), GetError> {
         let Locked { queue, region, .. } = self;
-        self.throw_away();
+        let result = self.throw_away();
         drop(self);
         queue.control.not_full.notify_all(region.bell());
+        Ok(result?)
     }
 
-    fn throw_away(&mut self) {
+    /// Should the caller be killed, then some are left, and those that are not are counted.
+    fn throw_away(&self) -> Result<(), Corrupt> {
         let Locked { queue, region, me, .. } = *self;
         let mut message = Message::new(region, me.peer);
-        while !queue.is_empty() {
-            queue.take_last(region, &mut message);
-            queue.give_room_back(region, me.peer);
+        while let Some((meta, payload)) = queue.take_last(ChangeKind::ThrowAway, region, me.peer)? {
+            message.take_entry(meta, payload);
             message.empty();
-            let _ = queue.task_done(region); // more may have been reported done than were got
+            queue.give_room_back(region, me.peer);
         }
+        Ok(())
     }
 
     /// The message of an entry, for a look at it.
-    fn view(&self, entry: &Entry) -> (Name, ManuallyDrop<Message<'_>>) {
-        let (meta, payload) = (entry.meta.read(), entry.payload.read());
-        (Name::Queued([meta, payload]), Message::of_entry(self.region, self.me.peer, meta, payload))
+    fn view(&self, entry: &Entry) -> Result<(Name, ManuallyDrop<Message<'_>>), Corrupt> {
+        let (meta, payload) = check(self.region, entry)?;
+        Ok((Name::Queued([meta, payload]), Message::of_entry(self.region, self.me.peer, meta, payload)))
     }
 }
 
@@ -655,8 +960,10 @@ impl<O: Order> Drop for Locked<'_, O> {
     #[inline]
     fn drop(&mut self) {
         let Locked { queue, region, me, has_put, has_got } = *self;
+        fault!(OrderedLocked);
         // It is ours. A read-modify-write, as the wakes ask for that follow.
-        let _ = queue.guarded.lock.release(me, region.bell());
+        let _ = queue.guarded.lock.release_save(me, region.bell());
+        fault!(OrderedUnlocked);
         // Whoever is woken passes the wake on while there is more, so one is enough for many.
         if has_put {
             queue.control.not_empty.notify_one(region.bell());
@@ -701,6 +1008,12 @@ fn parent(entry: u64) -> Option<u64> {
     entry.checked_sub(1).map(|entry| entry / 2)
 }
 
+/// The entries on the way from one up to another, without the first.
+#[inline]
+fn way_up(from: u64, to: u64) -> impl Iterator<Item = u64> {
+    core::iter::successors(Some(from), move |entry| if *entry == to { None } else { parent(*entry) }).skip(1)
+}
+
 /// The entries on the way down to one, without the top of the heap.
 #[inline]
 fn way_down(entry: u64) -> impl Iterator<Item = u64> {
@@ -732,17 +1045,9 @@ impl<O: Order> Watchable for OrderedQueue<O> {
         self.has_something()
     }
 
-    fn watch(&self) {
-        self.control.not_empty.watch();
-    }
-
     fn look(&self) -> bool {
-        self.control.not_empty.look();
+        self.control.not_empty.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.control.not_empty.unwatch();
     }
 }
 

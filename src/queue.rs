@@ -371,17 +371,9 @@ impl Watchable for Queue {
         self.has_something()
     }
 
-    fn watch(&self) {
-        self.control.not_empty.watch();
-    }
-
     fn look(&self) -> bool {
-        self.control.not_empty.look();
+        self.control.not_empty.watch();
         self.is_ready()
-    }
-
-    fn unwatch(&self) {
-        self.control.not_empty.unwatch();
     }
 }
 

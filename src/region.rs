@@ -267,7 +267,8 @@ impl Space {
 
     /// Where in the file an address is.
     pub(crate) fn offset_of(&self, address: *const u8) -> Option<u64> {
-        let inside = |start: *const u8, bytes: usize| (address as usize).checked_sub(start as usize).filter(|at| *at < bytes);
+        let inside =
+            |start: *const u8, bytes: usize| (address as usize).checked_sub(start as usize).filter(|at| *at < bytes);
         if let Some(at) = inside(self.header.as_ptr(), self.header.len()) {
             return Some(at as u64);
         }
@@ -391,9 +392,8 @@ impl Place for Space {
             self.header.as_mut_ptr().wrapping_add(offset as usize)
         } else {
             let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
-            let inside = |segment: &&Segment| {
-                (segment.offset..segment.offset + segment.memory.len() as u64).contains(&offset)
-            };
+            let inside =
+                |segment: &&Segment| (segment.offset..segment.offset + segment.memory.len() as u64).contains(&offset);
             let segment = (0..count).filter_map(|number| self.segment(number)).find(inside)?;
             segment.memory.as_mut_ptr().wrapping_add((offset - segment.offset) as usize)
         };

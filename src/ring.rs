@@ -298,14 +298,7 @@ pub trait Rings {
     ///
     /// # Errors
     /// What the word holds, if it is something else; nothing has changed then.
-    fn link(
-        &self,
-        me: PeerId,
-        word: &AtomicU64,
-        expected: u64,
-        new: u64,
-        fresh: Option<RingRef>,
-    ) -> Result<(), u64>;
+    fn link(&self, me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64>;
 
     /// Changes `first` from `ring` to `following`, and with it frees the ring; false if it holds something else.
     fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool;

@@ -43,8 +43,10 @@ const TICKET_SHIFT: u32 = 32;
 const OWN_SEATS: usize = if cfg!(loom) { 2 } else { 12 };
 const BENCH_SEATS: usize = if cfg!(loom) { 1 } else { 62 };
 
-/// More benches than anybody needs: a longer row was written over, and may have no end.
-const MAX_BENCHES: usize = (1 << 24) / BENCH_SEATS;
+/// Benches for more threads than the kernel has numbers for: a longer row was written over, and may have no end.
+const MAX_BENCHES: usize = (1 << 22) / BENCH_SEATS + 1;
+
+const _: () = assert!(CALLED & DISMISSED == CALLED && CALLED & WAITING == 0, "a bit says whether one was called");
 
 /// A place to wait in.
 #[repr(C)]
@@ -197,6 +199,8 @@ impl Waiters {
             }
             seat.word.store(FREE, Ordering::Release); // nobody else touches the seat of one who was called
         }
+        // Whoever called them may have died before it woke them.
+        self.seats(benches).filter(|seat| seat.word.load(Ordering::Relaxed) & CALLED != 0).for_each(wake);
     }
 
     /// The tickets with which somebody of that name waits.
@@ -264,10 +268,15 @@ fn end(seat: &Seat, word: u64, call: Call, mark: u32) -> bool {
         return false;
     }
     fault!(SeatCalled);
+    wake(seat); // maybe somebody who has taken the seat since: that one looks and sleeps again
+    true
+}
+
+/// Wakes one who was called.
+fn wake(seat: &Seat) {
     essential!(SeatCounts: count(seat)); // after the word: whoever read the count before does not fall asleep
     fault!(SeatCounted);
-    seat.calls.wake(1); // maybe of somebody who has taken the seat since: that one looks and sleeps again
-    true
+    seat.calls.wake(1);
 }
 
 fn count(seat: &Seat) {

@@ -1,8 +1,6 @@
 //! One region opened several times, as processes do: each with its own mapping, its own open file, its own participants.
 //! What a process leaves that ends without a word, the others put right.
 
-#![expect(missing_docs, reason = "a test")]
-
 mod support;
 
 use multigil::error::{AttachError, RegionError};

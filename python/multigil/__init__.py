@@ -40,7 +40,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from threading import ExceptHookArgs
 
-    from multigil._core import BrokenBarrierError, Full, NotShareable, Owner, ShutDown
+    from multigil._core import BrokenBarrierError, Full, NotShareable, Owner, OwnerDied, ShutDown
     from multigil._diagnosis import Diagnosis, diagnose
     from multigil._hooks import __excepthook__ as __excepthook__
     from multigil._hooks import (
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
     _HOMES = {
-        "multigil._core": ("BrokenBarrierError", "Full", "NotShareable", "Owner", "ShutDown"),
+        "multigil._core": ("BrokenBarrierError", "Full", "NotShareable", "Owner", "OwnerDied", "ShutDown"),
         "multigil._diagnosis": ("Diagnosis", "diagnose"),
         "multigil._hooks": (
             *("ExceptHookArgs", "__excepthook__", "excepthook", "getprofile", "gettrace", "setprofile"),
@@ -127,6 +127,7 @@ __all__ = [
     "MultigilError",
     "NotShareable",
     "Owner",
+    "OwnerDied",
     "PriorityQueue",
     "Process",
     "Queue",

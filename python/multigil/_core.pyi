@@ -18,6 +18,9 @@ class StaleHandle(MultigilError, ValueError):
 class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
+class OwnerDied(MultigilError, OSError):
+    """The process that held a lock died. What the lock guards may be half changed; the lock can be taken again."""
+
 class NotShareable(MultigilError, TypeError):
     """An object that only its own interpreter can use was to be sent to another one."""
 
@@ -225,7 +228,10 @@ class Event:
 
 @disjoint_base
 class Semaphore:
-    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method."""
+    """A number to take from, shared by threads and interpreters; `threading.Semaphore` in every method.
+
+    What a process that dies had taken, and nobody has given back, can be taken again.
+    """
 
     _value: Final[int]
     def __init__(self, value: int = 1) -> None: ...

@@ -7,12 +7,13 @@ use loom::thread;
 use multigil::barrier::{Arrival, Barrier};
 use multigil::error::BarrierError;
 use multigil::event::{Bell, Patience};
+use multigil::layout::PeerId;
 use multigil::lock::Owner;
 use multigil::model::{AtomicU64, OwnedWord, Part};
 use multigil::waiters::{Call, Sitting};
 
 use crate::waiters::Workshop;
-use crate::{check, me, twin};
+use crate::{check, dead, doomed, me, twin};
 
 #[derive(Default)]
 struct Meeting {
@@ -40,13 +41,21 @@ impl Meeting {
         Arc::new(meeting)
     }
 
+    fn arrive_as(&self, peer: PeerId) -> Result<Arrival<'_>, BarrierError> {
+        self.barrier.arrive(&self.workshop, Owner { peer, thread: 1 }, &self.bell, &Patience::endless())
+    }
+
     fn arrive(&self) -> Result<Arrival<'_>, BarrierError> {
-        self.barrier.arrive(&self.workshop, Owner { peer: me(), thread: 1 }, &self.bell, &Patience::endless())
+        self.arrive_as(me())
     }
 
     /// Passes, and acts as the last one.
     fn pass_and(&self, act: impl FnOnce()) -> Result<u32, BarrierError> {
-        match self.arrive()? {
+        self.pass_as(me(), act)
+    }
+
+    fn pass_as(&self, peer: PeerId, act: impl FnOnce()) -> Result<u32, BarrierError> {
+        match self.arrive_as(peer)? {
             Arrival::Waiting(index, sitting) => called(&sitting).map(|()| index),
             Arrival::Last(last) => {
                 let index = last.index();
@@ -85,6 +94,15 @@ impl Meeting {
             Ok(Arrival::Last(last)) => last.fail(&self.workshop, &self.bell),
             Err(_) => {}
         }
+    }
+
+    /// Passes as one who dies after so many fault points; None if it died.
+    fn pass_doomed(&self, points: u32) -> Option<Result<u32, BarrierError>> {
+        doomed(points, || self.pass_as(dead(), || {}))
+    }
+
+    fn recover(&self) {
+        self.barrier.recover(&self.workshop, dead(), &self.bell);
     }
 
     fn abort(&self) {
@@ -157,6 +175,12 @@ fn meet_fails_without_seat_called() {
 #[should_panic(expected = "Causality violation")]
 fn meet_fails_without_seat_heard() {
     twin(1, Part::SeatHeard, meet);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn meet_fails_without_all_told() {
+    twin(1, Part::AllTold, meet);
 }
 
 /// Two generations in a row: nobody is a generation ahead, however slowly the others wake.
@@ -463,4 +487,131 @@ fn leave_after_reset() {
 #[test]
 fn leave_after_reset_holds() {
     check(2, leave_after_reset);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// One of three died while it waited, and it is found out just when another one comes: that one is not left waiting.
+fn death_of_one_who_waits() {
+    let meeting = Meeting::of(3);
+    core::mem::forget(meeting.arrive_as(dead()).unwrap());
+    let other = meeting.clone();
+    let waiter = thread::spawn(move || assert_eq!(other.pass(), Err(BarrierError::Broken)));
+    meeting.recover();
+    waiter.join().unwrap();
+    assert!(meeting.barrier.is_broken());
+    meeting.assert_empty();
+}
+
+#[test]
+fn death_of_one_who_waits_holds() {
+    check(3, death_of_one_who_waits);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn death_of_one_who_waits_fails_without_dead_awaited() {
+    twin(3, Part::DeadAwaited, death_of_one_who_waits);
+}
+
+/// One of two died while it waited, and it is found out just when the other one comes: that one passes, or is told.
+fn death_beside_last() {
+    let meeting = Meeting::of(2);
+    core::mem::forget(meeting.arrive_as(dead()).unwrap());
+    let other = meeting.clone();
+    let last = thread::spawn(move || other.pass());
+    meeting.recover();
+    assert_eq!(last.join().unwrap(), if meeting.barrier.is_broken() { Err(BarrierError::Broken) } else { Ok(1) });
+    meeting.assert_empty();
+}
+
+#[test]
+fn death_beside_last_holds() {
+    check(3, death_beside_last);
+}
+
+/// One of two dies at the fault point that it reaches after so many others, wherever that is: the other one passes, or is
+/// told, and never told after it was the last.
+fn death_at<const POINTS: u32>() {
+    let meeting = Meeting::of(2);
+    let other = meeting.clone();
+    let dying = thread::spawn(move || other.pass_doomed(POINTS));
+    let other = meeting.clone();
+    let waiter = thread::spawn(move || other.pass());
+    let ended = dying.join().unwrap();
+    meeting.recover();
+    let passed = match waiter.join() {
+        Ok(Ok(_)) => true,
+        Ok(Err(BarrierError::Broken)) => false,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(meeting.barrier.is_broken(), !passed);
+    assert!(passed || ended.is_none());
+    meeting.assert_empty();
+}
+
+/// More than there are on the longest way through a barrier.
+const POINTS: u32 = 12;
+
+#[test]
+fn death_at_any_point_holds() {
+    let models: [fn(); POINTS as usize] = [
+        death_at::<0>,
+        death_at::<1>,
+        death_at::<2>,
+        death_at::<3>,
+        death_at::<4>,
+        death_at::<5>,
+        death_at::<6>,
+        death_at::<7>,
+        death_at::<8>,
+        death_at::<9>,
+        death_at::<10>,
+        death_at::<11>,
+    ];
+    models.into_iter().for_each(|model| check(2, model));
+}
+
+#[test]
+#[should_panic(expected = "deadlock")] // it was the last one, and died when it acted
+fn death_at_any_point_fails_without_dead_acted() {
+    twin(2, Part::DeadActed, death_at::<0>);
+}
+
+/// One who breaks the barrier dies before it has told anybody.
+fn death_of_one_who_breaks() {
+    let meeting = Meeting::of(2);
+    let other = meeting.clone();
+    let waiter = thread::spawn(move || assert_eq!(other.pass(), Err(BarrierError::Broken)));
+    assert_eq!(doomed(0, || meeting.abort()), None);
+    meeting.recover();
+    waiter.join().unwrap();
+    meeting.assert_empty();
+}
+
+#[test]
+fn death_of_one_who_breaks_holds() {
+    check(3, death_of_one_who_breaks);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn death_of_one_who_breaks_fails_without_dead_broke() {
+    twin(3, Part::DeadBroke, death_of_one_who_breaks);
+}
+
+/// One who resets the barrier dies before it has told anybody: the next one who comes does, and begins the next generation.
+fn death_of_one_who_resets() {
+    let meeting = Meeting::of(2);
+    let other = meeting.clone();
+    let waiter = thread::spawn(move || while other.pass().is_err() {});
+    assert_eq!(doomed(0, || meeting.reset()), None);
+    assert_eq!(meeting.pass().map(drop), Ok(()));
+    waiter.join().unwrap();
+    meeting.assert_empty();
+}
+
+#[test]
+fn death_of_one_who_resets_holds() {
+    check(3, death_of_one_who_resets);
 }

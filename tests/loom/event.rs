@@ -9,7 +9,7 @@ use multigil::event::{Attempt, Bell, Event, Patience, wait_any};
 use multigil::model::{AtomicU64, Part};
 use multigil::semaphore::Semaphore;
 
-use crate::{check, twin};
+use crate::{check, me, twin};
 
 /// What is waited for: a number of tokens.
 #[derive(Default)]
@@ -217,7 +217,7 @@ struct Things {
 
 impl Things {
     fn release(&self) {
-        self.first.release(1, &self.bell).unwrap();
+        self.first.release(me(), 1, &self.bell).unwrap();
     }
 
     fn wait_any(&self, patience: Patience<'_>) -> Result<usize, WaitError> {
@@ -234,7 +234,7 @@ fn watcher(things: &Arc<Things>) -> thread::JoinHandle<usize> {
 /// One who waits for the first one alone, and takes it.
 fn sleeper(things: &Arc<Things>) -> thread::JoinHandle<()> {
     let things = things.clone();
-    thread::spawn(move || things.first.acquire(&things.bell, &Patience::endless()).unwrap())
+    thread::spawn(move || things.first.acquire(me(), &things.bell, &Patience::endless()).unwrap())
 }
 
 /// A watcher and a notifier: the ring is not lost, whoever comes first.
@@ -269,7 +269,7 @@ fn ring_ring() {
     let watcher = watcher(&things);
     let other = things.clone();
     let notifier = thread::spawn(move || other.release());
-    things.second.release(1, &things.bell).unwrap();
+    things.second.release(me(), 1, &things.bell).unwrap();
     assert!(watcher.join().unwrap() < 2);
     notifier.join().unwrap();
 }
@@ -297,7 +297,7 @@ fn ring_after_theft() {
     let things = Arc::new(Things::default());
     let watcher = watcher(&things);
     let other = things.clone();
-    let thief = thread::spawn(move || other.first.try_acquire());
+    let thief = thread::spawn(move || other.first.try_acquire(me()));
     things.release();
     things.release();
     assert_eq!(watcher.join().unwrap(), 0);
@@ -325,12 +325,6 @@ fn ring_after_theft_fails_without_bell_seen() {
 #[should_panic(expected = "deadlock")]
 fn ring_after_theft_fails_without_watched() {
     twin(3, Part::Watched, ring_after_theft);
-}
-
-#[test]
-#[should_panic(expected = "deadlock")]
-fn ring_after_theft_fails_without_watchers_counted() {
-    twin(3, Part::WatchersCounted, ring_after_theft);
 }
 
 /// A watcher beside a sleeper: of two, one is taken by the sleeper and the other one told to the watcher.
@@ -363,4 +357,79 @@ fn watcher_gives_up() {
 #[test]
 fn watcher_gives_up_holds() {
     check(2, watcher_gives_up);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// A waiter and a recoverer, who forgets all sleepers: the wake that comes then is not lost.
+fn wake_after_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    tokens.event.recover();
+    tokens.give();
+    waiter.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn wake_after_recovery_holds() {
+    check(3, wake_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_after_recovery_fails_without_counted_again() {
+    twin(3, Part::CountedAgain, wake_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn wake_after_recovery_fails_without_epoch_seen() {
+    twin(3, Part::EpochSeen, wake_after_recovery);
+}
+
+/// The same beside a notifier, who comes before, after or meanwhile.
+fn wake_beside_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let waiter = waiter(&tokens);
+    let other = tokens.clone();
+    let recoverer = thread::spawn(move || other.event.recover());
+    tokens.give();
+    waiter.join().unwrap();
+    recoverer.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn wake_beside_recovery_holds() {
+    check(2, wake_beside_recovery);
+}
+
+/// One who was counted before a recovery and leaves after it does not take back the count of another one.
+fn leaving_after_recovery() {
+    let tokens = Arc::new(Tokens::default());
+    let other = tokens.clone();
+    let leaving = thread::spawn(move || {
+        other.event.wait_until(&other.bell, &Patience::endless(), || Some(()), || false).unwrap();
+    });
+    let other = tokens.clone();
+    let staying = thread::spawn(move || {
+        other.event.recover();
+        other.take(Patience::endless()).unwrap();
+    });
+    tokens.give();
+    staying.join().unwrap();
+    leaving.join().unwrap();
+    assert_eq!(tokens.event.waiting(), 0);
+}
+
+#[test]
+fn leaving_after_recovery_holds() {
+    check(3, leaving_after_recovery);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn leaving_after_recovery_fails_without_own_epoch() {
+    twin(3, Part::OwnEpoch, leaving_after_recovery);
 }

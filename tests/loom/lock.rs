@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
-use multigil::error::{NotOwned, WaitError};
+use multigil::error::{AcquireError, NotOwned, OwnerDied};
 use multigil::event::{Bell, Patience, wait_any};
 use multigil::lock::{Lock, Owner, RLock};
 use multigil::model::{AtomicU64, OwnedWord, Part};
 
-use crate::{check, me, twin};
+use crate::{check, dead, me, twin};
 
 /// A counter that is only right if one thread at a time adds to it and sees what the one before has written.
 #[derive(Default)]
@@ -17,10 +17,12 @@ struct Guarded {
     bell: Bell,
     lock: Lock,
     count: AtomicU64,
+    /// What somebody has put right who found the owner dead.
+    repaired: AtomicU64,
 }
 
 impl Guarded {
-    fn acquire(&self, patience: Patience<'_>) -> Result<(), WaitError> {
+    fn acquire(&self, patience: Patience<'_>) -> Result<(), AcquireError> {
         self.lock.acquire(Owner { peer: me(), thread: 1 }, &patience)
     }
 
@@ -169,12 +171,6 @@ fn lock_watched_fails_without_lock_watched() {
     twin(3, Part::LockWatched, lock_watched);
 }
 
-#[test]
-#[should_panic(expected = "deadlock")]
-fn lock_watched_fails_without_watchers_seen() {
-    twin(3, Part::WatchersSeen, lock_watched);
-}
-
 /// So it is beside one who sleeps until it can take the lock, and each is woken.
 fn lock_watched_beside_sleeper() {
     let guarded = Arc::new(Guarded::default());
@@ -253,4 +249,129 @@ fn never_ours() {
 #[test]
 fn never_ours_holds() {
     check(3, never_ours);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// A lock whose owner died.
+fn held_by_the_dead() -> Arc<Guarded> {
+    let guarded = Arc::new(Guarded::default());
+    assert_eq!(guarded.lock.try_acquire(Owner { peer: dead(), thread: 3 }), Ok(true));
+    guarded
+}
+
+impl Guarded {
+    /// Takes the lock, adds, gives it back; how often it was told of the death.
+    fn insist(&self) -> u64 {
+        let died = match self.acquire(Patience::endless()) {
+            Ok(()) => 0,
+            Err(AcquireError::OwnerDied(died)) => {
+                assert_eq!(died, OwnerDied { peer: dead().get(), thread: 3 }, "whose it was");
+                self.acquire(Patience::endless()).expect("nobody is told twice");
+                1
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(self.repaired.load(Ordering::Relaxed), 1, "what was put right is seen");
+        self.add();
+        died
+    }
+
+    /// What finds out that the owner died.
+    fn recover(&self) {
+        self.repaired.store(1, Ordering::Relaxed);
+        self.lock.recover(dead());
+    }
+}
+
+/// Two want the lock of a dead one: both are woken, one is told, both get it.
+fn owner_died() {
+    let guarded = held_by_the_dead();
+    let others = [guarded.clone(), guarded.clone()].map(|other| thread::spawn(move || other.insist()));
+    guarded.recover();
+    assert_eq!(others.map(|other| other.join().unwrap()).iter().sum::<u64>(), 1, "one is told");
+    assert_eq!(guarded.count.load(Ordering::Relaxed), 2, "both have added");
+    assert!(!guarded.lock.is_locked());
+}
+
+#[test]
+fn owner_died_holds() {
+    check(2, owner_died);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn owner_died_fails_without_abandoned_wake() {
+    twin(2, Part::AbandonedWake, owner_died);
+}
+
+#[test]
+#[should_panic(expected = "whose it was")]
+fn owner_died_fails_without_abandoned() {
+    twin(2, Part::Abandoned, owner_died);
+}
+
+#[test]
+#[should_panic(expected = "whose it was")]
+fn owner_died_fails_without_abandoned_seen() {
+    twin(2, Part::AbandonedSeen, owner_died);
+}
+
+/// Another thread gives the lock back just then: it succeeds and nobody is told, or it fails and somebody is.
+fn owner_died_beside_release() {
+    let guarded = held_by_the_dead();
+    guarded.repaired.store(1, Ordering::Relaxed);
+    let other = guarded.clone();
+    let releaser = thread::spawn(move || other.lock.release(&other.bell).is_ok());
+    let other = guarded.clone();
+    let waiter = thread::spawn(move || match other.acquire(Patience::endless()) {
+        Ok(()) => false,
+        Err(AcquireError::OwnerDied(_)) => true,
+        Err(error) => panic!("{error}"),
+    });
+    guarded.lock.recover(dead());
+    let (released, told) = (releaser.join().unwrap(), waiter.join().unwrap());
+    assert_eq!(told, !released, "one of both");
+    assert_eq!(guarded.lock.is_locked(), released);
+}
+
+#[test]
+fn owner_died_beside_release_holds() {
+    check(2, owner_died_beside_release);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn owner_died_beside_release_fails_without_abandoned_wake() {
+    twin(2, Part::AbandonedWake, owner_died_beside_release);
+}
+
+/// The thread of a dead one had an id that a living thread has now: this one never takes the lock for its own while
+/// another one of its peer takes it.
+fn name_of_the_dead() {
+    let reentrant = Arc::new(Reentrant::default());
+    assert_eq!(reentrant.lock.try_acquire(Owner { peer: dead(), thread: 1 }), Ok(true));
+    reentrant.lock.recover(dead());
+    let other = reentrant.clone();
+    let taker = thread::spawn(move || {
+        let me = Owner { peer: me(), thread: 2 };
+        let died = OwnerDied { peer: dead().get(), thread: 1 };
+        assert_eq!(other.lock.restore(me, 1, &Patience::endless()), Err(AcquireError::OwnerDied(died)));
+        other.enter_twice(2);
+    });
+    for _ in 0..2 {
+        assert!(!reentrant.lock.is_owned(Owner { peer: me(), thread: 1 }), "it is another's");
+    }
+    taker.join().unwrap();
+}
+
+#[test]
+fn name_of_the_dead_holds() {
+    check(3, name_of_the_dead);
+}
+
+#[test]
+#[should_panic(expected = "it is another's")]
+fn name_of_the_dead_fails_without_dead_name_cleared() {
+    twin(3, Part::DeadNameCleared, name_of_the_dead);
 }

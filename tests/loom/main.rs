@@ -21,9 +21,11 @@ mod ring;
 mod semaphore;
 mod waiters;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use multigil::fault::{Killed, doom};
 use multigil::layout::PeerId;
 use multigil::model::{Part, without};
 
@@ -48,4 +50,24 @@ fn twin(preemptions: usize, part: Part, model: fn()) {
 
 fn me() -> PeerId {
     PeerId::new(1).unwrap()
+}
+
+/// Another participant, which dies.
+fn dead() -> PeerId {
+    PeerId::new(2).unwrap()
+}
+
+/// Does what a participant does that dies at the fault point that it reaches after so many others; None if it died there.
+///
+/// Words that are modified while a thread unwinds stay as they are (see `multigil::model`), but no more than that: it is
+/// not for what has destructors that do other things.
+fn doomed<T>(points: u32, body: impl FnOnce() -> T) -> Option<T> {
+    doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
+    let result = catch_unwind(AssertUnwindSafe(body));
+    doom(None);
+    match result {
+        Ok(value) => Some(value),
+        Err(killed) if killed.is::<Killed>() => None,
+        Err(panic) => resume_unwind(panic),
+    }
 }

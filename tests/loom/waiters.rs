@@ -7,11 +7,12 @@ use loom::thread;
 use multigil::condition::Condition;
 use multigil::error::OutOfMemory;
 use multigil::event::{Bell, Patience};
+use multigil::layout::PeerId;
 use multigil::lock::{Lock, Owner};
 use multigil::model::{AtomicU64, OwnedWord, Part};
 use multigil::waiters::{Bench, Benches, Call, Sitting};
 
-use crate::{check, me, twin};
+use crate::{check, dead, doomed, me, twin};
 
 /// A workshop for a few benches.
 #[derive(Default)]
@@ -43,7 +44,7 @@ impl Benches for Workshop {
         Some(&work.bench)
     }
 
-    fn make(&self) -> Result<u64, OutOfMemory> {
+    fn make(&self, _: PeerId) -> Result<u64, OutOfMemory> {
         for (index, work) in self.0.iter().enumerate() {
             if work.taken.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 work.finished.write(1);
@@ -53,7 +54,7 @@ impl Benches for Workshop {
         Err(OutOfMemory { requested: 1, available: 0 })
     }
 
-    fn discard(&self, name: u64) {
+    fn discard(&self, _: PeerId, name: u64) {
         let work = self.work(name);
         work.finished.write(0);
         work.taken.store(0, Ordering::Release);
@@ -486,4 +487,65 @@ fn condition() {
 #[test]
 fn condition_holds() {
     check(3, condition);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// One of two who wait died, and is called just when that is found out: the other one gets the call.
+fn call_of_the_dead() {
+    let room = Arc::new(Room::default());
+    core::mem::forget(room.condition.sit(&room.workshop, Owner { peer: dead(), thread: 2 }).unwrap());
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    let other = room.clone();
+    let notifier = thread::spawn(move || {
+        other.waiting();
+        other.notify(1);
+    });
+    room.condition.recover(&room.workshop, dead());
+    waiter.join().unwrap();
+    notifier.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn call_of_the_dead_holds() {
+    check(2, call_of_the_dead);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn call_of_the_dead_fails_without_dead_call_passed_on() {
+    twin(2, Part::DeadCallPassedOn, call_of_the_dead);
+}
+
+/// One who died as it sat down, at whatever point, leaves no seat, and those who sit beside it are called.
+fn death_of_one_who_sits<const POINTS: u32>() {
+    let room = Arc::new(Room::default());
+    let other = room.clone();
+    let dying = thread::spawn(move || {
+        doomed(POINTS, || core::mem::forget(other.condition.sit(&other.workshop, Owner { peer: dead(), thread: 2 })));
+    });
+    let other = room.clone();
+    let waiter = thread::spawn(move || {
+        if let Ok(sitting) = other.sit_first() {
+            assert_eq!(sitting.wait(&Patience::endless()), Ok(Call::Called));
+        }
+    });
+    dying.join().unwrap();
+    room.condition.recover(&room.workshop, dead());
+    room.waiting();
+    room.notify(1);
+    waiter.join().unwrap();
+    room.assert_empty();
+}
+
+#[test]
+fn death_of_one_who_sits_holds() {
+    check(2, death_of_one_who_sits::<0>);
+    check(2, death_of_one_who_sits::<1>);
 }

@@ -2,7 +2,7 @@
 
 use multigil::barrier::{Arrival, Barrier, Last};
 use multigil::condition::Condition;
-use multigil::error::{BarrierError, NotOwned};
+use multigil::error::{BarrierError, NotOwned, OwnerDied, ReacquireError};
 use multigil::layout::{ObjectKind, PeerId};
 use multigil::lock::{Owner, RLock};
 use multigil::object::Region;
@@ -113,6 +113,8 @@ enum RLockStep {
     Release,
     ReleaseSave,
     Restore(u32),
+    /// All of its peer's threads.
+    Die,
 }
 
 fn rlock_step() -> impl Strategy<Value = RLockStep> {
@@ -121,6 +123,7 @@ fn rlock_step() -> impl Strategy<Value = RLockStep> {
         4 => Just(RLockStep::Release),
         1 => Just(RLockStep::ReleaseSave),
         1 => (1..5_u32).prop_map(RLockStep::Restore),
+        1 => Just(RLockStep::Die),
     ]
 }
 
@@ -253,20 +256,31 @@ proptest! {
         assert_nothing_left(&region);
     }
 
-    /// A reentrant lock is its owner's, who is a thread of an interpreter, as often as it was taken.
+    /// A reentrant lock is its owner's, who is a thread of an interpreter, as often as it was taken. When its owner has died,
+    /// the next one is told.
     #[test]
     fn rlock(steps in vec((0..2_u32, 0..2_usize, rlock_step()), 0..200)) {
         let _limit = limit(120);
         let (region, me) = region();
         let peers = [me, region.register().unwrap()];
         let lock = region.create_shared::<RLock>(me, |_| {}).unwrap();
-        let mut model: Option<(Owner, u32)> = None;
+        let (mut model, mut died): (Option<(Owner, u32)>, _) = (None, None);
         for (thread, peer, step) in steps {
             let me = Owner { peer: peers[peer], thread: thread + 1 };
             let mine = model.filter(|(owner, _)| *owner == me).map(|(_, count)| count);
             let may_take = model.is_none() || mine.is_some();
             match step {
+                RLockStep::Die => {
+                    lock.recover(me.peer);
+                    if let Some((owner, _)) = model.filter(|(owner, _)| owner.peer == me.peer) {
+                        model = None;
+                        died = Some(OwnerDied { peer: owner.peer.get(), thread: owner.thread });
+                    }
+                }
                 RLockStep::Acquire => {
+                    if let Some(died) = died.take() {
+                        prop_assert_eq!(lock.try_acquire(me), Err(ReacquireError::OwnerDied(died)));
+                    }
                     prop_assert_eq!(lock.try_acquire(me), Ok(may_take));
                     if may_take {
                         model = Some((me, mine.unwrap_or(0) + 1));
@@ -285,7 +299,10 @@ proptest! {
                     }
                 }
                 RLockStep::Restore(count) => {
-                    prop_assert_eq!(lock.try_restore(me, count), may_take);
+                    if let Some(died) = died.take() {
+                        prop_assert_eq!(lock.try_restore(me, count), Err(died));
+                    }
+                    prop_assert_eq!(lock.try_restore(me, count), Ok(may_take));
                     if may_take {
                         model = Some((me, count));
                     }

@@ -2,6 +2,8 @@
 //! nothing is held. What `tests/loom` proves for two or three steps is tried here for millions.
 #![expect(clippy::disallowed_types, reason = "the tests' own flags are no part of the engine")]
 
+#[cfg(feature = "faults")]
+mod deaths;
 mod primitives;
 #[path = "../support/mod.rs"]
 mod support;
@@ -13,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use multigil::barrier::{Arrival, Barrier};
 use multigil::control::AnyQueue;
-use multigil::error::{BarrierError, GetError, PutError, WaitError};
+use multigil::error::{AcquireError, BarrierError, GetError, PutError, WaitError};
 use multigil::event::{Bell, LOOKOUT_SLICE, Lookout, Parker, Patience, Watchable, wait_any};
 use multigil::flag::Flag;
 use multigil::layout::PeerId;
@@ -528,10 +530,11 @@ fn lock_excludes() {
                 loop {
                     match lock.acquire(owner, &waiting.patience(&mut dice, parker)) {
                         Ok(()) => break,
-                        Err(WaitError::TimedOut) => assert!(moments),
-                        Err(WaitError::Interrupted) => {
+                        Err(AcquireError::TimedOut) => assert!(moments),
+                        Err(AcquireError::Interrupted) => {
                             parker.take_interrupt();
                         }
+                        Err(AcquireError::OwnerDied(died)) => panic!("{died}"),
                     }
                 }
                 assert_eq!(Lock::owner(&lock), Some(owner));
@@ -589,7 +592,7 @@ fn sleepers_look_out() {
     struct Repair<'a>(&'a Semaphore);
     impl Lookout for Repair<'_> {
         fn look_out(&self) {
-            self.0.release(1, &Bell::default()).unwrap();
+            self.0.release(PeerId::new(1).unwrap(), 1, &Bell::default()).unwrap();
         }
     }
 
@@ -610,7 +613,7 @@ fn sleepers_look_out() {
             assert!(started.elapsed() < 10 * LOOKOUT_SLICE);
             end.store(true, Ordering::Relaxed);
         });
-        assert_eq!(semaphore.acquire(&bell, &patience), Ok(()));
+        assert_eq!(semaphore.acquire(PeerId::new(1).unwrap(), &bell, &patience), Ok(()));
         assert_eq!(semaphore.value(), 0, "once is enough");
     }
     // A time limit and a slice count from their beginning, not from the last time that the thread looked out.
@@ -787,14 +790,14 @@ fn any_of_several_semaphores() {
                                 [] => return,
                                 [only] => {
                                     let patience = waiting.patience(&mut dice, parker);
-                                    let taken = semaphores[only].acquire(region.bell(), &patience);
+                                    let taken = semaphores[only].acquire(me, region.bell(), &patience);
                                     parker.take_interrupt();
                                     taken.is_ok().then_some(only)
                                 }
                                 _ => {
                                     let things = [&semaphores[0] as &dyn Watchable, &semaphores[1]];
                                     let place = first_ready(region, &things, waiting, &mut dice, parker);
-                                    semaphores[place].try_acquire().then_some(place)
+                                    semaphores[place].try_acquire(me).then_some(place)
                                 }
                             };
                             if let Some(taken) = taken {
@@ -805,7 +808,7 @@ fn any_of_several_semaphores() {
                 })
                 .collect();
             for n in 0..4 * EACH {
-                semaphores[n as usize % 2].release(1, region.bell()).unwrap();
+                semaphores[n as usize % 2].release(me, 1, region.bell()).unwrap();
                 if n % 64 == 0 {
                     thread::yield_now();
                 }
@@ -837,7 +840,7 @@ fn any_of_a_lock_and_others() {
             while done < ROUNDS {
                 let taken = if thread % 2 == 0 {
                     assert_eq!(first_ready(&region, &[&never, &lock], waiting, &mut dice, parker), 1);
-                    lock.try_acquire(owner)
+                    lock.try_acquire(owner).unwrap()
                 } else {
                     let taken = lock.acquire(owner, &waiting.patience(&mut dice, parker)).is_ok();
                     parker.take_interrupt();

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use multigil::barrier::{Arrival, Barrier};
 use multigil::condition::Condition;
-use multigil::error::{BarrierError, NotOwned, WaitError};
+use multigil::error::{AcquireError, BarrierError, NotOwned, OutOfMemory, WaitError};
 use multigil::event::{Parker, Patience};
 use multigil::flag::Flag;
 use multigil::layout::{ObjectKind, PeerId};
 use multigil::lock::{Lock, Owner, RLock};
 use multigil::object::Region;
 use multigil::semaphore::Semaphore;
-use multigil::waiters::Call;
+use multigil::waiters::{Bench, Benches, Call};
 
 use crate::support::limit;
 use crate::{Dice, NO_SPIN, SPIN, Waiting, rain, region};
@@ -39,14 +39,15 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     /// Waits again and again until it is successful.
-    fn insist<T>(&mut self, mut wait: impl FnMut(&Patience<'_>) -> Result<T, WaitError>) -> T {
+    fn insist<T, E: Into<AcquireError>>(&mut self, mut wait: impl FnMut(&Patience<'_>) -> Result<T, E>) -> T {
         loop {
-            match wait(&self.waiting.patience(&mut self.dice, self.parker)) {
+            match wait(&self.waiting.patience(&mut self.dice, self.parker)).map_err(E::into) {
                 Ok(value) => return value,
-                Err(WaitError::TimedOut) => assert!(self.waiting.moments),
-                Err(WaitError::Interrupted) => {
+                Err(AcquireError::TimedOut) => assert!(self.waiting.moments),
+                Err(AcquireError::Interrupted) => {
                     self.parker.take_interrupt();
                 }
+                Err(AcquireError::OwnerDied(died)) => panic!("{died}"),
             }
         }
     }
@@ -103,18 +104,18 @@ fn semaphore_bounds_those_inside() {
         let inside = AtomicU64::new(0);
         let work = |mut worker: Worker<'_>| {
             for _ in 0..10_000 {
-                worker.insist(|patience| semaphore.acquire(bell, patience));
+                worker.insist(|patience| semaphore.acquire(me, bell, patience));
                 assert!(inside.fetch_add(1, Ordering::Relaxed) < VALUE);
                 if worker.dice.below(4) == 0 {
                     thread::yield_now();
                 }
                 inside.fetch_sub(1, Ordering::Relaxed);
-                semaphore.release(1, bell).unwrap();
+                semaphore.release(me, 1, bell).unwrap();
             }
         };
         run(me, 6, way, work, nothing);
         assert_eq!(semaphore.value(), VALUE);
-        assert!(semaphore.release(1, bell).is_err());
+        assert!(semaphore.release(me, 1, bell).is_err());
     }
 }
 
@@ -129,14 +130,14 @@ fn semaphore_wakes_for_each() {
         let semaphore = region.create_shared::<Semaphore>(me, |_| {}).unwrap();
         let work = |mut worker: Worker<'_>| {
             for _ in 0..EACH {
-                worker.insist(|patience| semaphore.acquire(bell, patience));
+                worker.insist(|patience| semaphore.acquire(me, bell, patience));
             }
         };
         let give = |_: &AtomicBool| {
             let (mut left, mut dice) = (4 * EACH, Dice(5));
             while left > 0 {
                 let count = (1 + dice.below(5)).min(left);
-                semaphore.release(count, bell).unwrap();
+                semaphore.release(me, count, bell).unwrap();
                 left -= count;
                 if dice.below(8) == 0 {
                     thread::sleep(Duration::from_micros(dice.below(100)));
@@ -292,6 +293,41 @@ fn flag_releases_all_who_waited() {
         run(me, THREADS, way, work, pulse);
         assert!(!flag.is_set());
     }
+}
+
+/// Another program has written over the links, and the row of benches has no end: that is an error, and no endless loop.
+#[test]
+fn benches_in_a_circle() {
+    #[derive(Default)]
+    struct Circle(Bench);
+    impl Benches for Circle {
+        fn bench(&self, _: u64) -> Option<&Bench> {
+            Some(&self.0)
+        }
+
+        fn make(&self, _: PeerId) -> Result<u64, OutOfMemory> {
+            Ok(1)
+        }
+
+        fn discard(&self, _: PeerId, _: u64) {}
+    }
+
+    let _limit = limit(120);
+    let (condition, circle) = (Condition::default(), Circle::default());
+    let me = Owner { peer: PeerId::new(1).unwrap(), thread: 1 };
+    let mut sitting = Vec::new();
+    let full = loop {
+        match condition.sit(&circle, me) {
+            Ok(seat) => sitting.push(seat),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((full.available, sitting.len()), (0, 74));
+    condition.notify_all(&circle);
+    assert!(sitting.iter().all(|seat| seat.call() == Some(Call::Called)));
+    condition.recover(&circle, me.peer);
+    assert_eq!(condition.waiters().count(&circle), 0);
+    assert!(sitting.iter().all(|seat| seat.call() == Some(Call::Dismissed)), "their seats were taken away");
 }
 
 // ---------------------------------------------------------------------------------------------- reentrant lock

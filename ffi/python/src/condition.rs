@@ -364,7 +364,8 @@ static mut METHODS: [ffi::PyMethodDef; 16] = [
         condition_wait,
         c"wait($self, timeout=None)\n--\n\n\
 Give the lock back, wait until notified, at most timeout seconds if that is not None, and take the lock again.\n\n\
-Gives whether the wait was ended by a notification. Raises RuntimeError if the lock is not held.",
+Gives whether the wait was ended by a notification. Raises RuntimeError if the lock is not held. Raises OwnerDied if the\n\
+process died that held the lock meanwhile; the lock is held then, as after any exception.",
     ),
     py::method_fast(
         c"wait_for",

@@ -1,6 +1,6 @@
 //! The one place where the engine's errors become exceptions.
 
-use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, PutError, RegionError};
+use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, OwnerDied, PutError, RegionError};
 use pyo3::ffi;
 
 use crate::py::{Raised, Result, raise};
@@ -51,6 +51,12 @@ pub(crate) unsafe fn barrier<T>(state: &State, error: BarrierError) -> Result<T>
         }
         BarrierError::OutOfMemory(error) => out_of_memory(error),
     }
+}
+
+/// Raises that a lock's owner died.
+#[cold]
+pub(crate) unsafe fn owner_died<T>(state: &State, died: OwnerDied) -> Result<T> {
+    raise(state.object(&state.objects.owner_died)?.as_ptr(), &died.to_string())
 }
 
 /// Raises why a region was not made or opened.

@@ -15,8 +15,8 @@ use multigil::event::Watchable;
 use multigil::layout::{ObjectId, ObjectKind};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock,
-    SharedSemaphore, SharedState,
+    Handle, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
+    SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;

@@ -206,17 +206,9 @@ impl Watchable for Shared {
         self.has_ended()
     }
 
-    fn watch(&self) {
-        self.ended.watch();
-    }
-
     fn look(&self) -> bool {
-        self.ended.look();
+        self.ended.watch();
         self.has_ended()
-    }
-
-    fn unwatch(&self) {
-        self.ended.unwatch();
     }
 }
 

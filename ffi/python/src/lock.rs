@@ -4,11 +4,12 @@ use core::ffi::{CStr, c_void};
 use core::ptr::null_mut;
 use std::time::Instant;
 
-use multigil::error::WaitError;
+use multigil::error::{OwnerDied, WaitError};
 use multigil::lock::{Lock, Owner};
 use multigil::object::SharedLock;
 use pyo3::ffi;
 
+use crate::errors;
 use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
@@ -20,13 +21,14 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
     let (state, lock) = Object::of(object);
     let me = owner(state);
     match (lock.try_acquire(me), willing) {
-        (true, _) => Ok(true),
-        (false, Willing::No) => Ok(false),
-        (false, Willing::Until(deadline)) => wait_for(state, Subject::of(lock), lock, deadline),
+        (Ok(true), _) => Ok(true),
+        (Ok(false), Willing::No) => Ok(false),
+        (Ok(false), Willing::Until(deadline)) => wait_for(state, Subject::of(lock), lock, deadline),
+        (Err(died), _) => errors::owner_died(state, died),
     }
 }
 
-/// Waits for a lock that somebody holds; whether it was taken.
+/// Waits for a lock that somebody holds; whether it was taken. Raises OwnerDied, and it was not, if its owner died.
 ///
 /// It is taken without the GIL only from another interpreter's thread, which goes on in no time. A thread of this one
 /// may need the GIL to give the lock back, and whoever was woken may have to wait for the GIL: others had better take
@@ -36,37 +38,59 @@ pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, dead
     let is_elsewhere = || lock.owner().is_some_and(|owner| owner.peer != me.peer);
     let mut waiter = lock.waiter(me);
     loop {
-        if is_elsewhere() && lock.try_acquire_soon(me) {
+        if is_elsewhere() && lock.try_acquire_soon(me).or_else(|died| errors::owner_died(state, died))? {
             return Ok(true);
         }
-        let mut taken = false;
+        let mut spun = Ok(false);
         let waited = wait::wait_or_raise(
             state,
             subject,
             deadline,
             |patience| {
-                taken = is_elsewhere() && waiter.spin(patience);
-                if taken { Ok(()) } else { waiter.sleep(patience) }
+                spun = if is_elsewhere() { waiter.spin(patience) } else { Ok(false) };
+                if spun == Ok(false) { waiter.sleep(patience) } else { Ok(()) }
             },
             |error| *error == WaitError::Interrupted,
         );
-        match waited {
-            Ok(_) if taken || waiter.try_acquire() => return Ok(true),
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return Ok(false),
-            Err(Raised) => {
-                if taken {
-                    let _ = lock.release(state.region.bell());
+        let Ok(slept) = waited else {
+            return match spun {
+                Ok(taken) => {
+                    if taken {
+                        let _ = lock.release(state.region.bell());
+                    }
+                    Err(Raised)
                 }
-                return Err(Raised);
-            }
+                // Nobody else will be told of it.
+                Err(died) => {
+                    let raised = Owned::from_raw(ffi::PyErr_GetRaisedException())?;
+                    py::finally(errors::owner_died(state, died), || {
+                        ffi::PyErr_SetRaisedException(raised.into_raw());
+                        Err(Raised)
+                    })
+                }
+            };
+        };
+        if spun == Ok(false) {
+            spun = waiter.try_acquire();
+        }
+        match (spun, slept) {
+            (Ok(true), _) => return Ok(true),
+            (Ok(false), Ok(())) => {}
+            (Ok(false), Err(_)) => return Ok(false),
+            (Err(died), _) => return errors::owner_died(state, died),
         }
     }
 }
 
-/// Waits for a lock that somebody holds. Exceptions leave when it is taken, and it stays so.
-pub(crate) unsafe fn insist(state: &State, subject: Subject, lock: &Lock) -> Result<()> {
-    let (mut taken, mut result) = (false, Ok(()));
+/// Takes a lock, after an attempt that had this result. Exceptions leave when it is taken, and it stays so.
+pub(crate) unsafe fn insist(
+    state: &State,
+    subject: Subject,
+    lock: &Lock,
+    attempt: core::result::Result<bool, OwnerDied>,
+) -> Result<()> {
+    let mut taken = attempt == Ok(true);
+    let mut result = attempt.map(drop).or_else(|died| errors::owner_died(state, died));
     while !taken {
         result = py::finally(result, || {
             taken = wait_for(state, subject, lock, None)?;
@@ -84,7 +108,7 @@ pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
 /// Takes the lock; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
-    if lock.try_acquire(owner(state)) { Ok(()) } else { insist(state, Subject::of(lock), lock) }
+    insist(state, Subject::of(lock), lock, lock.try_acquire(owner(state)))
 }
 
 pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
@@ -230,7 +254,8 @@ static mut METHODS: [ffi::PyMethodDef; 11] = [
         lock_acquire,
         c"acquire($self, blocking=True, timeout=-1)\n--\n\n\
 Take the lock; whether it was taken.\n\n\
-If blocking is true, wait for it, at most timeout seconds if that is not -1. Otherwise give False at once if it is held.",
+If blocking is true, wait for it, at most timeout seconds if that is not -1. Otherwise give False at once if it is held.\n\
+Raises OwnerDied, once, if the process died that held it; it is free then, and was not taken.",
     ),
     py::method_no_args(
         c"release",

@@ -148,17 +148,18 @@ unsafe fn try_lock<'a, O: Order>(
 unsafe fn with_lock<O: Order>(
     state: &'static State,
     queue: &Handle<'static, OrderedQueue<O>>,
-    act: impl Fn(Locked<'_, O>),
+    act: impl Fn(Locked<'_, O>) -> core::result::Result<(), GetError>,
 ) -> Result<()> {
-    if let Some(locked) = try_lock(state, queue)? {
-        act(locked);
-        return Ok(());
-    }
-    let me = owner(state);
-    let lock_and_act = |patience: &Patience<'_>| queue.lock(state.region, me, patience).map(&act);
-    // Without a deadline there is no other error than the one that `wait` deals with.
-    let _ = wait::wait(state, Subject::of(queue), None, lock_and_act, |error| *error == WaitError::Interrupted)?;
-    Ok(())
+    let result = if let Some(locked) = try_lock(state, queue)? {
+        act(locked)
+    } else {
+        let me = owner(state);
+        let lock_and_act = |patience: &Patience<'_>| queue.lock(state.region, me, patience).map(&act);
+        // Without a deadline there is no other error than the one that `wait` deals with.
+        wait::wait(state, Subject::of(queue), None, lock_and_act, |error| *error == WaitError::Interrupted)?
+            .unwrap_or(Ok(()))
+    };
+    result.or_else(|error| errors::get(state, error))
 }
 
 /// Puts, gets or looks. `items` are those that are put.

@@ -3,17 +3,17 @@
 use core::ffi::{c_ulong, c_void};
 use std::ffi::CString;
 
-use multigil::error::TooManyAcquires;
+use multigil::error::ReacquireError;
 use multigil::event::Watchable;
 use multigil::lock::{Owner, RLock};
 use multigil::object::SharedRLock;
 use pyo3::ffi;
 
 use crate::handle::{self, HandleObject, owner};
-use crate::lock;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{Subject, Willing};
+use crate::{errors, lock};
 
 type Object = HandleObject<SharedRLock>;
 
@@ -30,7 +30,8 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
             }
             Ok(taken)
         }
-        (Err(error @ TooManyAcquires), _) => raise(ffi::PyExc_OverflowError, &error.to_string()),
+        (Err(ReacquireError::TooManyAcquires(error)), _) => raise(ffi::PyExc_OverflowError, &error.to_string()),
+        (Err(ReacquireError::OwnerDied(died)), _) => errors::owner_died(state, died),
     }
 }
 
@@ -101,10 +102,8 @@ pub(crate) unsafe fn give_back(object: *mut ffi::PyObject) -> Result<u32> {
 /// Takes the lock so often; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
     let (state, lock) = Object::of(object);
-    if lock.try_restore(owner(state), count) {
-        return Ok(());
-    }
-    let result = lock::insist(state, Subject::of(lock), lock.lock());
+    let attempt = lock.try_restore(owner(state), count);
+    let result = lock::insist(state, Subject::of(lock), lock.lock(), attempt);
     lock.was_taken(count);
     result
 }
@@ -189,7 +188,7 @@ static mut METHODS: [ffi::PyMethodDef; 12] = [
         c"acquire($self, blocking=True, timeout=-1)\n--\n\n\
 Take the lock, once more if this thread holds it; whether it was taken.\n\n\
 If blocking is true, wait for it, at most timeout seconds if that is not -1. Otherwise give False at once if another\n\
-thread holds it.",
+thread holds it. Raises OwnerDied, once, if the process died that held it; it is free then, and was not taken.",
     ),
     py::method_no_args(
         c"release",

@@ -16,7 +16,7 @@ type Object = HandleObject<SharedSemaphore>;
 
 unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, semaphore) = Object::of(object);
-    match (semaphore.try_acquire(), willing) {
+    match (semaphore.try_acquire(state.me), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) => Ok(false),
         (false, Willing::Until(deadline)) => {
@@ -24,7 +24,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
                 state,
                 Subject::of(semaphore),
                 deadline,
-                |patience| semaphore.acquire(state.region.bell(), patience),
+                |patience| semaphore.acquire(state.me, state.region.bell(), patience),
                 |error| *error == WaitError::Interrupted,
             )?;
             Ok(result.is_ok())
@@ -34,7 +34,8 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 
 unsafe fn release(object: *mut ffi::PyObject, count: u64) -> Result<()> {
     let (state, semaphore) = Object::of(object);
-    semaphore.release(count, state.region.bell()).or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
+    let released = semaphore.release(state.me, count, state.region.bell());
+    released.or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
 }
 
 unsafe extern "C" fn semaphore_acquire(
@@ -181,6 +182,8 @@ pub(crate) unsafe fn make_type(module: *mut ffi::PyObject) -> Result<Owned> {
     let doc = c"Semaphore(value=1)\n--\n\n\
 A number that may be taken from while it is positive, shared by threads and interpreters; threading.Semaphore in every\n\
 method.\n\n\
+What a process that dies had taken, and nobody has given back, can be taken again. An interpreter that ends gives nothing\n\
+back, as a thread does not.\n\n\
 A semaphore may be sent to other interpreters, in a queue's items and as an argument.";
     let slots = [
         ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize as *mut c_void },

@@ -85,6 +85,8 @@ objects! {
     /// The exception of the name.
     region_corrupt,
     /// The exception of the name.
+    owner_died,
+    /// The exception of the name.
     not_shareable,
     /// The exception of the name.
     interpreter_terminated,
@@ -189,6 +191,12 @@ impl State {
             &[base.as_ptr(), ffi::PyExc_ValueError],
         )?;
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let owner_died = exception(
+            c"multigil.OwnerDied",
+            c"The process that held a lock died. What the lock guards may be half changed; the lock can be taken again.",
+            &[base.as_ptr(), ffi::PyExc_OSError],
+        )?;
+        add(c"OwnerDied", &objects.owner_died, owner_died)?;
         let not_shareable = exception(
             c"multigil.NotShareable",
             c"An object that only its own interpreter can use was to be sent to another one.",

@@ -1,5 +1,9 @@
 //! Keys are in the order of what they are made of; queues that keep an order do what a list and a heap do.
 
+#[cfg(feature = "faults")]
+mod deaths;
+mod overwritten;
+#[path = "../support/mod.rs"]
 mod support;
 
 use core::cmp::Ordering;
@@ -222,7 +226,7 @@ fn read(message: &Message<'_>) -> Vec<u8> {
 fn judge(patience: &mut u64) -> impl FnMut(Contender<'_, '_>, Contender<'_, '_>) -> Result<bool, ()> + '_ {
     |one, other| {
         *patience = patience.checked_sub(1).ok_or(())?;
-        Ok(read(one.message)[0] < read(other.message)[0])
+        Ok(read(one.message).first() < read(other.message).first())
     }
 }
 
@@ -285,6 +289,7 @@ fn try_peek(queue: &Handle<'_, OrderedQueue<impl Order>>) -> Result<Vec<u8>, Ord
 }
 
 /// What a queue should be: a list, or a heap as Python keeps one, by exchanges of neighbours.
+#[derive(Clone)]
 struct Model {
     by_priority: bool,
     messages: Vec<Vec<u8>>,
@@ -294,6 +299,10 @@ struct Model {
 }
 
 impl Model {
+    fn new<O: Order>(maxsize: i64) -> Model {
+        Model { by_priority: O::BY_PRIORITY, messages: vec![], maxsize, unfinished: 0, shut_down: false }
+    }
+
     fn is_full(&self) -> bool {
         self.maxsize > 0 && self.messages.len() >= self.maxsize as usize
     }
@@ -436,7 +445,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
     let _limit = limit(120);
     let (region, me) = region();
     let queue = region.create_ordered_queue::<O>(me, maxsize).unwrap();
-    let mut model = Model { by_priority: O::BY_PRIORITY, messages: vec![], maxsize, unfinished: 0, shut_down: false };
+    let mut model = Model::new::<O>(maxsize);
     let mut seed = 0;
     for step in steps {
         seed += 1000;
@@ -458,7 +467,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
             }
             Step::Peek => prop_assert_eq!(try_peek(&queue), model.peek().map_err(refused)),
             Step::Clear => {
-                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().clear();
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().clear().unwrap();
                 model.clear();
             }
             Step::Get => prop_assert_eq!(try_get(&queue, ENDLESS), model.get().map_err(refused)),
@@ -490,7 +499,7 @@ fn run<O: Order>(maxsize: i64, steps: Vec<Step>) -> Result<(), TestCaseError> {
                 model.maxsize = maxsize;
             }
             Step::ShutDown { immediate } => {
-                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate);
+                queue.try_lock(&region, owner(&queue)).unwrap().unwrap().shut_down(immediate).unwrap();
                 model.shut_down = true;
                 if immediate {
                     model.clear();
