@@ -439,8 +439,8 @@ def obey(control: int, parent: int, inboxes: Iterable[Queue[Any]]) -> None:
     """Let the parent strike the calling thread, the first of this process, as `Subinterpreter` does its thread.
 
     It asks through a pipe, of which this call takes the descriptor, and SIGINT strikes, whose handler must be
-    `answer_signal`. When the parent has died, the inboxes are shut down, the thread is terminated, and after two seconds
-    the process killed.
+    `answer_signal`. When the parent has died, the inboxes are shut down, the thread is terminated, and after two
+    seconds the process killed.
     """
 
 def answer_signal(signal: int, frame: FrameType | None, /) -> None:

@@ -142,8 +142,10 @@ def end_workers(*, terminate: bool = False) -> None:
             worker.terminated = True
         _terminate([worker.body for worker in left])
         # The program's end leaves none at all, not even one whose maker was struck before it had taken note of it.
-        while current_interpreter_id() == _MAIN_ID and (alive := [*subinterpreters(), *_children()]):
-            _terminate(alive)
+        while current_interpreter_id() == _MAIN_ID and (interpreters := subinterpreters()):
+            _terminate(interpreters)
+        while children := _children():
+            _terminate(children)
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
@@ -152,15 +154,17 @@ def end_workers(*, terminate: bool = False) -> None:
 
 
 def _children() -> list[Child]:
+    """The processes that were started from here."""
     processes = sys.modules.get("multigil._process")
-    return [] if processes is None else processes.children()
+    children: list[Child] = [] if processes is None else processes.children()
+    return children
 
 
 def _terminate(interpreters: Sequence[Subinterpreter | Child]) -> None:
     """Terminate interpreters and wait for their end.
 
-    One whose thread sleeps in a foreign call is abandoned, and a process is killed. One in a call into C that keeps the GIL is waited for: there
-    is nothing else that CPython would survive.
+    One whose thread sleeps in a foreign call is abandoned, and a process is killed. One in a call into C that keeps the
+    GIL is waited for: there is nothing else that CPython would survive.
     """
     for one in interpreters:
         _worker.terminate(one, 0)

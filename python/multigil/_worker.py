@@ -104,9 +104,6 @@ class Worker:
     and so have those that it starts; 0 means the usual size.
     """
 
-    # What became of it as a process; None as long as it runs, and if it is none.
-    returncode: int | None = None
-
     def __init__(self, stack_size: int = 0) -> None:
         self.inbox: Queue[Any] = Queue()
         self.finished: Queue[None] = Queue()
@@ -130,6 +127,11 @@ class Worker:
     def daemon(self) -> bool:
         """Whether the end of the program terminates it."""
         return self.body.daemon
+
+    @property
+    def returncode(self) -> int | None:
+        """What it ended with as a process; None as long as it runs, and if it is none."""
+        return None
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""

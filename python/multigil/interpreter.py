@@ -78,8 +78,8 @@ class Interpreter:
     to the interpreter that made them.
 
     `backend` names what runs the target: "interpreter", one of this process; or "process", a fresh Python process, in
-    which everything can be imported and whose death leaves this one alone. `executable` is the Python that it runs, this
-    one unless it is given: any from 3.12 on that has this version of multigil.
+    which everything can be imported and whose death leaves this one alone. `executable` is the Python that it runs, if
+    not this one: any from 3.12 on that has this version of multigil.
 
     A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
     what its `run()` gives there is the result.
@@ -140,8 +140,8 @@ class Interpreter:
             if (target_name := getattr(target, "__name__", None)) is not None:
                 name += f" ({target_name})"
         daemon = current_interpreter().daemon if daemon is None else daemon
-        self._set_up(name, daemon, backend, target, args, kwargs or {})
-        self._executable = None if executable is None else os.fspath(executable)
+        path = None if executable is None else os.fspath(executable)
+        self._set_up(name, daemon, backend, target, args, kwargs or {}, path)
 
     def _set_up(
         self,
@@ -151,11 +151,12 @@ class Interpreter:
         target: Callable[..., object] | None = None,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        executable: str | None = None,
     ) -> None:
         self._name = name
         self._daemonic = daemon
         self._backend = backend
-        self._executable: str | None = None
+        self._executable = executable
         self._target = target
         self._args = args
         self._kwargs = kwargs or {}
@@ -470,9 +471,9 @@ class Interpreter:
 
     def _child(self, purpose: str) -> Child:
         body = self._started(purpose).body
-        if isinstance(body, Subinterpreter):
-            raise RuntimeError(f"cannot {purpose} interpreter of this process")
-        return body
+        if not isinstance(body, Subinterpreter):
+            return body
+        raise RuntimeError(f"cannot {purpose} interpreter of this process")
 
     def _awaited(self) -> Subinterpreter | Event:
         """What `wait_any` waits for."""
