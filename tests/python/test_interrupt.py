@@ -13,6 +13,8 @@ import workers
 from harness import AMPLE, MOMENT, in_thread, started
 from multigil import Barrier, BoundedSemaphore, Empty, Event, Interpreter, Lock, Queue, Semaphore, SimpleQueue, wait_any
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 # Within this time a running loop must notice. It is 50 ms on an idle machine.
 SOON = 1.0
 
