@@ -435,12 +435,12 @@ def region_descriptor() -> int:
 def recover_dead() -> int:
     """Put right what processes left that have died, and give how many interpreters it were."""
 
-def obey(control: int, parent: int, inboxes: Iterable[Queue[Any]]) -> None:
+def obey(control: int, parent: int, answered: Value, inboxes: Iterable[Queue[Any]]) -> None:
     """Let the parent strike the calling thread, the first of this process, as `Subinterpreter` does its thread.
 
-    It asks through a pipe, of which this call takes the descriptor, and SIGINT strikes, whose handler must be
-    `answer_signal`. When the parent has died, the inboxes are shut down, the thread is terminated, and after two
-    seconds the process killed.
+    It asks through a pipe, of which this call takes the descriptor, and `answered` becomes the number of the last
+    request that was seen to. SIGINT strikes, whose handler must be `answer_signal`. When the parent has died, the
+    inboxes are shut down, the thread is terminated, and after two seconds the process killed.
     """
 
 def answer_signal(signal: int, frame: FrameType | None, /) -> None:

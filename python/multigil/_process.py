@@ -15,6 +15,7 @@ A child whose parent has died is nobody's: it is terminated, so that it cleans u
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import signal
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multigil import _core, _worker
-from multigil._core import Event, StaleHandle
+from multigil._core import Event, StaleHandle, Value
 from multigil._worker import Loop, Worker
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ _PATIENCE = 2.0
 _LAST_PATIENCE = 0.25
 # Seconds that another Python gets to tell whether it has multigil.
 _SECONDS_TO_TELL = 60.0
+
+# More than any request's number: nothing will be asked of the dead.
+_ALL = (1 << 64) - 1
 
 # A path of ASCII and a line of bytes; an empty path stands for that Python's own.
 _BOOTSTRAP = """\
@@ -78,8 +82,10 @@ class ProcessWorker(Worker):
             _check(executable)
         left_out = _own_folders() if foreign else None
         by_value = "multigil._by_value" in sys.modules
-        line = dumps((queues, self.asked, stack_size, by_value, self._name, self._daemonic, left_out, self._known))
-        return Child(executable, [] if foreign else self._known["path"], line, queues)
+        about = (stack_size, by_value, self._name, self._daemonic, left_out, self._known)
+        answered = Value("Q", lock=False)
+        line = dumps((queues, self.asked, answered, *about))
+        return Child(executable, [] if foreign else self._known["path"], line, queues, answered)
 
     @property
     def returncode(self) -> int | None:
@@ -113,17 +119,19 @@ class Child:
     error = None
     backend = "process"
 
-    def __init__(self, executable: str, path: list[str], line: bytes, queues: Queues) -> None:
+    def __init__(self, executable: str, path: list[str], line: bytes, queues: Queues, answered: Value) -> None:
         self.name: str | None = None
         self.daemon = False
         self.returncode: int | None = None
         self.ended = Event()
         self._queues = queues
+        self._requests = itertools.count(1)
+        self._answered = answered
         with contextlib.ExitStack() as opened:
-            theirs, ours = os.pipe()
+            theirs, self._control = os.pipe()
             opened.callback(os.close, theirs)
-            weakref.finalize(self, os.close, ours).atexit = False
-            os.set_blocking(ours, False)
+            weakref.finalize(self, os.close, self._control).atexit = False
+            os.set_blocking(self._control, False)
             script = os.memfd_create("multigil")
             opened.callback(os.close, script)
             text = _BOOTSTRAP.format(path=path, control=theirs, parent=os.getpid(), line=line)
@@ -137,7 +145,6 @@ class Child:
                     pass_fds=(region, theirs, script),
                     env={**os.environ, _REGION: f"{_core.region_number()}:{region}"},
                 )
-        self._control = ours
         self.pid = self._process.pid
         self.sentinel = os.pidfd_open(self.pid)
         weakref.finalize(self, os.close, self.sentinel).atexit = False
@@ -163,8 +170,13 @@ class Child:
         return self.ended.wait(timeout)
 
     def interrupt(self, last: int) -> None:
-        """Raise KeyboardInterrupt in the task that runs, if its number is at most `last`."""
-        self._ask(b"I", last)
+        """Raise KeyboardInterrupt in the task that runs, if its number is at most `last`.
+
+        Waits until it was seen to, so that it comes before what is done here afterwards.
+        """
+        request = self._ask(b"I", last)
+        while (answered := self._answered.value) < request:
+            self._answered.wait(answered)
 
     def terminate(self, timeout: float | None = None) -> None:  # noqa: ARG002  (it does not wait)
         """Drop what is queued, and raise InterpreterTerminated in what runs."""
@@ -184,15 +196,21 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.sentinel, number)
 
-    def _ask(self, what: bytes, last: int) -> None:
-        # The pipe is full only if thousands of requests have not been read, and broken if the process has ended.
-        with contextlib.suppress(BlockingIOError, BrokenPipeError):
-            os.write(self._control, what + last.to_bytes(8, "little"))
+    def _ask(self, what: bytes, last: int) -> int:
+        """Send a request, and give its number; 0 if nobody will see to it."""
+        request = next(self._requests)
+        try:
+            os.write(self._control, request.to_bytes(8, "little") + last.to_bytes(8, "little") + what)
+        except (BlockingIOError, BrokenPipeError):
+            return 0  # thousands of others have not been read, or the process has ended
+        return request
 
     def end(self) -> None:
         """Do what is to be done when the process is dead: what the watcher calls."""
         self.returncode = self._process.wait()
         _core.recover_dead()
+        self._answered.value = _ALL
+        self._answered.notify_all()
         for queue in self._queues:
             queue.shutdown()
         self.ended.set()
@@ -322,7 +340,7 @@ def main(control: int, parent: int, line: bytes) -> None:
     except StaleHandle:
         sys.exit(1)  # the parent is dead
     loop = _worker.loop = ProcessLoop(*arguments)
-    _core.obey(control, parent, loop.inboxes)
+    _core.obey(control, parent, loop.answered, loop.inboxes)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     loop.run()
     sys.exit(loop.status)
@@ -335,6 +353,7 @@ class ProcessLoop(Loop):
         self,
         queues: Queues,
         asked: Queue[None],
+        answered: Value,
         stack_size: int,
         by_value: bool,
         name: str,
@@ -344,6 +363,7 @@ class ProcessLoop(Loop):
     ) -> None:
         self.name = name
         self.daemon = daemon
+        self.answered = answered
         self.inboxes = queues[:1]
         self._left_out = left_out
         self._own_path = list(sys.path)

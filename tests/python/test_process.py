@@ -114,7 +114,9 @@ class TestInside:
             assert process.call(workers.start_and_get_result, workers.identity, 5) == 5
             assert process.call(lambda: started(workers.identity, 6).result()) == 6
 
-    def test_changes_of_the_environment_the_path_and_the_arguments_arrive(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_changes_of_environment_path_and_arguments_arrive(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def seen() -> tuple[str | None, str | None, str, list[str]]:
             import subprocess  # the one of C, too
 

@@ -190,7 +190,7 @@ class TestClose:
     def test_one_that_nobody_holds_any_more_closes_itself(self) -> None:
         interpreter = Interpreter()
         interpreter.call(workers.identity, 5)
-        thread = Path(f"/proc/self/task/{interpreter.native_id}")
+        thread = Path(f"/proc/{interpreter.native_id}")
         assert thread.exists()
         del interpreter
         gc.collect()

@@ -153,9 +153,10 @@ after timeout seconds if that is not None. Whoever takes what was ready may come
     py::method_fast(
         c"obey",
         process::obey,
-        c"obey($module, control, parent, inboxes)\n--\n\n\
+        c"obey($module, control, parent, answered, inboxes)\n--\n\n\
 Let the parent strike the calling thread, the first of this process, as interrupt() and terminate() do an interpreter's.\n\n\
-It asks through a pipe, of which this call takes the descriptor, and SIGINT strikes, whose handler must be answer_signal.\n\
+It asks through a pipe, of which this call takes the descriptor, and answered becomes the number of the last request that\n\
+was seen to. SIGINT strikes, whose handler must be answer_signal.\n\
 When the parent has died, the inboxes are shut down, the thread is terminated, and after two seconds the process killed.",
     ),
     py::method_fast(

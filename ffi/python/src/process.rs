@@ -4,8 +4,9 @@
 //! it reads what the parent asks for, and sees it die.
 //!
 //! ```text
-//!   the parent   control.write(request) ────────→  poll([control, the parent]) → ask the seat → SIGINT to the first thread
-//!                dies ──────────────────────────→  the same → terminate → wait → SIGKILL to itself
+//!   the parent   control.write(request) ──→  poll([control, the parent]) → ask the seat → SIGINT to the first thread
+//!                answered.wait()  ←───────   answered = the request's number
+//!                dies ────────────────────→  the same → terminate → wait → SIGKILL to itself
 //! ```
 
 use core::ffi::c_int;
@@ -16,12 +17,15 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use multigil::object::Handle;
+use multigil::object::{Handle, SharedMemory};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
+use crate::errors;
+use crate::handle::HandleObject;
 use crate::interpreter::handles;
 use crate::py::{self, Arguments, Owned, Result, raise};
+use crate::state::State;
 use crate::wait::{self, Request, Seat};
 
 /// How long a worker may take to clean up when its parent has died.
@@ -30,8 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Bytes of a request: what, and the number of the last task that it concerns.
-const REQUEST_BYTES: usize = 9;
+/// Bytes of a request: its number, that of the last task that it concerns, and what it is.
+const REQUEST_BYTES: usize = 17;
 
 /// `region_number()`: the number of this process's region.
 pub(crate) unsafe extern "C" fn region_number(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -58,7 +62,7 @@ pub(crate) unsafe extern "C" fn recover_dead(module: *mut ffi::PyObject, _: *mut
     })
 }
 
-/// `obey(control, parent, inbox)`: has the calling thread, the process's first one, be struck by what comes through
+/// `obey(control, parent, answered, inboxes)`: has the calling thread, the process's first one, be struck by what comes through
 /// the pipe, and terminates it when the parent is dead.
 pub(crate) unsafe extern "C" fn obey(
     module: *mut ffi::PyObject,
@@ -67,13 +71,15 @@ pub(crate) unsafe extern "C" fn obey(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let parameters = [c"control", c"parent", c"inboxes"];
-        let [control, parent, inboxes] = Arguments::new(values, count, names).parse("obey", parameters, 3)?;
+        let parameters = [c"control", c"parent", c"answered", c"inboxes"];
+        let [control, parent, answered, inboxes] = Arguments::new(values, count, names).parse("obey", parameters, 4)?;
+        let state = crate::state_of_module(module);
         let control = descriptor(control)?;
         let parent = py::unsigned(parent)? as libc::pid_t;
         let worker = Worker {
             seat: wait::be_signalled(),
-            inboxes: handles(crate::state_of_module(module), inboxes)?,
+            answered: value(state, answered)?,
+            inboxes: handles(state, inboxes)?,
             // The descriptor is the caller's gift.
             control: File::from_raw_fd(control),
             parent: open_process(parent),
@@ -83,6 +89,16 @@ pub(crate) unsafe extern "C" fn obey(
             Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
         }
     })
+}
+
+/// A handle of our own to a value.
+unsafe fn value(state: &State, object: *mut ffi::PyObject) -> Result<Handle<'static, SharedMemory>> {
+    let class = state.object(&state.objects.value_type)?;
+    if ffi::PyObject_TypeCheck(object, class.as_ptr().cast()) == 0 {
+        return raise(ffi::PyExc_TypeError, "argument 'answered' must be a Value");
+    }
+    let id = HandleObject::<SharedMemory>::of(object).1.id();
+    state.region.attach(id, state.me).or_else(|error| errors::attach(state, error))
 }
 
 unsafe fn descriptor(object: *mut ffi::PyObject) -> Result<c_int> {
@@ -107,6 +123,7 @@ fn open_process(parent: libc::pid_t) -> Option<File> {
 /// What the thread has that obeys.
 struct Worker {
     seat: Arc<Seat>,
+    answered: Handle<'static, SharedMemory>,
     inboxes: Vec<Handle<'static, Queue>>,
     control: File,
     parent: Option<File>,
@@ -119,7 +136,10 @@ impl Worker {
             let again = self.seat.strike_again();
             pause = if again { (2 * pause).min(LAST_PAUSE) } else { FIRST_PAUSE };
             match self.poll(again.then_some(pause)) {
-                Some(Event::Request(request)) => self.ask(request),
+                Some(Event::Request(number, request)) => {
+                    self.ask(request);
+                    self.answer(number);
+                }
                 Some(Event::Death) => return self.end(),
                 None => {}
             }
@@ -148,8 +168,18 @@ impl Worker {
         if self.control.read_exact(&mut bytes).is_err() {
             return Some(Event::Death); // it has become another program
         }
-        let last = u64::from_le_bytes(bytes[1..].try_into().expect("eight of nine"));
-        Some(Event::Request(if bytes[0] == b'T' { Request::Terminate } else { Request::Interrupt(last) }))
+        let [.., what] = bytes;
+        let number = |start| u64::from_le_bytes(core::array::from_fn(|place| bytes[start + place]));
+        let request = if what == b'T' { Request::Terminate } else { Request::Interrupt(number(8)) };
+        Some(Event::Request(number(0), request))
+    }
+
+    /// Tells that a request has been seen to.
+    fn answer(&self, number: u64) {
+        if let Some(element) = self.answered.element(0) {
+            element.store(number);
+            self.answered.changes(0).notify(u32::MAX);
+        }
     }
 
     fn ask(&self, request: Request) {
@@ -179,7 +209,8 @@ impl Worker {
 
 /// What the thread waits for.
 enum Event {
-    Request(Request),
+    /// Of the parent's, and its number.
+    Request(u64, Request),
     /// Of the parent.
     Death,
 }
