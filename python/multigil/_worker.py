@@ -253,6 +253,12 @@ def end_main_thread() -> None:
         _main_ended.set()
 
 
+def renew_main_thread() -> None:
+    """Have a forked child tell of the end of its own main thread."""
+    global _main_ended  # noqa: PLW0603
+    _main_ended = Event()
+
+
 _stack_size = 0
 
 

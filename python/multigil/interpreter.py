@@ -548,7 +548,8 @@ class Interpreter:
             if self._body is None:
                 raise NotShareable(f"cannot pickle {type(self).__name__!r} object that is not started")
             body = self._body
-            return _recognize, (_key(body), body.id, self.name, body.ident, body.native_id)
+            ended = None if isinstance(body, Subinterpreter) else body.ended
+            return _recognize, (_key(body), body.id, self.name, body.ident, body.native_id, ended)
         state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()
         what = (self._name, self._daemonic, self._backend, self._target, self._args, self._kwargs)
         return _arrive, (type(self), *what), state
@@ -598,7 +599,7 @@ def _key(body: Subinterpreter | Child | _Body) -> tuple[int, int]:
 
 
 def _recognize(
-    key: tuple[int, int], id: int | None, name: str, ident: int | None, native_id: int | None
+    key: tuple[int, int], id: int | None, name: str, ident: int | None, native_id: int | None, ended: Event | None
 ) -> Interpreter:
     """The object here of an interpreter whose object was sent."""
     pid, number = key
@@ -609,8 +610,8 @@ def _recognize(
     if found is None and here:
         found = next((_object_of(body) for body in subinterpreters() if body.number == number), None)
     if found is None:
-        ended = Event() if here and number > 0 else None
-        if ended is not None:
+        if here and number > 0:
+            ended = Event()
             ended.set()
         found = _object_of(_Body(number, id, name, (ident, native_id, ended), pid=None if here else pid))
     return found
@@ -652,13 +653,18 @@ class _Body:
         is_this = self.pid is None and self.id == current_interpreter_id()
         return threading.main_thread().native_id if is_this else self._native_id
 
+    @property
+    def ended(self) -> Event | None:
+        # Another one in a forked child.
+        return _worker.main_thread()[2] if self.pid is None and self.number == 0 else self._ended
+
     def is_alive(self) -> bool:
-        return self._ended is None or not self._ended.is_set()
+        return self.ended is None or not self.ended.is_set()
 
     def join(self, timeout: float | None) -> None:
-        if self._ended is None:
+        if self.ended is None:
             raise RuntimeError(f"cannot join {self.name} from here")
-        self._ended.wait(timeout)
+        self.ended.wait(timeout)
 
 
 def _give(outcome: Any) -> Any:

@@ -104,6 +104,22 @@ class TestInside:
                 f"cannot {verb} current interpreter" for verb in ("wait for", "interrupt", "close", "call")
             }
 
+    def test_others_can_see_and_join_it(self) -> None:
+        go: Queue[None] = Queue()
+        process = started(go.get, name="watched")
+        with Process() as other, Interpreter() as interpreter:
+            for watcher in (other, interpreter):
+                assert watcher.call(lambda one: (one.name, one.pid, one.is_alive()), process) == (
+                    "watched",
+                    process.pid,
+                    True,
+                )
+            joining = [
+                watcher.submit(lambda one: one.join() or one.is_alive(), process) for watcher in (other, interpreter)
+            ]
+            go.put(None)
+            assert [future.result(AMPLE) for future in joining] == [False, False]
+
     def test_run_may_be_overridden(self) -> None:
         process = Doubling(21)
         process.start()
@@ -114,9 +130,7 @@ class TestInside:
             assert process.call(workers.start_and_get_result, workers.identity, 5) == 5
             assert process.call(lambda: started(workers.identity, 6).result()) == 6
 
-    def test_changes_of_environment_path_and_arguments_arrive(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_changes_of_environment_path_and_arguments_arrive(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def seen() -> tuple[str | None, str | None, str, list[str]]:
             import subprocess  # the one of C, too
 
