@@ -709,15 +709,15 @@ unsafe extern "C" fn initialize(
 
 /// The same for the one kind that delivers again. What it does so is a keyword only, as it is none of `queue.Queue`'s.
 unsafe fn initialize_queue(object: *mut ffi::PyObject, arguments: &Arguments) -> Result<()> {
-    let (state, queue) = HandleObject::<Queue>::of(object);
+    let (_state, queue) = HandleObject::<Queue>::of(object);
     arguments.positional_at_most("Queue", 1)?;
     let [maxsize, redeliver] = arguments.parse("Queue", [MAXSIZE, REDELIVER], 0)?;
     let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
     let redelivers = py::truth(redeliver, false)?;
-    if !queue.set_redelivers(redelivers, state.region, state.me) {
+    if !queue.set_redelivers(redelivers, queue.region(), queue.owner()) {
         return raise(ffi::PyExc_RuntimeError, "redeliver cannot be changed any more: items were put");
     }
-    queue.set_maxsize(maxsize, state.region);
+    queue.set_maxsize(maxsize, queue.region());
     Ok(())
 }
 
@@ -734,8 +734,8 @@ unsafe extern "C" fn get_redeliver(object: *mut ffi::PyObject, _: *mut c_void) -
 unsafe extern "C" fn get_redelivered(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
         let redelivered = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
-            let (state, queue) = HandleObject::<Queue>::of(object);
-            queue.is_redelivered(state.region)
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.is_redelivered(queue.region())
         };
         Ok(Owned::bool(redelivered))
     })
