@@ -62,6 +62,7 @@ pub(crate) struct Transaction<'a, P> {
     journal: &'a Journal,
     region: &'a P,
     count: usize,
+    is_whole: bool,
 }
 
 impl Journal {
@@ -75,9 +76,13 @@ impl Journal {
         self.lock(region, me);
         let _unlock = Unlock(self);
         self.redo(region); // of somebody who died
-        let mut transaction = Transaction { journal: self, region, count: 0 };
+        let mut transaction = Transaction { journal: self, region, count: 0, is_whole: true };
         let result = body(&mut transaction)?;
         let count = transaction.count;
+        debug_assert!(transaction.is_whole, "transactions have few words, all of their region");
+        if !transaction.is_whole {
+            return None;
+        }
         fault!(BeforeJournalCommit);
         // The commit. Release, here and below: each step is in memory after all those before it, whenever we are killed.
         self.count.store(count as u64, Ordering::Release);
@@ -144,7 +149,10 @@ impl<P: Place> Transaction<'_, P> {
     /// Has the word become `value`. Nobody else may change it but in a transaction.
     pub(crate) fn set(&mut self, word: &AtomicU64, value: u64) {
         let change = self.journal.changes.get(self.count).zip(self.region.offset(word));
-        let (change, place) = change.expect("transactions have few words, all of their region");
+        let Some((change, place)) = change else {
+            self.is_whole = false;
+            return;
+        };
         change.place.store(place, Ordering::Relaxed);
         change.value.store(value, Ordering::Relaxed);
         self.count += 1;

@@ -241,9 +241,11 @@ impl Region {
         if registered.is_some() {
             return registered;
         }
-        // Some numbers may be those of the dead.
-        self.heap.space().peers().filter(|peer| self.heap.space().is_dead(*peer)).for_each(|dead| self.bury(dead));
-        self.heap.space().register()
+        // Some numbers may be those of the dead. One is enough.
+        self.heap.space().peers().filter(|peer| self.heap.space().is_dead(*peer)).find_map(|dead| {
+            self.bury(dead);
+            self.heap.space().register()
+        })
     }
 
     /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
@@ -538,11 +540,12 @@ impl Region {
 
     /// A handle to the object of that name, if there is one and it is such an object.
     pub fn open_named<T: SharedState>(&self, me: PeerId, kind: u32, name: &str) -> Option<Handle<'_, T>> {
+        let mut gone = None;
         loop {
-            let id = self.id_of_name(kind, name, me)?;
+            let id = self.id_of_name(kind, name, me).filter(|id| gone != Some(*id))?;
             match self.attach(id, me) {
                 Ok(handle) => return Some(handle),
-                Err(AttachError::Gone) => {} // it was unlinked in between
+                Err(AttachError::Gone) => gone = Some(id), // it was unlinked in between, or somebody wrote over it
                 Err(_) => return None,
             }
         }
@@ -562,7 +565,7 @@ impl Region {
     pub fn take_name(&self, me: PeerId, kind: u32, name: &str) -> bool {
         let taken = self.heap.transact(me, |transaction| {
             let (link, entry) = self.links().find(|(_, entry)| entry.is(kind, name))?;
-            let block = u32::try_from(link.load(Ordering::Relaxed) - 1).ok()?;
+            let block = u32::try_from(link.load(Ordering::Relaxed).checked_sub(1)?).ok()?;
             transaction.set(link, entry.next.load(Ordering::Relaxed));
             self.heap.hand_over_with(transaction, block, Some(me))?;
             let id = entry.id();
@@ -1112,8 +1115,9 @@ impl<'r> Message<'r> {
         if let Some(mine) = self.block()
             && let (Some((from, _)), Some((to, _))) = (memory(theirs), memory(mine))
         {
-            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's.
-            unsafe { from.copy_to_nonoverlapping(to, meta.length as usize) };
+            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's. Where
+            // somebody wrote over what tells where blocks are, they may overlap.
+            unsafe { from.copy_to(to, meta.length as usize) };
             self.cell.meta = cell.meta;
             let pins: Vec<_> = heap.pinned(theirs).filter_map(|id| Some((id, heap.object_kind(id)?))).collect();
             heap.pin(self.me, mine, &pins);
@@ -1233,7 +1237,9 @@ impl<'r> Message<'r> {
         let (Some(_), false) = (end, bytes.is_empty()) else { return };
         if meta.is_inline() {
             bytemuck::bytes_of_mut(&mut self.cell.payload)[offset..offset + bytes.len()].copy_from_slice(bytes);
-        } else if let Some((memory, _)) = self.region.heap.memory(self.cell.payload[0] as u32) {
+        } else if let Some((memory, size)) = self.region.heap.memory(self.cell.payload[0] as u32)
+            && size as u64 >= meta.length
+        {
             // SAFETY: the block is ours and holds `meta.length` bytes, and the copy ends within them. The source is
             // no part of a block: those are never handed out as slices.
             unsafe { memory.add(offset).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };

@@ -159,7 +159,7 @@ impl Space {
         let mut fitting = None;
         for (number, entry) in header.segments.iter().take(count as usize).enumerate() {
             let (offset, length) = self.shape(entry).ok_or_else(refused)?;
-            let used = entry.used.load(Ordering::Relaxed).min(length);
+            let used = entry.used.load(Ordering::Relaxed).min(length).next_multiple_of(page_bytes() as u64);
             end = end.max(offset + length);
             if length - used >= bytes {
                 fitting = Some((number as u64, entry, offset, used));

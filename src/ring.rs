@@ -590,10 +590,10 @@ impl Chain {
             claimed += 1;
         }
         // Before a consumer can take one: `head` is never beyond `tail`.
-        essential!(TailFirst: advance(&self.back.tail, first.position, first.position + claimed as u64));
+        essential!(TailFirst: advance(&self.back.tail, first.position, first.position.wrapping_add(claimed as u64)));
         fault!(TailPushed);
         for place in 0..claimed {
-            first.life.spot(first.position + place as u64).write(me, cell(place), || on_claim(place));
+            first.life.spot(first.position.wrapping_add(place as u64)).write(me, cell(place), || on_claim(place));
         }
         Ok(claimed)
     }
@@ -638,7 +638,7 @@ impl Chain {
     /// before it, and stays a ring of this chain.
     #[inline(always)]
     fn claim_next(&self, first: &Spot<'_>, offset: u64, me: PeerId, limit: u64) -> bool {
-        let spot = first.life.spot(first.position + offset);
+        let spot = first.life.spot(first.position.wrapping_add(offset));
         let free = word(FREE, spot.turn, 0);
         // SYNC POINT: Acquire; what the last reader of the slot did is done.
         spot.slot.word.load(essential!(NextSeen: Ordering::Acquire)) == free

@@ -104,7 +104,7 @@ impl Model {
         for (maxsize, redelivers) in [(0, false), (5, false), (0, true)] {
             let queue = made(region.create_queue(me, maxsize).unwrap(), &mut objects, &mut states);
             assert!(queue.set_redelivers(redelivers, region, me));
-            fill(&queue, &peers, &pinned);
+            fill(queue.id(), &peers, &pinned);
             pinned.push((queue.id(), ObjectKind::Queue));
         }
         fill_ordered::<Lifo>(
@@ -233,22 +233,25 @@ fn offset_of(address: usize) -> u64 {
 }
 
 /// Messages of every kind, of which some came and went, some are taken and some came back.
-fn fill(queue: &Queue, peers: &[(&Region, PeerId)], pinned: &[(ObjectId, ObjectKind)]) {
+fn fill<'r>(queue: ObjectId, peers: &[(&'r Region, PeerId)], pinned: &[(ObjectId, ObjectKind)]) {
+    let attached = |(region, me): &(&'r Region, PeerId)| region.attach::<Queue>(queue, *me).unwrap();
+    let queues: Vec<_> = peers.iter().map(attached).collect();
     for (number, length) in [8, 0, 112, 113, 700, 5000, 70_000, 8, 30, 8].into_iter().cycle().take(120).enumerate() {
         let (region, me) = peers[number % 3];
         let mut message = Message::new(region, me);
         let pins = if number % 4 == 1 { pinned } else { &[] };
         message.allocate(1, if number > 20 { length.min(200) } else { length }, pins).unwrap();
-        let _ = queue.put(&mut message, region, me, None);
+        let _ = queues[number % 3].put(&mut message, region, me, None);
     }
     for number in 0..50 {
         let (region, me) = peers[number % 3];
         let mut message = Message::new(region, me);
-        let _ = queue.get(&mut message, region, me, None);
+        let _ = queues[number % 3].get(&mut message, region, me, None);
         if number % 5 == 0 {
-            let _ = queue.task_done(region);
+            let _ = queues[number % 3].task_done(region);
         }
     }
+    std::mem::forget(queues);
 }
 
 fn fill_ordered<O: Order>(queue: &OrderedQueue<O>, (region, me): (&Region, PeerId), pinned: &[(ObjectId, ObjectKind)]) {
@@ -557,7 +560,9 @@ fn visit_queue(visitor: &Visitor<'_>, queue: &Queue, model: &Model, dice: &mut D
     match dice.below(6) {
         0 => queue.shut_down(false, region, me),
         1 => queue.shut_down(true, region, me),
-        2 => visitor.patient(|patience| drop(queue.clear(region, me, patience))),
+        2 => {
+            let _ = visitor.patient(|patience| queue.clear(region, me, patience));
+        }
         3 => {
             // It grows.
             queue.set_maxsize(0, region);
