@@ -10,7 +10,8 @@
 //! makes the changes again, which is no matter as often as it is done. So all of the words change or none.
 //!
 //! One lock serves a whole region. What needs it is rare: references to objects, rings that are linked, growth. It
-//! names its holder, as every lock does, and is taken over only from one who is dead for certain.
+//! names its holder, as every lock does, and is taken over only from one who is dead for certain. A process's own threads
+//! take turns beforehand: so a holder that is one of them and not the caller is one that somebody wrote there.
 #![forbid(unsafe_code)]
 
 use core::time::Duration;
@@ -52,8 +53,9 @@ pub(crate) trait Place {
     /// The word there, if there is one.
     fn word(&self, offset: u64) -> Option<&AtomicU64>;
 
-    /// Whether nobody of that name takes part any more.
-    fn is_dead(&self, peer: PeerId) -> bool;
+    /// Whether nobody of that name has the lock: it takes part no more, or it is of this process, where only the caller
+    /// wants it just now.
+    fn cannot_hold(&self, peer: PeerId) -> bool;
 }
 
 /// Changes that are being collected, while the journal's lock is held.
@@ -135,7 +137,7 @@ impl Journal {
                 let holder = PeerId::new(u16::try_from(seen & !CONTENDED).unwrap_or(0));
                 // Nobody else takes it over: the one whose exchange succeeds.
                 if self.holder.load(Ordering::Relaxed) == contended
-                    && holder.is_none_or(|holder| region.is_dead(holder))
+                    && holder.is_none_or(|holder| region.cannot_hold(holder))
                     && take(contended, CONTENDED)
                 {
                     return;

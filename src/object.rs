@@ -24,7 +24,6 @@ use crate::fault::fault;
 use crate::file::RegionFile;
 use crate::flag::Flag;
 use crate::heap::{Heap, Note, Usage};
-use crate::journal::Place;
 use crate::layout::{Entry, Envelope, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
@@ -364,6 +363,9 @@ impl Region {
     }
 
     fn put_right(&self, dead: PeerId, me: PeerId) {
+        if self.process(dead) == 0 {
+            return; // the number never was anybody's: somebody wrote over the bits, maybe all of them
+        }
         // First of all what the journal's log holds, if the dead had its lock: its changes may be half made.
         self.heap.transact(me, |_| None::<()>);
         for id in self.heap.objects() {

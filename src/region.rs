@@ -38,6 +38,8 @@ pub(crate) struct Space {
     file: RegionFile,
     /// What is mapped of the segments, by their numbers. Null, or made by `Box::into_raw` and there as long as this.
     segments: Box<[AtomicPtr<Segment>]>,
+    /// Held by the thread of this process that changes words together.
+    transacting: Mutex<()>,
     /// Participants of this process; whose locks the kernel does not tell from ours.
     ours: Mutex<Vec<PeerId>>,
 }
@@ -114,7 +116,7 @@ impl Space {
     fn map(file: RegionFile, identity: Identity) -> Result<Space, RegionError> {
         let header = MmapOptions::new().len(header_bytes() as usize).map_raw(file.file())?;
         let segments = (0..MAX_SEGMENTS).map(|_| AtomicPtr::default()).collect();
-        Ok(Space { header, identity, file, segments, ours: Mutex::default() })
+        Ok(Space { header, identity, file, segments, transacting: Mutex::default(), ours: Mutex::default() })
     }
 
     #[inline(always)]
@@ -137,6 +139,7 @@ impl Space {
         me: PeerId,
         body: impl FnOnce(&mut Transaction<'_, Space>) -> Option<T>,
     ) -> Option<T> {
+        let _one_thread = self.transacting.lock();
         self.header().journal.transact(self, me, body)
     }
 
@@ -361,7 +364,10 @@ impl Space {
         self.file.take_over(file)?;
         self.header().peers[usize::from(me.get())].process.store(u64::from(std::process::id()), Ordering::Relaxed);
         // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent, and may have been changing it.
-        unsafe { core::ptr::from_ref(&self.ours).cast_mut().write(Mutex::new(vec![me])) };
+        unsafe {
+            core::ptr::from_ref(&self.ours).cast_mut().write(Mutex::new(vec![me]));
+            core::ptr::from_ref(&self.transacting).cast_mut().write(Mutex::default());
+        }
         Ok(())
     }
 
@@ -384,6 +390,11 @@ impl Space {
     pub(crate) fn is_taken(&self, peer: PeerId) -> bool {
         let (bits, bit) = taken_bit(self.header(), peer);
         bits.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// Whether nobody of that name takes part any more.
+    pub(crate) fn is_dead(&self, peer: PeerId) -> bool {
+        !self.is_taken(peer) || (!self.is_ours(peer) && !self.file.is_claimed_elsewhere(peer))
     }
 
     /// Whether this process has the peer.
@@ -432,8 +443,8 @@ impl Place for Space {
         Some(unsafe { AtomicU64::from_ptr(start.cast()) })
     }
 
-    fn is_dead(&self, peer: PeerId) -> bool {
-        !self.is_taken(peer) || (!self.is_ours(peer) && !self.file.is_claimed_elsewhere(peer))
+    fn cannot_hold(&self, peer: PeerId) -> bool {
+        self.is_ours(peer) || self.is_dead(peer)
     }
 }
 

@@ -450,7 +450,7 @@ pub(crate) const MOST_CLAIMED: usize = 16;
 
 /// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
 /// made necessary, or got done.
-const MOST_STEPS: u32 = 1 << 20;
+const MOST_STEPS: u32 = 1 << 16;
 /// So many messages one consumer takes before it pushes `head`: others would have to, one by one.
 const MOST_UNTOLD: u64 = 1 << 10;
 /// So many rings, of 512 KiB each, no machine has.

@@ -48,6 +48,9 @@ const MOST_WORK: i64 = 1;
 /// Seconds that it may take on a machine that does many other things.
 const MOST_TIME: i64 = 60;
 
+/// Changes of words while somebody works with them.
+const MOST_CHANGES: u32 = 5_000;
+
 const WORD: u64 = 8;
 
 /// Numbers that are the same each time.
@@ -359,10 +362,11 @@ fn try_input(model: &Model, number: u64) {
         let mut dice = Dice(!number);
         let (words, is_done) = (&words, &is_done);
         scope.spawn(move || {
-            while !is_done.load(Relaxed) {
+            for _ in 0..MOST_CHANGES {
                 words.change(model, &mut dice);
-                if dice.one_in(16) {
-                    std::thread::yield_now();
+                std::thread::yield_now();
+                if is_done.load(Relaxed) {
+                    break;
                 }
             }
         });
@@ -775,6 +779,11 @@ fn try_batch(model: &Model, numbers: impl Iterator<Item = u64>, told: &Told) -> 
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "{}", std::io::Error::last_os_error());
     if child == 0 {
+        extern "C" fn tell(_: i32) {
+            eprintln!("HANG\n{}", std::backtrace::Backtrace::force_capture());
+            unsafe { libc::_exit(7) };
+        }
+        unsafe { libc::signal(libc::SIGPROF, tell as *const () as usize) };
         for number in numbers {
             told.number.store(number, Relaxed);
             limit_time();
