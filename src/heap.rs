@@ -534,7 +534,7 @@ impl Heap {
 
     /// Takes the references back that a block holds; `last` is told of the objects that end with that.
     pub(crate) fn unpin(&self, me: PeerId, index: u32, mut last: impl FnMut(ObjectId)) {
-        loop {
+        for _ in 0..=u16::MAX {
             let released = self.transact(me, |transaction| {
                 let (slab, descriptor) = self.find(index)?;
                 let seen = descriptor.load(Ordering::Relaxed);

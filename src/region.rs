@@ -436,7 +436,9 @@ impl Place for Space {
             let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
             let inside =
                 |segment: &&Segment| (segment.offset..segment.offset + segment.memory.len() as u64).contains(&offset);
-            let segment = (0..count).filter_map(|number| self.segment(number)).find(inside)?;
+            // Of words that this process has just changed, what is mapped tells for certain.
+            let known = self.mapped().find(inside);
+            let segment = known.or_else(|| (0..count).filter_map(|number| self.segment(number)).find(inside))?;
             segment.memory.as_mut_ptr().wrapping_add((offset - segment.offset) as usize)
         };
         // SAFETY: it is inside of what is mapped, and aligned.
