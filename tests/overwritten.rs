@@ -14,7 +14,7 @@
 
 mod support;
 
-use std::fmt::Write as _;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -43,6 +43,10 @@ use crate::support::photograph::Photograph;
 const SMOKE: u64 = 10_000;
 /// Inputs of a child.
 const BATCH: u64 = 1_000;
+/// After so many failures no more inputs are tried.
+const MOST_FAILURES: usize = 20;
+/// After so many inputs a word is said.
+const PROGRESS: u64 = 10_000;
 /// Seconds of processor time that an input may take.
 const MOST_WORK: i64 = 1;
 /// Seconds that it may take on a machine that does many other things.
@@ -772,48 +776,79 @@ impl Told {
     }
 }
 
-/// Tries inputs in a child of this process; the number of one that failed, and how.
-fn try_batch(model: &Model, numbers: impl Iterator<Item = u64>, told: &Told) -> Option<(u64, String)> {
-    told.is_done.store(false, Relaxed);
-    // SAFETY: the child has one thread, and uses what that made or makes.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "{}", std::io::Error::last_os_error());
-    if child == 0 {
-        extern "C" fn tell(_: i32) {
-            eprintln!("HANG\n{}", std::backtrace::Backtrace::force_capture());
-            unsafe { libc::_exit(7) };
-        }
-        unsafe { libc::signal(libc::SIGPROF, tell as *const () as usize) };
-        for number in numbers {
-            told.number.store(number, Relaxed);
-            limit_time();
-            let result = catch_unwind(AssertUnwindSafe(|| try_input(model, number)));
-            if result.is_err() {
-                // SAFETY: the process ends, without a word to anybody.
-                unsafe { libc::_exit(1) };
+/// A child of this process that tries inputs.
+struct Child {
+    process: libc::pid_t,
+    told: &'static Told,
+    end: u64,
+}
+
+impl Child {
+    fn start(model: &Model, numbers: Range<u64>, told: &'static Told) -> Child {
+        told.is_done.store(false, Relaxed);
+        // SAFETY: the child has one thread, and uses what that made or makes.
+        let process = unsafe { libc::fork() };
+        assert!(process >= 0, "{}", std::io::Error::last_os_error());
+        let end = numbers.end;
+        if process == 0 {
+            for number in numbers {
+                told.number.store(number, Relaxed);
+                limit_time();
+                if catch_unwind(AssertUnwindSafe(|| try_input(model, number))).is_err() {
+                    // SAFETY: the process ends, without a word to anybody.
+                    unsafe { libc::_exit(1) };
+                }
             }
+            told.is_done.store(true, Relaxed);
+            // SAFETY: as above.
+            unsafe { libc::_exit(0) };
         }
-        told.is_done.store(true, Relaxed);
-        // SAFETY: as above.
-        unsafe { libc::_exit(0) };
+        Child { process, told, end }
     }
-    let mut status = 0;
-    // SAFETY: the kernel fills the live number.
-    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-    if told.is_done.load(Relaxed) {
-        return None;
-    }
-    let mut how = String::new();
-    if libc::WIFSIGNALED(status) {
-        let _ = match libc::WTERMSIG(status) {
-            libc::SIGPROF => write!(how, "it works on for more than {MOST_WORK} s"),
-            libc::SIGALRM => write!(how, "it sleeps on for more than {MOST_TIME} s"),
-            signal => write!(how, "signal {signal}"),
+
+    /// The number of the input that has ended it, and how, if one has.
+    fn failure(&self, status: i32) -> Option<(u64, String)> {
+        let how = match libc::WTERMSIG(status) {
+            _ if self.told.is_done.load(Relaxed) => return None,
+            _ if libc::WIFEXITED(status) => "a panic".to_owned(),
+            libc::SIGPROF => format!("it works on for more than {MOST_WORK} s"),
+            libc::SIGALRM => format!("it sleeps on for more than {MOST_TIME} s"),
+            signal => format!("signal {signal}"),
         };
-    } else {
-        how.push_str("a panic");
+        Some((self.told.number.load(Relaxed), how))
     }
-    Some((told.number.load(Relaxed), how))
+}
+
+/// Tries inputs, in as many children as the machine has processors; the numbers of those that failed, and how.
+fn try_all(model: &Model, mut batches: impl Iterator<Item = Range<u64>>) -> Vec<(u64, String)> {
+    let mut idle: Vec<_> =
+        (0..std::thread::available_parallelism().map_or(1, usize::from)).map(|_| Told::new()).collect();
+    let (mut running, mut rest, mut failed) = (Vec::<Child>::new(), Vec::new(), Vec::new());
+    loop {
+        while let Some(told) = idle.pop() {
+            let Some(batch) = rest.pop().or_else(|| batches.next().filter(|_| failed.len() < MOST_FAILURES)) else {
+                idle.push(told);
+                break;
+            };
+            running.push(Child::start(model, batch, told));
+        }
+        if running.is_empty() {
+            return failed;
+        }
+        let mut status = 0;
+        // SAFETY: the kernel fills the live number.
+        let ended = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        let Some(place) = running.iter().position(|child| child.process == ended) else { continue };
+        let child = running.swap_remove(place);
+        idle.push(child.told);
+        if let Some(failure) = child.failure(status) {
+            eprintln!("input {}: {} (MULTIGIL_FIRST_INPUT={0} MULTIGIL_INPUTS=1 repeats it)", failure.0, failure.1);
+            rest.extend(Some(failure.0 + 1..child.end).filter(|rest| !rest.is_empty()));
+            failed.push(failure);
+        } else if child.end % PROGRESS == 0 {
+            eprintln!("up to input {}", child.end);
+        }
+    }
 }
 
 /// Lets this process be killed unless it calls this again in time.
@@ -833,25 +868,8 @@ fn nothing_that_is_written_over_does_harm() {
     let first = asked("MULTIGIL_FIRST_INPUT").unwrap_or(0);
     let end = first + asked("MULTIGIL_INPUTS").unwrap_or(SMOKE);
     let model = Model::new();
-    let told = Told::new();
-    let mut failed: Vec<(u64, String)> = Vec::new();
-    for number in corpus {
-        failed.extend(try_batch(&model, std::iter::once(number), told));
-    }
-    let mut next = first;
-    while next < end && failed.len() < 20 {
-        let batch_end = end.min(next + BATCH);
-        match try_batch(&model, next..batch_end, told) {
-            None => next = batch_end,
-            Some(failure) => {
-                eprintln!("input {}: {}", failure.0, failure.1);
-                next = failure.0 + 1;
-                failed.push(failure);
-            }
-        }
-        if (next - first) % 100_000 < BATCH {
-            eprintln!("{} inputs", next - first);
-        }
-    }
+    let known = corpus.map(|number: u64| number..number + 1);
+    let others = (first..end).step_by(BATCH as usize).map(|start| start..end.min(start + BATCH));
+    let failed = try_all(&model, known.chain(others));
     assert!(failed.is_empty(), "{failed:#?}");
 }
