@@ -324,10 +324,12 @@ impl Region {
         self.recover_dead(me)
     }
 
-    /// The same at once.
+    /// The same at once. Of very many, the rest is left to the next call.
     pub fn recover_dead(&self, me: PeerId) -> usize {
+        /// Each costs a walk over all blocks. More do not die together, unless somebody wrote over the numbers.
+        const MOST: usize = 256;
         let space = self.heap.space();
-        let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).collect();
+        let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).take(MOST).collect();
         dead.iter().filter(|dead| self.recover(**dead, me)).count()
     }
 
