@@ -598,6 +598,18 @@ impl Heap {
         }
     }
 
+    /// In a forked child, which has only this thread: lets go of what another one had locked, who has stayed with the
+    /// parent and may have been changing it. What is noted in shared memory is enough.
+    ///
+    /// # Safety
+    /// As it says.
+    pub(crate) unsafe fn take_over(&self) {
+        if self.ledgers.is_locked() {
+            // SAFETY: nobody else is here.
+            unsafe { core::ptr::from_ref(&self.ledgers).cast_mut().write(Mutex::default()) };
+        }
+    }
+
     /// Forgets the ledger of a participant that is about to leave. Its references, if it has any left, are found by
     /// [`Heap::sweep`].
     pub(crate) fn close_ledger(&self, me: PeerId) {

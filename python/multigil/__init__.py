@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from multigil.interpreter import (
         TIMEOUT_MAX,
         Interpreter,
+        Process,
         Thread,
         ThreadError,
         active_count,
@@ -128,6 +129,7 @@ __all__ = [
     "Owner",
     "OwnerDied",
     "PriorityQueue",
+    "Process",
     "Queue",
     "RLock",
     "RegionCorrupt",

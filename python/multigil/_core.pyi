@@ -432,6 +432,26 @@ def new_number() -> int:
 def subinterpreters() -> list[Subinterpreter]:
     """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
 
+def region_number() -> int:
+    """The number of this process's region."""
+
+def region_descriptor() -> int:
+    """The file of this process's region, which stays open."""
+
+def recover_dead() -> int:
+    """Put right what processes left that have died, and give how many interpreters it were."""
+
+def obey(control: int, parent: int, answered: Value, inboxes: Iterable[Queue[Any]]) -> None:
+    """Let the parent strike the calling thread, the first of this process, as `Subinterpreter` does its thread.
+
+    It asks through a pipe, of which this call takes the descriptor, and `answered` becomes the number of the last
+    request that was seen to. SIGINT strikes, whose handler must be `answer_signal`. When the parent has died, the
+    inboxes are shut down, the thread is terminated, and after two seconds the process killed.
+    """
+
+def answer_signal(signal: int, frame: FrameType | None, /) -> None:
+    """Raise what the calling thread is struck with, if it is."""
+
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
     """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.
 
@@ -447,5 +467,5 @@ def perform(
 ) -> tuple[Any]:
     """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
 
-def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+def attach(kind: int, region: int, location: str, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

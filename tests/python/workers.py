@@ -538,6 +538,12 @@ def spin_in_flush(told: SimpleQueue[None]) -> None:
     sys.stdout = SpinsWhenFlushed(told)  # type: ignore[assignment]
 
 
+def wait_for_event_or_descriptor(event: Event) -> None:
+    """Wait for whichever is ready first: neither ever is."""
+    silent, _ = os.pipe()
+    multigil.wait_any(event, silent)
+
+
 def start_and_leave(told: SimpleQueue[None]) -> None:
     """Start an interpreter that never ends, so that the end of this one waits for it."""
     multigil.Interpreter(target=tell_and_call, args=(told, spin)).start()

@@ -24,7 +24,9 @@
 //! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | [`process`] | a worker that is a process, and its parent |
 //! | [`wait_any`] | waiting for the first of several things |
+//! | [`fork`] | what a forked child has of all this |
 //! | this one | the module |
 
 mod array;
@@ -37,11 +39,13 @@ mod custom;
 mod diagnosis;
 mod errors;
 mod event;
+mod fork;
 mod handle;
 mod interpreter;
 mod lock;
 mod memory;
 mod ordered;
+mod process;
 mod py;
 mod queue;
 mod rlock;
@@ -63,7 +67,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 19] = [
+static mut METHODS: [ffi::PyMethodDef; 24] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -140,6 +144,27 @@ after timeout seconds if that is not None. Whoever takes what was ready may come
         c"unlink_memory",
         memory::unlink,
         c"unlink_memory($module, name, /)\n--\n\nTake a name away from its memory; whether there was one.",
+    ),
+    py::method_no_args(c"region_number", process::region_number, c"The number of this process's region."),
+    py::method_no_args(c"region_descriptor", process::region_descriptor, c"The file of this process's region."),
+    py::method_no_args(
+        c"recover_dead",
+        process::recover_dead,
+        c"Put right what processes left that have died, and give how many interpreters it were.",
+    ),
+    py::method_fast(
+        c"obey",
+        process::obey,
+        c"obey($module, control, parent, answered, inboxes)\n--\n\n\
+Let the parent strike the calling thread, the first of this process, as interrupt() and terminate() do an interpreter's.\n\n\
+It asks through a pipe, of which this call takes the descriptor, and answered becomes the number of the last request that\n\
+was seen to. SIGINT strikes, whose handler must be answer_signal.\n\
+When the parent has died, the inboxes are shut down, the thread is terminated, and after two seconds the process killed.",
+    ),
+    py::method_fast(
+        c"answer_signal",
+        wait::answer_signal,
+        c"answer_signal($module, signal, frame, /)\n--\n\nRaise what the calling thread is struck with, if it is.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,
@@ -244,7 +269,7 @@ unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi
 
 unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let segments = state_of_module(module).region.segments();
+        let segments = state_of_module(module).home().region.segments();
         let tuple = Owned::from_raw(ffi::PyTuple_New(segments.len() as ffi::Py_ssize_t))?;
         for (place, (start, length)) in segments.into_iter().enumerate() {
             let length = length as ffi::Py_ssize_t;
@@ -258,7 +283,7 @@ unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -
 
 unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let statistics = state_of_module(module).region.statistics();
+        let statistics = state_of_module(module).home().region.statistics();
         let dict = Owned::from_raw(ffi::PyDict_New())?;
         let memory = [
             ("bytes_reserved", statistics.memory.reserved),

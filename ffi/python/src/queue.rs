@@ -20,7 +20,7 @@ use pyo3::ffi;
 
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::{Objects, State};
+use crate::state::{Objects, Place, State};
 use crate::wait::{self, Subject, Willing};
 use crate::{batch, codec, custom, errors};
 
@@ -117,9 +117,9 @@ impl Kind for Queue {
         item: *mut ffi::PyObject,
         willing: Willing,
     ) -> Result<()> {
-        let mut message = Message::new(state.region, state.me);
+        let mut message = Message::new(queue.region(), queue.owner());
         codec::encode(state, item, &mut message)?;
-        match queue.put(&mut message, state.region, state.me, None) {
+        match queue.put(&mut message, queue.region(), queue.owner(), None) {
             Ok(()) => Ok(()),
             Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
             Err(error) => errors::put(state, error),
@@ -135,7 +135,7 @@ impl Kind for Queue {
         willing: Willing,
     ) -> Result<()> {
         let mut put_all =
-            |patience: Option<&Patience<'_>>| queue.put_many(messages, put, state.region, state.me, patience);
+            |patience: Option<&Patience<'_>>| queue.put_many(messages, put, queue.region(), queue.owner(), patience);
         let result = match (put_all(None), willing) {
             (Err(PutError::Full), Willing::Until(deadline)) => wait::wait(
                 state,
@@ -157,12 +157,12 @@ impl Kind for Queue {
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
         receive(state, queue, message, willing, |message, patience| {
-            queue.get(message, state.region, state.me, patience)
+            queue.get(message, queue.region(), queue.owner(), patience)
         })
     }
 
     fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Queue>) -> impl Batch + 'q {
-        FifoBatch { state, queue, batch: queue.batch(state.region, state.me) }
+        FifoBatch { state, queue, batch: queue.batch(queue.region(), queue.owner()) }
     }
 
     unsafe fn peek(
@@ -171,16 +171,16 @@ impl Kind for Queue {
         copy: &mut Message<'_>,
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
-        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, state.region, state.me, patience))
+        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, queue.region(), queue.owner(), patience))
     }
 
-    unsafe fn shut_down(state: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
-        queue.shut_down(immediate, state.region, state.me);
+    unsafe fn shut_down(_: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
+        queue.shut_down(immediate, queue.region(), queue.owner());
         Ok(())
     }
 
     unsafe fn clear(state: &'static State, queue: &Handle<'static, Queue>) -> Result<()> {
-        let clear = |patience: &Patience<'_>| queue.clear(state.region, state.me, patience);
+        let clear = |patience: &Patience<'_>| queue.clear(queue.region(), queue.owner(), patience);
         // Without a deadline there is no other error than the one that `wait` deals with.
         let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
         Ok(())
@@ -222,7 +222,7 @@ unsafe fn put_waiting(
         state,
         Subject::of(queue),
         deadline,
-        |patience| queue.put(message, state.region, state.me, Some(patience)),
+        |patience| queue.put(message, queue.region(), queue.owner(), Some(patience)),
         |error| *error == PutError::Interrupted,
     )?;
     result.or_else(|error| errors::put(state, error))
@@ -274,7 +274,7 @@ unsafe fn wait_for_item(
 /// Waits for somebody who is looking at the oldest item: to go past would be to take a later one first.
 #[cold]
 unsafe fn settle(state: &State, queue: &Handle<'static, Queue>) -> Result<()> {
-    let settle = |patience: &Patience<'_>| queue.settle(state.region, patience);
+    let settle = |patience: &Patience<'_>| queue.settle(queue.region(), patience);
     // Without a deadline there is no other error than the one that `wait` deals with.
     let _ = wait::wait(state, Subject::of(queue), None, settle, |error| *error == WaitError::Interrupted)?;
     Ok(())
@@ -287,7 +287,7 @@ unsafe fn get<K: Kind>(
     queue: &Handle<'static, K>,
     willing: &Willing,
 ) -> Result<core::result::Result<Owned, GetError>> {
-    let mut message = Message::new(state.region, state.me);
+    let mut message = Message::new(queue.region(), queue.owner());
     match K::get(state, queue, &mut message, willing)? {
         Ok(()) => codec::decode(state, &message).map(Ok),
         Err(error) => Ok(Err(error)),
@@ -435,7 +435,7 @@ unsafe extern "C" fn peek(
             |state, queue| {
                 let [block, timeout] = arguments.parse("peek", [c"block", c"timeout"], 0)?;
                 let willing = get_willing(state, &**queue, block, timeout)?;
-                let mut copy = Message::new(state.region, state.me);
+                let mut copy = Message::new(queue.region(), queue.owner());
                 match Kind::peek(state, queue, &mut copy, &willing)? {
                     Ok(()) => codec::decode(state, &copy),
                     Err(error) => errors::get(state, error),
@@ -508,8 +508,8 @@ unsafe extern "C" fn task_done(object: *mut ffi::PyObject, _: *mut ffi::PyObject
     py::guard_none(|| {
         with_queue!(
             object,
-            |state, queue| queue
-                .task_done(state.region)
+            |_state, queue| queue
+                .task_done(queue.region())
                 .or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string())),
             custom::call(object, c"task_done", Arguments::NONE).map(drop)
         )
@@ -527,7 +527,7 @@ unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> 
                         state,
                         Subject::of(queue),
                         None,
-                        |patience| queue.join(state.region, patience),
+                        |patience| queue.join(queue.region(), patience),
                         |error| *error == WaitError::Interrupted,
                     )?;
                 }
@@ -583,11 +583,11 @@ unsafe extern "C" fn set_maxsize(object: *mut ffi::PyObject, value: *mut ffi::Py
     py::guard_status(|| {
         with_queue!(
             object,
-            |state, queue| {
+            |_state, queue| {
                 if value.is_null() {
                     return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
                 }
-                queue.set_maxsize(size(value)?, state.region);
+                queue.set_maxsize(size(value)?, queue.region());
                 Ok(())
             },
             custom::set_attribute(object, MAXSIZE, value)
@@ -646,13 +646,13 @@ unsafe fn size(object: *mut ffi::PyObject) -> Result<i64> {
 unsafe fn make<K: Kind>(
     class: *mut ffi::PyTypeObject,
     base: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
-    create: impl FnOnce(&'static State) -> core::result::Result<Handle<'static, K>, OutOfMemory>,
+    create: impl FnOnce(Place) -> core::result::Result<Handle<'static, K>, OutOfMemory>,
 ) -> Result<Owned> {
     let state: &'static State = crate::state_of_type(class)?;
     if custom::has_hooks(class, state.object(base(&state.objects))?.as_ptr())? {
         return handle::wrap_nothing::<K>(state, class);
     }
-    handle::wrap_made(state, class, create(state))
+    handle::wrap_made(state, class, create(state.here()))
 }
 
 // The arguments of the constructors are `initialize`'s business: a subclass may have others.
@@ -662,7 +662,7 @@ unsafe extern "C" fn new_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard(|| make(class, |objects| &objects.queue_type, |state| state.region.create_queue(state.me, 0)))
+    py::guard(|| make(class, |objects| &objects.queue_type, |place| place.region.create_queue(place.me, 0)))
 }
 
 unsafe extern "C" fn new_lifo_queue(
@@ -670,7 +670,7 @@ unsafe extern "C" fn new_lifo_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let create = |state: &'static State| state.region.create_ordered_queue::<Lifo>(state.me, 0);
+    let create = |place: Place| place.region.create_ordered_queue::<Lifo>(place.me, 0);
     py::guard(|| make(class, |objects| &objects.lifo_queue_type, create))
 }
 
@@ -679,7 +679,7 @@ unsafe extern "C" fn new_priority_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let create = |state: &'static State| state.region.create_ordered_queue::<Priority>(state.me, 0);
+    let create = |place: Place| place.region.create_ordered_queue::<Priority>(place.me, 0);
     py::guard(|| make(class, |objects| &objects.priority_queue_type, create))
 }
 
@@ -695,10 +695,10 @@ unsafe extern "C" fn initialize(
             }
             with_queue!(
                 object,
-                |state, queue| {
+                |_state, queue| {
                     let [maxsize] = arguments.parse("Queue", [MAXSIZE], 0)?;
                     let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
-                    queue.set_maxsize(maxsize, state.region);
+                    queue.set_maxsize(maxsize, queue.region());
                     Ok(())
                 },
                 custom::call(object, c"__init__", arguments).map(drop)
@@ -709,15 +709,15 @@ unsafe extern "C" fn initialize(
 
 /// The same for the one kind that delivers again. What it does so is a keyword only, as it is none of `queue.Queue`'s.
 unsafe fn initialize_queue(object: *mut ffi::PyObject, arguments: &Arguments) -> Result<()> {
-    let (state, queue) = HandleObject::<Queue>::of(object);
+    let (_state, queue) = HandleObject::<Queue>::of(object);
     arguments.positional_at_most("Queue", 1)?;
     let [maxsize, redeliver] = arguments.parse("Queue", [MAXSIZE, REDELIVER], 0)?;
     let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
     let redelivers = py::truth(redeliver, false)?;
-    if !queue.set_redelivers(redelivers, state.region, state.me) {
+    if !queue.set_redelivers(redelivers, queue.region(), queue.owner()) {
         return raise(ffi::PyExc_RuntimeError, "redeliver cannot be changed any more: items were put");
     }
-    queue.set_maxsize(maxsize, state.region);
+    queue.set_maxsize(maxsize, queue.region());
     Ok(())
 }
 
@@ -734,8 +734,8 @@ unsafe extern "C" fn get_redeliver(object: *mut ffi::PyObject, _: *mut c_void) -
 unsafe extern "C" fn get_redelivered(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
         let redelivered = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
-            let (state, queue) = HandleObject::<Queue>::of(object);
-            queue.is_redelivered(state.region)
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.is_redelivered(queue.region())
         };
         Ok(Owned::bool(redelivered))
     })
@@ -749,7 +749,8 @@ unsafe extern "C" fn new_simple_queue(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_queue(state.me, 0))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_queue(place.me, 0))
     })
 }
 

@@ -1,7 +1,7 @@
 //! Waiting without the GIL, and what may end it: time, signals, and `interrupt()` or `terminate()`; and where those two
 //! may strike at all.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::ffi::c_long;
 use core::mem;
 use core::ptr::null_mut;
@@ -9,16 +9,15 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use multigil::event::{Parker, Patience};
+use multigil::event::{Lookout, Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::lock::Owner;
 use multigil::object::{Handle, SharedState};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
-use crate::handle::owner;
-use crate::py::{Owned, Raised, Result, check, raise};
-use crate::state::State;
+use crate::handle::{place, this_thread};
+use crate::py::{self, Owned, Raised, Result, check, raise};
+use crate::state::{Place, State};
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
 const TIMEOUT_MAX: f64 = 9_223_372_036.0;
@@ -35,11 +34,16 @@ const LAST_SLICE: Duration = Duration::from_secs(1);
 
 /// Whether Python runs signal handlers on this thread: the process's first one, but for embedded Pythons.
 fn handles_signals() -> bool {
-    thread_local! {
-        // SAFETY: neither has preconditions.
-        static FIRST: bool = unsafe { libc::getpid() == libc::gettid() };
-    }
-    FIRST.with(|first| *first)
+    FIRST.get()
+}
+
+thread_local! {
+    static FIRST: Cell<bool> = Cell::new(is_first());
+}
+
+fn is_first() -> bool {
+    // SAFETY: neither has preconditions.
+    unsafe { libc::getpid() == libc::gettid() }
 }
 
 /// What a thread is asked to raise.
@@ -100,13 +104,17 @@ struct SeatState {
     request: Option<Request>,
     /// An asynchronous exception was set since the thread is exposed; it may have been raised or not.
     struck: bool,
+    /// The thread, if it is the one that handles signals and is struck by one: that ends its system calls, too.
+    signalled: Option<u64>,
+    /// What the signal's handler shall raise.
+    tripped: Option<Request>,
 }
 
 /// What a wait is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Subject {
-    /// One of the engine's objects.
-    Object(ObjectKind, ObjectId),
+    /// One of the engine's objects. The place is good as long as the wait lasts.
+    Object(ObjectKind, ObjectId, Place),
     /// The end of an interpreter, by the kernel's id of its thread.
     Thread(u32),
     /// Several things at once.
@@ -115,18 +123,44 @@ pub(crate) enum Subject {
     Nothing,
 }
 
+/// The same, for those who look at it from elsewhere: the region's number instead of the region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Topic {
+    /// One of the engine's objects.
+    Object(ObjectKind, ObjectId, u64),
+    /// The end of an interpreter, by the kernel's id of its thread.
+    Thread(u32),
+    /// Several things at once.
+    Several,
+    /// Something of our own that comes soon.
+    Nothing,
+}
+
+impl From<Subject> for Topic {
+    fn from(subject: Subject) -> Topic {
+        match subject {
+            Subject::Object(kind, id, place) => Topic::Object(kind, id, place.region.number()),
+            Subject::Thread(thread) => Topic::Thread(thread),
+            Subject::Several => Topic::Several,
+            Subject::Nothing => Topic::Nothing,
+        }
+    }
+}
+
 impl Subject {
     /// An object.
     pub(crate) fn of<T: SharedState>(handle: &Handle<'static, T>) -> Subject {
-        Subject::Object(T::KIND, handle.id())
+        Subject::Object(T::KIND, handle.id(), place(handle))
     }
 }
 
 /// A wait that is going on, for diagnosis.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
-    pub(crate) subject: Subject,
-    pub(crate) owner: Owner,
+    pub(crate) subject: Topic,
+    /// CPython's id of the interpreter, and the kernel's of the thread.
+    pub(crate) interpreter: i64,
+    pub(crate) thread: u32,
     pub(crate) since: Instant,
 }
 
@@ -156,7 +190,19 @@ impl Seat {
             self.parker.interrupt();
             return true;
         }
-        ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+        inner.signalled.or(ident).is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+    }
+
+    /// Sends the signal again, if its handler has not run since; whether that was so.
+    ///
+    /// A signal that arrives when the thread is about to sleep in a system call does not end that.
+    pub(crate) fn strike_again(&self) -> bool {
+        let inner = self.inner.lock();
+        let thread = inner.signalled.filter(|_| inner.tripped.is_some());
+        thread.is_some_and(|thread| {
+            send_signal(thread);
+            true
+        })
     }
 
     /// What [`wait`] does, by the thread of this seat: what `operation` gave, and what was requested when that was over.
@@ -168,10 +214,23 @@ impl Seat {
         mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
         interrupted: impl Fn(&E) -> bool,
     ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
-        let mut patience = Patience::new(deadline, SPIN, &self.parker);
+        let (place, places);
+        let lookout: &dyn Lookout = if let Subject::Object(_, _, of_object) = subject {
+            place = of_object;
+            &place
+        } else {
+            places = state.places();
+            &places
+        };
+        let mut patience = Patience::new(deadline, SPIN, &self.parker).watching(lookout);
         let mut slices = handles_signals()
             .then(|| core::iter::successors(Some(FIRST_SLICE), |slice| Some((*slice * 2).min(LAST_SLICE))));
-        let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
+        let waiting = Waiting {
+            subject: subject.into(),
+            interpreter: state.interpreter,
+            thread: this_thread(state.home().me).thread,
+            since: Instant::now(),
+        };
         loop {
             // A signal that has arrived by now would not end the sleep.
             check(ffi::PyErr_CheckSignals())?;
@@ -226,6 +285,11 @@ impl SeatState {
 
     /// Has the next bytecode of the thread raise, which is exposed.
     unsafe fn strike(&mut self, ident: u64, request: Request, state: &State) -> Result<()> {
+        if let Some(thread) = self.signalled {
+            self.tripped = Some(request);
+            send_signal(thread);
+            return Ok(());
+        }
         let class = request.class(state)?;
         self.struck = true;
         ffi::PyThreadState_SetAsyncExc(ident as c_long, class.as_ptr());
@@ -251,12 +315,45 @@ pub(crate) fn sit_down(seat: Arc<Seat>) {
     SEAT.with(|mine| drop(mine.set(seat)));
 }
 
+/// In a forked child, which has no other threads.
+pub(crate) fn forget_other_threads() {
+    FIRST.set(is_first());
+    let mine = SEAT.with(|mine| mine.get().map(Arc::downgrade));
+    // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent.
+    unsafe { (&raw const SEATS).cast_mut().write(Mutex::new(mine.into_iter().collect())) };
+}
+
 fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {
     SEAT.with(|mine| {
         if mine.get().is_none() {
             sit_down(Arc::default());
         }
         body(mine.get_or_init(Arc::default))
+    })
+}
+
+/// Has the calling thread, which handles signals, be struck by SIGINT from now on, whose handler is [`answer_signal`].
+/// Gives its seat.
+pub(crate) unsafe fn be_signalled() -> Arc<Seat> {
+    with_seat(|seat| seat.inner.lock().signalled = Some(ffi::PyThread_get_thread_ident()));
+    SEAT.with(|mine| Arc::clone(mine.get().expect("it has just sat down")))
+}
+
+fn send_signal(thread: u64) {
+    // SAFETY: it is the process's first thread, which is there as long as the process.
+    unsafe { libc::pthread_kill(thread, libc::SIGINT) };
+}
+
+/// `answer_signal(signal, frame)`: raises what the calling thread was struck with. Nothing, if the signal came from elsewhere.
+pub(crate) unsafe extern "C" fn answer_signal(
+    module: *mut ffi::PyObject,
+    _: *const *mut ffi::PyObject,
+    _: ffi::Py_ssize_t,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| match with_seat(|seat| seat.inner.lock().tripped.take()) {
+        Some(request) => request.raise(crate::state_of_module(module)),
+        None => Ok(()),
     })
 }
 
@@ -279,6 +376,7 @@ pub(crate) unsafe fn expose<T>(state: &'static State, number: u64, body: impl Fn
         let result = body();
         let mut inner = seat.inner.lock();
         inner.exposed = outer;
+        inner.tripped = None;
         if mem::take(&mut inner.struck) {
             ffi::PyThreadState_SetAsyncExc(ffi::PyThread_get_thread_ident() as c_long, null_mut());
         }
@@ -385,7 +483,7 @@ pub(crate) enum Willing {
 
 /// What `block` and `timeout` of a queue's methods mean; both may be null.
 pub(crate) unsafe fn queue_timeout(block: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    if !crate::py::truth(block, true)? {
+    if !py::truth(block, true)? {
         return Ok(Willing::No);
     }
     if timeout.is_null() || timeout == ffi::Py_None() {
@@ -400,7 +498,7 @@ pub(crate) unsafe fn queue_timeout(block: *mut ffi::PyObject, timeout: *mut ffi:
 
 /// What `blocking` and `timeout` of a lock's acquire mean; both may be null.
 pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    let blocking = crate::py::truth(blocking, true)?;
+    let blocking = py::truth(blocking, true)?;
     let seconds = if timeout.is_null() { -1.0 } else { seconds(timeout)? };
     if !blocking && seconds != -1.0 {
         return raise(ffi::PyExc_ValueError, "can't specify a timeout for a non-blocking call");
@@ -417,7 +515,7 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
 
 /// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
 pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+    match (py::truth(blocking, true)?, join_timeout(timeout)?) {
         (true, deadline) => Ok(Willing::Until(deadline)),
         (false, None) => Ok(Willing::No),
         (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),
