@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     )
     from multigil.interpreter import activeCount as activeCount
     from multigil.interpreter import currentThread as currentThread
+    from multigil.region import Region
     from multigil.shared_memory import SharedMemory
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
@@ -88,6 +89,7 @@ else:
         "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
+        "multigil.region": ("Region",),
         "multigil.shared_memory": ("SharedMemory",),
     }
 
@@ -130,6 +132,7 @@ __all__ = [
     "PriorityQueue",
     "Queue",
     "RLock",
+    "Region",
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",

@@ -25,6 +25,7 @@
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`wait_any`] | waiting for the first of several things |
+//! | [`region`] | regions that are opened by name, and names of objects |
 //! | [`fork`] | what a forked child has of all this |
 //! | this one | the module |
 
@@ -46,6 +47,7 @@ mod memory;
 mod ordered;
 mod py;
 mod queue;
+mod region;
 mod rlock;
 mod semaphore;
 mod state;
@@ -65,7 +67,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 19] = [
+static mut METHODS: [ffi::PyMethodDef; 30] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -138,10 +140,63 @@ after timeout seconds if that is not None. Whoever takes what was ready may come
         memory::open,
         c"open_memory($module, name, /)\n--\n\nGive the memory of that name; None if there is none.",
     ),
-    py::method_one(
+    py::method_fast(
         c"unlink_memory",
         memory::unlink,
-        c"unlink_memory($module, name, /)\n--\n\nTake a name away from its memory; whether there was one.",
+        c"unlink_memory($module, name, region)\n--\n\nTake a name away from its memory; whether there was one.",
+    ),
+    py::method_fast(
+        c"open_region",
+        region::open,
+        c"open_region($module, name, create)\n--\n\n\
+Open a region until close_region(), and give its number. With None as name, a new one; with None as create, it is made if\n\
+there is none. Gives None if there is one although create is true, or none although it is false.",
+    ),
+    py::method_fast(
+        c"join_region",
+        region::join,
+        c"join_region($module, number, location)\n--\n\nOpen a region of another process until close_region().",
+    ),
+    py::method_one(
+        c"close_region",
+        region::close,
+        c"close_region($module, number, /)\n--\n\nThe end of open_region() and join_region(); objects keep it open.",
+    ),
+    py::method_one(
+        c"region_location",
+        region::location,
+        c"region_location($module, number, /)\n--\n\nHow other processes get at a region.",
+    ),
+    py::method_no_args(c"region_names", region::region_names, c"The names of this user's regions."),
+    py::method_no_args(
+        c"retire_regions",
+        region::retire,
+        c"At the end of the program: take away the names of regions that nobody else uses.",
+    ),
+    py::method_fast(
+        c"make_in",
+        region::make_in,
+        c"make_in($module, number, function, args, kwargs)\n--\n\nCall a function that makes its objects in a region.",
+    ),
+    py::method_fast(
+        c"find_object",
+        region::find_object,
+        c"find_object($module, number, class_, name)\n--\n\nGive the object of that name in a region; None if there is none.",
+    ),
+    py::method_fast(
+        c"name_object",
+        region::name_object,
+        c"name_object($module, number, class_, name, object)\n--\n\nName an object of a region; False if another has the name.",
+    ),
+    py::method_fast(
+        c"unname_object",
+        region::unname_object,
+        c"unname_object($module, number, class_, name)\n--\n\nTake a name away from its object; whether there was one.",
+    ),
+    py::method_one(
+        c"object_names",
+        region::object_names,
+        c"object_names($module, number, /)\n--\n\nThe names in a region, as (name of the class, name).",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,

@@ -296,6 +296,20 @@ impl State {
         Ok(Visit { state: self, place })
     }
 
+    /// Keeps a region open that was just [kept](Region::keep) for it, until it is [let go](State::let_go). Gives its number.
+    pub(crate) fn keep(&self, region: &'static Region) -> core::result::Result<u64, RegionError> {
+        let mut visited = self.visited.lock();
+        let known = visited.iter_mut().find(|visited| core::ptr::eq(visited.place.region, region));
+        if let Some(known) = known {
+            known.users += 1;
+            // SAFETY: there is the other use that the interpreter has of it.
+            unsafe { Region::part(region) };
+        } else {
+            self.enter(&mut visited, region)?;
+        }
+        Ok(region.number())
+    }
+
     /// Begins to take part in a region that was just joined for it.
     fn enter(&self, visited: &mut Vec<Visited>, region: &'static Region) -> core::result::Result<Place, RegionError> {
         match register(region, self.interpreter) {
@@ -524,6 +538,11 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
+        for Visited { place, .. } in self.visited.get_mut().drain(..) {
+            leave(place);
+            // SAFETY: the objects that are in it have a reference to this state, so there are none.
+            unsafe { Region::part(place.region) };
+        }
         leave(self.home());
     }
 }
