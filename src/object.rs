@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::barrier::Barrier;
 use crate::condition::Condition;
+use crate::envelope::AllTaken;
 use crate::error::{AttachError, NameError, OutOfMemory, RegionError};
 use crate::event::{Bell, Lookout};
 use crate::fault::fault;
@@ -24,7 +25,7 @@ use crate::file::RegionFile;
 use crate::flag::Flag;
 use crate::heap::{Heap, Note, Usage};
 use crate::journal::Place;
-use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::layout::{Entry, Envelope, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
 use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
@@ -41,6 +42,7 @@ pub struct Region {
     heap: Heap,
     /// Held by whoever puts right what the dead left: the locks on bytes keep other processes out, not other threads.
     recovery: Mutex<()>,
+    taken: AllTaken,
 }
 
 /// What a region holds.
@@ -171,7 +173,7 @@ impl Region {
     }
 
     fn over(space: Space) -> Region {
-        Region { heap: Heap::new(space), recovery: Mutex::default() }
+        Region { heap: Heap::new(space), recovery: Mutex::default(), taken: AllTaken::default() }
     }
 
     /// The region that all interpreters of this process share. The first call makes one, unless the process has
@@ -270,7 +272,7 @@ impl Region {
     /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
     pub fn leave(&self, peer: PeerId) {
         self.heap.close_ledger(peer);
-        self.heap.sweep(peer, peer, |id| self.end(id, peer));
+        self.sweep(peer, peer);
         self.heap.space().leave(peer);
     }
 
@@ -391,14 +393,20 @@ impl Region {
                 self.put_right_object(id, kind, dead, me);
             }
         }
-        self.heap.sweep(dead, me, |id| self.end(id, me));
+        self.sweep(dead, me);
         self.heap.count_again();
         self.bell().ring();
+    }
+
+    /// Frees what a participant owned that has ended; what it had not acknowledged goes back to its queue.
+    fn sweep(&self, ended: PeerId, me: PeerId) {
+        self.heap.sweep(ended, me, |envelope| Queue::give_back_taken(self, me, envelope), |id| self.end(id, me));
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
         let visit = Visit { region: self, id, dead, me };
         match kind {
+            ObjectKind::Queue => visit.see(|queue: &Queue| queue.recover(self, dead, me)),
             ObjectKind::LifoQueue => visit.see(|queue: &LifoQueue| queue.recover(self, dead)),
             ObjectKind::PriorityQueue => visit.see(|queue: &PriorityQueue| queue.recover(self, dead)),
             ObjectKind::Lock => visit.see(|lock: &SharedLock| lock.recover(dead)),
@@ -408,7 +416,7 @@ impl Region {
             ObjectKind::Condition => visit.see(|condition: &SharedCondition| condition.recover(self, dead)),
             ObjectKind::Barrier => visit.see(|barrier: &SharedBarrier| barrier.recover(self, dead, self.bell())),
             ObjectKind::Memory => visit.see(|memory: &SharedMemory| memory.recover()),
-            ObjectKind::Queue | ObjectKind::Bench => {}
+            ObjectKind::Bench => {}
         }
     }
 
@@ -433,7 +441,7 @@ impl Region {
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
         let queue = self.create::<Queue>(me, 0)?;
-        queue.initialize(&self.heap, me, maxsize)?; // it is an empty one without
+        queue.initialize(&self.heap, me, queue.id, maxsize)?; // it is an empty one without
         Ok(queue)
     }
 
@@ -660,12 +668,7 @@ impl Region {
                 Some(ObjectKind::Queue) => {
                     // SAFETY: it is of that kind, and ours alone until we give back its block.
                     if let Some(queue) = unsafe { self.last::<Queue>(id) } {
-                        let mut message = Message::new(self, me);
-                        message.prepare(u64::MAX);
-                        while queue.take(self, me, &mut message).is_ok() {
-                            message.give_back(&mut last);
-                        }
-                        queue.destroy(&self.heap, me);
+                        queue.destroy(self, id, me, |message| message.give_back(&mut last));
                     }
                 }
                 Some(ObjectKind::LifoQueue) => {
@@ -717,6 +720,19 @@ impl Region {
 
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// The envelope in a block; None if there is no block of that index.
+    pub(crate) fn envelope(&self, block: u32) -> Option<&Envelope> {
+        let (memory, bytes) = self.heap.memory(block)?;
+        // SAFETY: blocks are aligned to two cache lines, any bytes are a valid envelope, and all that changes in it is
+        // atomic. Whoever asks owns the block, or has the list or the slot that names it.
+        (bytes >= size_of::<Envelope>()).then(|| unsafe { memory.cast().as_ref() })
+    }
+
+    /// What this process's threads got and did not acknowledge.
+    pub(crate) fn taken(&self) -> &AllTaken {
+        &self.taken
     }
 
     /// The entries of a table, a block that belongs to one queue; none if there is no block of that index.
@@ -1209,6 +1225,12 @@ impl<'r> Message<'r> {
     #[inline(always)]
     pub fn kind(&self) -> u8 {
         self.meta().kind
+    }
+
+    /// Whether somebody got it before and did not acknowledge it.
+    #[inline(always)]
+    pub fn is_redelivered(&self) -> bool {
+        self.cell.meta & Meta::REDELIVERED != 0
     }
 
     /// The first word of the payload of a message that is in its slot.

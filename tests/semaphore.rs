@@ -310,7 +310,7 @@ mod killed {
     #[test]
     fn who_recovers() {
         for (dead, moves) in [(3, &[][..]), (1, &["SemaphoreMoveOut"])] {
-            let points = [moves, &["SemaphoreGive", "SemaphoreRecovered"]].concat();
+            let points = [moves, &["SemaphoreGive", "SemaphoreRecovered", "EventForgotten"]].concat();
             let recover = |gate: &Gate| gate.semaphore.recover(super::peer(dead));
             let check = |gate: &Gate| {
                 gate.recover(dead);

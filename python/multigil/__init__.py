@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from multigil.interpreter import (
         TIMEOUT_MAX,
         Interpreter,
+        Process,
         Thread,
         ThreadError,
         active_count,
@@ -130,6 +131,7 @@ __all__ = [
     "Owner",
     "OwnerDied",
     "PriorityQueue",
+    "Process",
     "Queue",
     "RLock",
     "Region",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import threading
 import types
 import weakref
@@ -14,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
+
+from multigil._core import NotShareable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +35,8 @@ def dumps(value: object) -> bytes:
 
     Functions and classes that cannot be imported are sent as code, together with a copy of the globals that they
     name; all others by name. Raises what `pickle` raises for a value that cannot be sent either way.
+
+    Code is of one version of Python; another one raises NotShareable where it arrives.
     """
     stream = io.BytesIO()
     _Pickler(stream, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
@@ -107,11 +112,16 @@ class _Locked:
     def __init__(self, stream: bytes) -> None:
         self._stream = stream
 
-    def __reduce__(self) -> tuple[Callable[[bytes], object], tuple[bytes]]:
-        return _loads, (self._stream,)
+    def __reduce__(self) -> tuple[Callable[[bytes, str | None], object], tuple[bytes, str | None]]:
+        return _loads, (self._stream, sys.implementation.cache_tag)
 
 
-def _loads(stream: bytes) -> object:
+def _loads(stream: bytes, made_by: str | None) -> object:
+    if made_by != sys.implementation.cache_tag:
+        raise NotShareable(
+            f"functions and classes that travel by value cannot go from {made_by} to {sys.implementation.cache_tag}: "
+            "put them into a module that both can import"
+        )
     with _loading:
         return pickle.loads(stream)
 

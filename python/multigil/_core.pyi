@@ -46,7 +46,13 @@ class Queue[T]:
     maxsize: int
     @classmethod
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
-    def __init__(self, maxsize: int = 0) -> None: ...
+    @property
+    def redeliver(self) -> bool:
+        """Whether items come back that somebody got and did not report done before it died."""
+    @property
+    def redelivered(self) -> bool:
+        """Whether the item that this thread got last, and did not report done, is one that somebody got before."""
+    def __init__(self, maxsize: int = 0, *, redeliver: bool = False) -> None: ...
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
@@ -466,6 +472,26 @@ def new_number() -> int:
 
 def subinterpreters() -> list[Subinterpreter]:
     """All interpreters of this process that `Subinterpreter` has made and that have not ended, in that order."""
+
+def region_number() -> int:
+    """The number of this process's region."""
+
+def region_descriptor() -> int:
+    """The file of this process's region, which stays open."""
+
+def recover_dead() -> int:
+    """Put right what processes left that have died, and give how many interpreters it were."""
+
+def obey(control: int, parent: int, answered: Value, inboxes: Iterable[Queue[Any]]) -> None:
+    """Let the parent strike the calling thread, the first of this process, as `Subinterpreter` does its thread.
+
+    It asks through a pipe, of which this call takes the descriptor, and `answered` becomes the number of the last
+    request that was seen to. SIGINT strikes, whose handler must be `answer_signal`. When the parent has died, the
+    inboxes are shut down, the thread is terminated, and after two seconds the process killed.
+    """
+
+def answer_signal(signal: int, frame: FrameType | None, /) -> None:
+    """Raise what the calling thread is struck with, if it is."""
 
 def expose[T](number: int | None, function: Callable[..., T], /, *args: Any) -> T:
     """Call `function(*args)`, which belongs to the task of that number, and let interrupt() and terminate() strike.

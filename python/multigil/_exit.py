@@ -25,6 +25,12 @@ from multigil import _worker
 from multigil._core import Subinterpreter, current_interpreter_id, subinterpreters
 from multigil._worker import Worker
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from multigil._process import Child
+
 # Seconds that daemons get to end after they were terminated.
 PATIENCE = 2.0
 
@@ -51,8 +57,8 @@ _all = _Workers()
 # --- while the program runs -------------------------------------------------------------------------------------
 
 
-def take_worker() -> Worker:
-    """Give a spare, or else a new worker. Raises RuntimeError at the end of the program."""
+def take_worker(make: Callable[[], Worker] | None = None) -> Worker:
+    """Give what `make` gives, or a spare interpreter, or a new one. Raises RuntimeError at the end of the program."""
     stack_size = _worker.wanted_stack_size()
     with _all.lock:
         if _all.over:
@@ -60,7 +66,7 @@ def take_worker() -> Worker:
         if not _all.prepared:
             _prepare()
         _all.in_use.difference_update([worker for worker in _all.in_use if not worker.is_alive()])
-        worker = None
+        worker = None if make is None else make()
         while _all.spares and worker is None and stack_size == 0:
             spare = _all.spares.popleft()
             worker = spare if spare.is_alive() else None
@@ -134,10 +140,12 @@ def end_workers(*, terminate: bool = False) -> None:
         left = [worker for worker in workers if worker.is_alive()]
         for worker in left:
             worker.terminated = True
-        _terminate([worker.subinterpreter for worker in left])
+        _terminate([worker.body for worker in left])
         # The program's end leaves none at all, not even one whose maker was struck before it had taken note of it.
-        while current_interpreter_id() == _MAIN_ID and (alive := subinterpreters()):
-            _terminate(alive)
+        while current_interpreter_id() == _MAIN_ID and (interpreters := subinterpreters()):
+            _terminate(interpreters)
+        while children := _children():
+            _terminate(children)
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
@@ -145,11 +153,18 @@ def end_workers(*, terminate: bool = False) -> None:
     _all.in_use.clear()
 
 
-def _terminate(interpreters: list[Subinterpreter]) -> None:
+def _children() -> list[Child]:
+    """The processes that were started from here."""
+    processes = sys.modules.get("multigil._process")
+    children: list[Child] = [] if processes is None else processes.children()
+    return children
+
+
+def _terminate(interpreters: Sequence[Subinterpreter | Child]) -> None:
     """Terminate interpreters and wait for their end.
 
-    One whose thread sleeps in a foreign call is abandoned. One in a call into C that keeps the GIL is waited for: there
-    is nothing else that CPython would survive.
+    One whose thread sleeps in a foreign call is abandoned, and a process is killed. One in a call into C that keeps the
+    GIL is waited for: there is nothing else that CPython would survive.
     """
     for one in interpreters:
         _worker.terminate(one, 0)
@@ -170,7 +185,7 @@ def _before_fork() -> None:
         spare.inbox.shutdown()
     for spare in spares:
         spare.join()
-    count = sum(worker.is_alive() for worker in _all.in_use)
+    count = sum(worker.is_alive() for worker in _all.in_use if isinstance(worker.body, Subinterpreter))
     if count:
         warnings.warn(
             f"fork with {count} interpreters open: CPython crashes the child, whatever that does "
@@ -186,6 +201,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    _worker.renew_main_thread()
     _all.lock = threading.RLock()
     _worker.renew_main_thread()
     # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from multigil._futures import Collector
+    from multigil._process import Child
+
+    # For the headers of tasks, and for the news of three kinds of outcome.
+    type Queues = tuple[Queue[Any], Queue[None], Queue[int], Queue[int]]
 
 # Kinds of task: who is told that the outcome is in the box, and how.
 TARGET = 0  # `finished` is shut down, and the interpreter ends after what is queued by then
@@ -112,19 +116,27 @@ class Worker:
         self._known = _snapshot()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
+        self.body: Subinterpreter | Child = self._begin(queues, stack_size)
+
+    def _begin(self, queues: Queues, stack_size: int) -> Subinterpreter | Child:
         line = (queues, self.asked, main_thread(), stack_size, "multigil._by_value" in sys.modules)
         bootstrap = _BOOTSTRAP.format(path=self._known["path"], line=dumps(line))
-        self.subinterpreter = Subinterpreter(bootstrap, queues, stack_size)
+        return Subinterpreter(bootstrap, queues, stack_size)
 
     @property
     def daemon(self) -> bool:
         """Whether the end of the program terminates it."""
-        return self.subinterpreter.daemon
+        return self.body.daemon
+
+    @property
+    def returncode(self) -> int | None:
+        """What it ended with as a process; None as long as it runs, and if it is none."""
+        return None
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
         known = self._known
-        if sys.path == known["path"] and sys.argv == known["argv"] and _environ() == known["environ"]:
+        if sys.path == known["path"] and sys.argv == known["argv"] and environment() == known["environ"]:
             if kind == CALL and box is self._call_box:
                 self.inbox.put(number)
             else:
@@ -138,20 +150,20 @@ class Worker:
 
     def is_alive(self) -> bool:
         """Whether the interpreter has not ended."""
-        return self.subinterpreter.is_alive()
+        return self.body.is_alive()
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the interpreter has ended (seconds); True if it has."""
-        return self.subinterpreter.join(timeout)
+        return self.body.join(timeout)
 
     def interrupt(self, last: int) -> None:
         """Raise KeyboardInterrupt in the task that runs or is about to, if its number is at most `last`."""
-        self.subinterpreter.interrupt(last)
+        self.body.interrupt(last)
 
     def terminate(self, timeout: float | None) -> bool:
         """Drop what is queued, raise InterpreterTerminated in what runs, and wait for the end; True if it came."""
         self.terminated = True
-        return terminate(self.subinterpreter, timeout)
+        return terminate(self.body, timeout)
 
     def take_outcome(self, box: SimpleQueue[Any], slot: list[Any], name: str) -> None:
         """Fill the slot with what the box holds: (value,), or an exception; or with the reason why there is none."""
@@ -174,12 +186,20 @@ class Worker:
         """What became of the interpreter."""
         if self.terminated:
             return "was terminated"
-        if self.subinterpreter.error is not None:
-            return f"failed ({self.subinterpreter.error})"
-        return "is closed" if self.subinterpreter.is_alive() else "has ended"
+        if self.body.error is not None:
+            return f"failed ({self.body.error})"
+        return "is closed" if self.body.is_alive() else "has ended"
 
 
-def terminate(subinterpreter: Subinterpreter, timeout: float | None) -> bool:
+def exit_status(outcome: object) -> int:
+    """The exit code that an outcome stands for: (value,), or an exception."""
+    if not isinstance(outcome, BaseException):
+        return 0
+    code = outcome.code if isinstance(outcome, SystemExit) else 1
+    return code if isinstance(code, int) else int(code is not None)
+
+
+def terminate(body: Subinterpreter | Child, timeout: float | None) -> bool:
     """Do what `Worker.terminate` does, to any interpreter.
 
     The exception is raised again now and then: where it strikes in a `__del__` or a callback, Python drops it.
@@ -190,8 +210,8 @@ def terminate(subinterpreter: Subinterpreter, timeout: float | None) -> bool:
         until = monotonic() + pause
         if deadline is not None:
             until = min(until, deadline)
-        subinterpreter.terminate(until - monotonic())
-        if subinterpreter.join(until - monotonic()):
+        body.terminate(until - monotonic())
+        if body.join(until - monotonic()):
             return True
         if deadline is not None and monotonic() >= deadline:
             return False
@@ -200,10 +220,11 @@ def terminate(subinterpreter: Subinterpreter, timeout: float | None) -> bool:
 
 def _snapshot() -> dict[str, Any]:
     """What every interpreter has a copy of, and a worker should have as it is here when its task is sent."""
-    return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(_environ())}
+    return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(environment())}
 
 
-def _environ() -> dict[bytes, bytes]:
+def environment() -> dict[bytes, bytes]:
+    """What is behind `os.environ`."""
     environ: dict[bytes, bytes] = vars(os.environ)["_data"]  # decoding all of it would take longer than a call
     return environ
 
@@ -216,7 +237,7 @@ _main_ended = Event() if current_interpreter_id() == 0 else None
 
 def main_thread() -> MainThread:
     """Tell of the program's main thread, as far as it is known here."""
-    if loop is not None:
+    if loop is not None and loop.main_thread is not None:
         return loop.main_thread
     if _main_ended is None:
         return None, None, None  # in an interpreter that multigil did not make
@@ -233,9 +254,9 @@ def end_main_thread() -> None:
 
 
 def renew_main_thread() -> None:
-    """In a forked child: its main thread ends another time than its parent's."""
-    if _main_ended is not None:
-        _main_ended._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001
+    """Have a forked child tell of the end of its own main thread."""
+    global _main_ended  # noqa: PLW0603
+    _main_ended = Event()
 
 
 _stack_size = 0
@@ -281,14 +302,15 @@ class Loop:
 
     def __init__(
         self,
-        queues: tuple[Queue[Any], Queue[None], Queue[int], Queue[int]],
+        queues: Queues,
         asked: Queue[None],
-        main_thread: MainThread,
+        main_thread: MainThread | None,
         stack_size_wanted: int,
         by_value: bool,
     ) -> None:
         stack_size(stack_size_wanted)
-        self.main_thread = main_thread
+        self.main_thread = main_thread  # None in a process, where it is this one
+        self.status = 0  # with which a process exits
         self._queues = queues
         self._asked = asked
         self._call_box: SimpleQueue[Any]  # of the last call
@@ -296,13 +318,16 @@ class Loop:
         if by_value:
             self._load_by_value()
 
+    name = ""  # of a process
+    daemon = False
+
     def run(self) -> None:
         """Serve one task after another. Raises what makes that impossible, as too little memory does."""
         try:
             for _ in map(self._serve, self._queues[0]):  # which keeps no header while it waits for the next
                 pass
         except InterpreterTerminated:
-            pass
+            self.status = 1
         finally:
             self._end()
 
@@ -323,6 +348,7 @@ class Loop:
         elif kind == SUBMITTED:
             resolved.put(number)
         else:
+            self.status = exit_status(outcome[0])
             finished.shutdown()
             if kind == TARGET:
                 inbox.shutdown()
@@ -336,7 +362,7 @@ class Loop:
             sys.argv[:] = changes["argv"]
         if "environ" in changes:
             # The parent has told C already, and all interpreters share that.
-            environ = _environ()
+            environ = environment()
             environ.clear()
             environ.update(changes["environ"])
 
@@ -431,7 +457,7 @@ def _trimmed(error: BaseException) -> BaseException:
     return error.with_traceback(traceback)
 
 
-_OURS = ("multigil._worker", "multigil._hooks", "multigil.interpreter")
+_OURS = ("multigil._worker", "multigil._hooks", "multigil._process", "multigil.interpreter")
 
 
 def flush() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 import threading
 import weakref
 from _thread import TIMEOUT_MAX, get_ident, get_native_id
@@ -19,7 +21,7 @@ from multigil._core import (
     new_number,
     subinterpreters,
 )
-from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, flush, put_any
+from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, exit_status, flush, put_any
 
 # ruff: noqa: PLW0603  (each interpreter has its own)
 
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, SupportsIndex
 
+    from multigil._process import Child
+
 __all__ = [
     "TIMEOUT_MAX",
     "Interpreter",
+    "Process",
     "Thread",
     "ThreadError",
     "activeCount",
@@ -50,8 +55,8 @@ __all__ = [
 
 _new_task = itertools.count(1).__next__
 
-# The objects of other interpreters that there are in this one, by the numbers of those.
-_known: weakref.WeakValueDictionary[int, Interpreter] = weakref.WeakValueDictionary()
+# The objects of other interpreters that there are in this one, by the process and the numbers of those.
+_known: weakref.WeakValueDictionary[tuple[int, int], Interpreter] = weakref.WeakValueDictionary()
 # Those that were started here and run for themselves, until they end. Open ones end when nobody holds them any more.
 _running: set[Interpreter] = set()
 
@@ -70,7 +75,11 @@ class Interpreter:
 
     Arguments are those of `threading.Thread`. `daemon` ones are terminated when the program ends, others are waited
     for. `context` may be None or empty: an interpreter begins with an empty context, because context variables belong
-    to the interpreter that made them. `backend` names what runs the target; there is "interpreter".
+    to the interpreter that made them.
+
+    `backend` names what runs the target: "interpreter", one of this process; or "process", a fresh Python process, in
+    which everything can be imported and whose death leaves this one alone. `executable` is the Python that it runs, if
+    not this one: any from 3.12 on that has this version of multigil.
 
     A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
     what its `run()` gives there is the result.
@@ -82,12 +91,14 @@ class Interpreter:
         "__weakref__",
         "_answered",
         "_args",
+        "_backend",
         "_body",
         "_box",
         "_call_box",
         "_calling",
         "_closed",
         "_daemonic",
+        "_executable",
         "_kwargs",
         "_lock",
         "_name",
@@ -110,6 +121,7 @@ class Interpreter:
         daemon: bool | None = None,
         context: Context | None = None,
         backend: str = "interpreter",
+        executable: str | os.PathLike[str] | None = None,
     ) -> None:
         assert group is None, "group argument must be None for now"
         if context:
@@ -117,30 +129,38 @@ class Interpreter:
                 "context variables cannot be sent to an interpreter, which begins with an empty context: "
                 "pass their values as arguments"
             )
-        if backend != "interpreter":
-            raise ValueError(f"unknown backend {backend!r}, there is only 'interpreter'")
+        if backend not in _BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}, there are 'interpreter' and 'process'")
+        if executable is not None and backend != "process":
+            raise ValueError("executable can only be given with backend='process'")
         if name:
             name = str(name)
         else:
-            name = f"Interpreter-{new_number()}"
+            name = f"{_BACKENDS[backend]}-{new_number()}"
             if (target_name := getattr(target, "__name__", None)) is not None:
                 name += f" ({target_name})"
-        self._set_up(name, current_interpreter().daemon if daemon is None else daemon, target, args, kwargs or {})
+        daemon = current_interpreter().daemon if daemon is None else daemon
+        path = None if executable is None else os.fspath(executable)
+        self._set_up(name, daemon, backend, target, args, kwargs or {}, path)
 
     def _set_up(
         self,
         name: str,
         daemon: bool,
+        backend: str,
         target: Callable[..., object] | None = None,
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
+        executable: str | None = None,
     ) -> None:
         self._name = name
         self._daemonic = daemon
+        self._backend = backend
+        self._executable = executable
         self._target = target
         self._args = args
         self._kwargs = kwargs or {}
-        self._body: Subinterpreter | _Body | None = None  # the interpreter itself, once there is one
+        self._body: Subinterpreter | Child | _Body | None = None  # the interpreter itself, once there is one
         self._worker: Worker | None = None  # the line to it, if it was started from here
         self._box: SimpleQueue[Any] | None = None  # for the target's outcome
         self._outcome: list[Any] = []
@@ -203,7 +223,7 @@ class Interpreter:
 
     @property
     def ident(self) -> int | None:
-        """`get_ident()` of its thread; None before it is started."""
+        """`get_ident()` of its thread, or the id of its process; None before it is started."""
         return None if self._body is None else self._body.ident
 
     @property
@@ -277,14 +297,14 @@ class Interpreter:
 
     @property
     def exitcode(self) -> int | None:
-        """None until it has ended; then 0, or 1 after an exception, or what the target gave to `sys.exit`."""
+        """None until it has ended; then 0, or 1 after an exception, or what the target gave to `sys.exit`.
+
+        Of a process it is the status that it exited with, or the negative number of the signal that killed it.
+        """
         if self._worker is None or self.is_alive():
             return None
-        outcome = self._take_outcome(self._worker)
-        if not isinstance(outcome, BaseException):
-            return 0
-        code = outcome.code if isinstance(outcome, SystemExit) else 1
-        return code if isinstance(code, int) else int(code is not None)
+        status = self._worker.returncode
+        return exit_status(self._take_outcome(self._worker)) if status is None else status
 
     def _wait(self, timeout: float | None) -> Any:
         worker = self._started("wait for")
@@ -308,13 +328,26 @@ class Interpreter:
 
     @property
     def id(self) -> int | None:
-        """CPython's id of the interpreter; None before it exists."""
+        """CPython's id of the interpreter, or the id of the process; None before it exists."""
         return None if self._body is None else self._body.id
 
     @property
     def backend(self) -> str:
-        """What runs the target: "interpreter"."""
-        return "interpreter"
+        """What runs the target: "interpreter" or "process"."""
+        return self._backend
+
+    @property
+    def pid(self) -> int | None:
+        """The process that it runs in; None before it is started."""
+        return None if self._body is None else _key(self._body)[0]
+
+    @property
+    def sentinel(self) -> int:
+        """A file descriptor that is ready to be read when the process has ended, as long as this object is there.
+
+        Raises RuntimeError if it is no process that was started from here; `wait_any` takes every interpreter.
+        """
+        return self._child("wait for the sentinel of").sentinel
 
     def call[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in the interpreter and give its result, or raise what it raised.
@@ -374,11 +407,20 @@ class Interpreter:
         """End the interpreter: drop what is queued, raise InterpreterTerminated in what runs, and wait for its end.
 
         Raises TimeoutError when it has not ended within `timeout` seconds: it cannot be reached in a call into C that
-        takes long. Raises RuntimeError before the start.
+        takes long. A process gets SIGTERM instead, then SIGKILL; its time is two seconds if none is given. Raises
+        RuntimeError before the start.
         """
         body = self._other("terminate")
         if not (_worker.terminate(body, timeout) if self._worker is None else self._worker.terminate(timeout)):
             raise TimeoutError(f"{self.name} has not ended within {timeout} seconds")
+
+    def kill(self) -> None:
+        """End a process by SIGKILL: at once, without a chance to clean up.
+
+        The locks that it holds are given back, with OwnerDied for the next owner; what it had sent arrives. Raises
+        RuntimeError before the start, and for an interpreter, which cannot be killed.
+        """
+        self._child("kill").send_signal(_SIGKILL)
 
     def close(self) -> None:
         """Let the target and the queued calls finish, then end the interpreter and wait for that."""
@@ -421,15 +463,22 @@ class Interpreter:
             raise RuntimeError(f"cannot {purpose} interpreter before it is started")
         return self._worker
 
-    def _other(self, purpose: str) -> Subinterpreter:
+    def _other(self, purpose: str) -> Subinterpreter | Child:
         """The interpreter, from wherever it was started, if it is neither this one nor the main one."""
         if self._worker is None and isinstance(self._body, Subinterpreter) and self is not current_interpreter():
             return self._body
-        return self._started(purpose).subinterpreter
+        return self._started(purpose).body
 
-    def _awaited(self) -> Subinterpreter:
-        """What `wait_any` waits for the end of."""
-        return self._other("wait for")
+    def _child(self, purpose: str) -> Child:
+        body = self._started(purpose).body
+        if not isinstance(body, Subinterpreter):
+            return body
+        raise RuntimeError(f"cannot {purpose} interpreter of this process")
+
+    def _awaited(self) -> Subinterpreter | Event:
+        """What `wait_any` waits for."""
+        body = self._other("wait for")
+        return body if isinstance(body, Subinterpreter) else body.ended
 
     def _opened(self) -> Worker:
         self._check_initialized()
@@ -446,7 +495,7 @@ class Interpreter:
             raise RuntimeError("cannot start closed interpreter")
         own_run = type(self).run is not Interpreter.run
         if kind == OPENING and self._target is None and not own_run:
-            worker = _exit.take_worker()
+            worker = self._make_worker()
             worker.finished.shutdown()
             self._outcome.append((None,))
             self._take(worker)
@@ -458,15 +507,23 @@ class Interpreter:
                 put_any(box, (*self._with_hooks(*call), None))
             finally:
                 self._travels = False
-            worker = _exit.take_worker()
+            worker = self._make_worker()
             self._box = box
             self._take(worker)
             self._send(worker, kind, _new_task(), box)
         worker.ends_by_itself = kind == TARGET
-        self._body = worker.subinterpreter
+        self._body = worker.body
         self._worker = worker
         del self._target, self._args, self._kwargs  # as a thread does; a large argument is not kept
-        _exit.make_spares()
+        if self._backend == "interpreter":
+            _exit.make_spares()
+
+    def _make_worker(self) -> Worker:
+        if self._backend == "interpreter":
+            return _exit.take_worker()
+        from multigil import _process
+
+        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, self._executable))
 
     def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here."""
@@ -475,9 +532,9 @@ class Interpreter:
 
     def _take(self, worker: Worker) -> None:
         """Give a worker this object's name, by which all interpreters know it from now on."""
-        _known[worker.subinterpreter.number] = self
-        worker.subinterpreter.daemon = self._daemonic
-        worker.subinterpreter.name = self._name
+        _known[_key(worker.body)] = self
+        worker.body.daemon = self._daemonic
+        worker.body.name = self._name
 
     def _send(self, worker: Worker, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         flush()  # so that what was printed here before comes before what is printed there
@@ -491,33 +548,96 @@ class Interpreter:
             if self._body is None:
                 raise NotShareable(f"cannot pickle {type(self).__name__!r} object that is not started")
             body = self._body
-            return _recognize, (body.number, body.id, self.name, body.ident, body.native_id)
+            ended = None if isinstance(body, Subinterpreter) else body.ended
+            return _recognize, (_key(body), body.id, self.name, body.ident, body.native_id, ended)
         state = vars(self) if type(self).__getstate__ is object.__getstate__ else self.__getstate__()
-        return _arrive, (type(self), self._name, self._daemonic, self._target, self._args, self._kwargs), state
+        what = (self._name, self._daemonic, self._backend, self._target, self._args, self._kwargs)
+        return _arrive, (type(self), *what), state
 
 
-def _recognize(number: int, id: int | None, name: str, ident: int | None, native_id: int | None) -> Interpreter:
+class Process(Interpreter):
+    """An `Interpreter` with `backend="process"`: `threading.Thread`, with a Python process of its own."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+        context: Context | None = None,
+        executable: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(
+            group,
+            target,
+            name,
+            args,
+            kwargs,
+            daemon=daemon,
+            context=context,
+            backend="process",
+            executable=executable,
+        )
+
+
+# What runs a target, and what it is called by default.
+_BACKENDS = {"interpreter": "Interpreter", "process": "Process"}
+
+_SIGKILL = 9
+
+
+def _key(body: Subinterpreter | Child | _Body) -> tuple[int, int]:
+    """What tells an interpreter from all others: its process, and its number there."""
+    if isinstance(body, Subinterpreter):
+        return os.getpid(), body.number
+    return (body.pid, 0) if not isinstance(body, _Body) else (body.pid or os.getpid(), body.number)
+
+
+def _recognize(
+    key: tuple[int, int], id: int | None, name: str, ident: int | None, native_id: int | None, ended: Event | None
+) -> Interpreter:
     """The object here of an interpreter whose object was sent."""
-    if number == 0:
+    pid, number = key
+    here = pid == os.getpid()
+    if here and number == 0:
         return main_interpreter()
-    found = _known.get(number) or next((_object_of(body) for body in subinterpreters() if body.number == number), None)
+    found = _known.get(key)
+    if found is None and here:
+        found = next((_object_of(body) for body in subinterpreters() if body.number == number), None)
     if found is None:
-        ended = Event() if number > 0 else None
-        if ended is not None:
+        if here and number > 0:
+            ended = Event()
             ended.set()
-        found = _object_of(_Body(number, id, name, (ident, native_id, ended)))
+        found = _object_of(_Body(number, id, name, (ident, native_id, ended), pid=None if here else pid))
     return found
 
 
 class _Body:
     """What others have a `Subinterpreter` for: the main one, one that multigil did not make, or one that has ended.
 
-    The number of the first is 0, and those of the second are negative.
+    Or one of another process, of which no more is known than what it was sent with. The number of a process's main one
+    is 0; those that multigil did not make have negative ones.
     """
 
-    daemon = False
-
-    def __init__(self, number: int, id: int | None, name: str, thread: _worker.MainThread) -> None:
+    def __init__(
+        self,
+        number: int,
+        id: int | None,
+        name: str,
+        thread: _worker.MainThread,
+        *,
+        daemon: bool = False,
+        backend: str = "interpreter",
+        pid: int | None = None,
+    ) -> None:
+        self.pid = pid  # None stands for this process, which may have been forked since
+        self.daemon = daemon
+        self.backend = backend
         self.number = number
         self.id = id
         self.name = name
@@ -530,15 +650,21 @@ class _Body:
     @property
     def native_id(self) -> int | None:
         # Another one in a forked child.
-        return threading.main_thread().native_id if self.id == current_interpreter_id() else self._native_id
+        is_this = self.pid is None and self.id == current_interpreter_id()
+        return threading.main_thread().native_id if is_this else self._native_id
+
+    @property
+    def ended(self) -> Event | None:
+        # Another one in a forked child.
+        return _worker.main_thread()[2] if self.pid is None and self.number == 0 else self._ended
 
     def is_alive(self) -> bool:
-        return self._ended is None or not self._ended.is_set()
+        return self.ended is None or not self.ended.is_set()
 
     def join(self, timeout: float | None) -> None:
-        if self._ended is None:
+        if self.ended is None:
             raise RuntimeError(f"cannot join {self.name} from here")
-        self._ended.wait(timeout)
+        self.ended.wait(timeout)
 
 
 def _give(outcome: Any) -> Any:
@@ -559,9 +685,11 @@ def _nothing() -> None:
 
 def _run(interpreter: Interpreter) -> object:
     """Run an object with a `run` of its own, which is the current interpreter from here on."""
-    global _current
+    global _current, _main
     interpreter._body = body = _own_body()  # noqa: SLF001
-    _current = _known[body.number] = interpreter
+    _current = _known[_key(body)] = interpreter
+    if body.id == _MAIN_ID:
+        _main = interpreter
     return interpreter.run()
 
 
@@ -569,13 +697,14 @@ def _arrive(
     kind: type[Interpreter],
     name: str,
     daemon: bool,
+    backend: str,
     target: Callable[..., object] | None,
     args: Iterable[Any],
     kwargs: Mapping[str, Any],
 ) -> Interpreter:
     """Make the copy of an object with a `run` of its own. It comes here as well, if it was sent in vain."""
     interpreter = object.__new__(kind)
-    interpreter._set_up(name, daemon, target, args, kwargs)
+    interpreter._set_up(name, daemon, backend, target, args, kwargs)
     return interpreter
 
 
@@ -598,15 +727,25 @@ def current_interpreter() -> Interpreter:
 
 
 def main_interpreter() -> Interpreter:
-    """The interpreter that the program was started in."""
+    """The interpreter that the program was started in; in a process that was started from here, its own one."""
     global _main
     if _main is None:
-        _main = _object_of(_Body(0, _MAIN_ID, "MainThread", _worker.main_thread()))
+        _main = _object_of(_main_body())
     return _main
+
+
+def _main_body() -> _Body:
+    thread = _worker.main_thread()
+    loop = _worker.loop
+    if loop is None or current_interpreter_id() != _MAIN_ID:
+        return _Body(0, _MAIN_ID, "MainThread", thread)
+    return _Body(0, _MAIN_ID, loop.name, thread, daemon=loop.daemon, backend="process")
 
 
 def _own_body() -> Subinterpreter | _Body:
     id = current_interpreter_id()
+    if id == _MAIN_ID:
+        return _main_body()
     for body in subinterpreters():
         if body.id == id:
             return body
@@ -614,14 +753,16 @@ def _own_body() -> Subinterpreter | _Body:
     return _Body(-id, id, f"Interpreter-{id}", (thread.ident, thread.native_id, None))
 
 
-def _object_of(body: Subinterpreter | _Body) -> Interpreter:
+def _object_of(body: Subinterpreter | Child | _Body) -> Interpreter:
     """The object here of an interpreter, made if it was not started from here and nobody holds one."""
-    interpreter = _known.get(body.number)
+    key = _key(body)
+    interpreter = _known.get(key)
     if interpreter is None:
         interpreter = object.__new__(Interpreter)
-        interpreter._set_up(body.name or "", body.daemon)
+        backend = "interpreter" if isinstance(body, Subinterpreter) else body.backend
+        interpreter._set_up(body.name or "", body.daemon, backend)
         interpreter._body = body
-        interpreter = _known.setdefault(body.number, interpreter)
+        interpreter = _known.setdefault(key, interpreter)
     return interpreter
 
 
@@ -629,10 +770,12 @@ def enumerate() -> list[Interpreter]:
     """All interpreters of the program that are alive: the main one, and those that were started, from whichever one.
 
     Those that were not started from here can be looked at, named, joined and terminated. What multigil did not make is
-    not listed, but for the current interpreter.
+    not listed, but for the current interpreter. Processes are listed where they were started.
     """
     started = [_object_of(body) for body in subinterpreters() if body.name is not None]
-    return list(dict.fromkeys((main_interpreter(), *started, current_interpreter())))
+    processes = sys.modules.get("multigil._process")
+    children = [] if processes is None else [_object_of(child) for child in processes.children()]
+    return list(dict.fromkeys((main_interpreter(), *started, current_interpreter(), *children)))
 
 
 def active_count() -> int:

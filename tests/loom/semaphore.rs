@@ -396,7 +396,7 @@ fn killed_recoverer<const POINTS: u32>() {
     gate.acquire(3);
     let other = gate.clone();
     let sleeper = thread::spawn(move || other.acquire(2));
-    assert_eq!(killed_after(POINTS, || gate.recover(1)), POINTS < 3);
+    assert_eq!(killed_after(POINTS, || gate.recover(1)), POINTS < 4);
     gate.recover(1);
     sleeper.join().unwrap();
     assert_eq!((gate.semaphore.value(), gate.held()), (0, [0, 1, 1]));
@@ -408,6 +408,7 @@ fn killed_recoverer_holds() {
     check(2, killed_recoverer::<1>);
     check(2, killed_recoverer::<2>);
     check(2, killed_recoverer::<3>);
+    check(2, killed_recoverer::<4>);
 }
 
 #[test]

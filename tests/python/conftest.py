@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import harness
 import multigil
 from harness import AMPLE, ProgramRunner
 
@@ -28,6 +29,13 @@ def pytest_runtest_call() -> Generator[None, None, None]:
         if isinstance(error.__cause__, multigil.RemoteTraceback):
             pytest.fail("an interpreter was interrupted where it should not have been")
         raise
+
+
+@pytest.fixture(params=[multigil.Interpreter, multigil.Process], ids=["interpreter", "process"])
+def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test twice: with interpreters, and with processes in their place."""
+    for module in (request.module, harness):
+        monkeypatch.setattr(module, "Interpreter", request.param, raising=False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import raising
 from harness import AMPLE, started
-from multigil import Interpreter
+from multigil import Interpreter, Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 type Catch = Callable[[Callable[[], object]], Any]
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[Interpreter]:
-    with Interpreter() as interpreter:
+@pytest.fixture(scope="module", params=[Interpreter, Process], ids=["interpreter", "process"])
+def service(request: pytest.FixtureRequest) -> Iterator[Interpreter]:
+    with request.param() as interpreter:
         yield interpreter
 
 
@@ -203,6 +203,7 @@ class TestTraceback:
         assert interpreter.exception(AMPLE) is info.value
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestResults:
     def test_exception_gives_it_without_raising(self) -> None:
         error = started(raising.two_arguments).exception(AMPLE)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from harness import ProgramRunner
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestLife:
     def test_a_target_gets_its_arguments_and_gives_its_result(self) -> None:
         interpreter = Interpreter(target=workers.describe_call, args=(1, "two"), kwargs={"three": [3]})
@@ -114,6 +115,7 @@ class TestLife:
                 interpreter.join(AMPLE)
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestErrors:
     def test_starting_twice_is_a_runtime_error(self) -> None:
         interpreter = started(workers.identity, 5)
@@ -192,6 +194,7 @@ class TestNames:
         interpreter.name = 5  # type: ignore[assignment]
         assert interpreter.name == "5"
 
+    @pytest.mark.usefixtures("each_backend")
     def test_it_is_known_inside(self) -> None:
         interpreter = Interpreter(target=workers.own_name, name="worker")
         interpreter.start()
@@ -255,6 +258,7 @@ class TestAttributes:
         q.put(None)
         interpreter.join(AMPLE)
 
+    @pytest.mark.usefixtures("each_backend")
     def test_it_is_no_daemon_unless_told_to_be(self) -> None:
         assert Interpreter().daemon is False
         assert Interpreter(daemon=True).daemon is True
@@ -262,6 +266,7 @@ class TestAttributes:
         interpreter.daemon = True
         assert interpreter.daemon is True
 
+    @pytest.mark.usefixtures("each_backend")
     def test_it_is_a_daemon_if_its_creator_is_one(self) -> None:
         for daemon in (True, False):
             interpreter = Interpreter(target=workers.daemon_of_a_new_interpreter, daemon=daemon)
@@ -286,6 +291,7 @@ class TestAttributes:
         assert repr(interpreter) == f"<Interpreter(worker, stopped{suffix} {interpreter.ident})>"
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestContext:
     def test_an_interpreter_begins_with_an_empty_context(self) -> None:
         variable = contextvars.ContextVar[str]("variable")
@@ -367,6 +373,7 @@ class TestListing:
         assert main.ident == multigil.get_ident() == threading.get_ident()
         assert main.native_id == multigil.get_native_id() == threading.get_native_id()
 
+    @pytest.mark.usefixtures("each_backend")
     def test_those_that_run_are_listed(self) -> None:
         q: Queue[None] = Queue()
         before = multigil.active_count()

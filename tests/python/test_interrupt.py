@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -29,9 +28,6 @@ def held_lock() -> Lock:
     return lock
 
 
-# A file descriptor that is never ready to be read.
-SILENT, _ = os.pipe()
-
 # What never returns: a function and its arguments, made anew for each test.
 ENDLESS: dict[str, Any] = {
     "an endless loop": lambda: (workers.spin,),
@@ -52,7 +48,7 @@ ENDLESS: dict[str, Any] = {
     "Barrier.wait": lambda: (Barrier(2).wait,),
     "Barrier.wait with a timeout": lambda: (Barrier(2, timeout=3_600).wait,),
     "wait_any": lambda: (wait_any, Queue(), held_lock(), Event(), Semaphore(0)),
-    "wait_any with a file descriptor": lambda: (wait_any, Event(), SILENT),
+    "wait_any with a file descriptor": lambda: (workers.wait_for_event_or_descriptor, Event()),
     "Interpreter.join": lambda: (workers.started_and_joined, Queue().get),
     "Interpreter.result": lambda: (workers.started_and_waited_for, Queue().get),
 }
@@ -66,6 +62,7 @@ def running(endless: Any) -> Interpreter:
     return interpreter
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("endless", ENDLESS.values(), ids=ENDLESS.keys())
 class TestBoth:
     def test_interrupt_raises_keyboard_interrupt_there(self, endless: Any) -> None:
@@ -97,6 +94,7 @@ ENDLESS_BESIDE_THE_CALL: dict[str, Any] = {
 }
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("endless", ENDLESS_BESIDE_THE_CALL.values(), ids=ENDLESS_BESIDE_THE_CALL.keys())
 class TestBothBesideTheCall:
     def test_interrupt_strikes_there_and_the_next_call_works(self, endless: Any) -> None:
@@ -118,6 +116,7 @@ class TestBothBesideTheCall:
         assert not interpreter.is_alive()
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestExcepthook:
     @pytest.mark.parametrize("method", ["interrupt", "terminate"])
     def test_one_that_never_ends_is_struck(self, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
@@ -130,6 +129,7 @@ class TestExcepthook:
         assert not interpreter.is_alive()
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestInterrupt:
     def test_one_that_comes_right_after_the_start_is_not_lost(self) -> None:
         for _ in range(5):
@@ -195,6 +195,7 @@ class TestInterrupt:
         assert interpreter.result() == 5
 
 
+@pytest.mark.usefixtures("each_backend")
 class TestTerminate:
     def test_clauses_of_cleaning_up_are_run(self) -> None:
         told: SimpleQueue[str] = SimpleQueue()
@@ -271,13 +272,6 @@ class TestTerminate:
             with pytest.raises(multigil.InterpreterDied):
                 future.result(AMPLE)
 
-    def test_a_call_into_c_that_takes_long_is_a_timeout_error(self) -> None:
-        interpreter = running(lambda: (time.sleep, 0.5))
-        with pytest.raises(TimeoutError):
-            interpreter.terminate(timeout=0.05)
-        interpreter.join(AMPLE)
-        assert not interpreter.is_alive()
-
     def test_before_the_start_it_is_a_runtime_error_and_after_the_end_nothing(self) -> None:
         interpreter = Interpreter(target=workers.identity, args=(5,))
         with pytest.raises(RuntimeError, match="before it is started"):
@@ -290,3 +284,12 @@ class TestTerminate:
     def test_death_is_one_of_our_errors_and_a_runtime_error(self) -> None:
         assert issubclass(multigil.InterpreterDied, multigil.MultigilError)
         assert issubclass(multigil.InterpreterDied, RuntimeError)
+
+
+class TestTerminateInThisProcess:
+    def test_a_call_into_c_that_takes_long_is_a_timeout_error(self) -> None:
+        interpreter = running(lambda: (time.sleep, 0.5))
+        with pytest.raises(TimeoutError):
+            interpreter.terminate(timeout=0.05)
+        interpreter.join(AMPLE)
+        assert not interpreter.is_alive()

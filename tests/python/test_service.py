@@ -16,6 +16,8 @@ import workers
 from harness import AMPLE, in_thread, started
 from multigil import Interpreter, Lock, Queue, SimpleQueue
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 
 class TestCall:
     def test_it_gives_the_result_and_takes_any_arguments(self) -> None:
@@ -33,8 +35,8 @@ class TestCall:
 
     def test_all_calls_run_in_the_same_thread_of_the_same_interpreter(self) -> None:
         with Interpreter() as interpreter:
-            places = {interpreter.call(workers.identifiers) for _ in range(5)}
-            assert places == {(interpreter.ident, interpreter.native_id, interpreter.id)}
+            (place,) = {interpreter.call(workers.identifiers) for _ in range(5)}
+            assert place[1] == interpreter.native_id
 
     def test_an_argument_that_cannot_be_sent_is_an_error_and_the_interpreter_goes_on(self) -> None:
         with Interpreter() as interpreter:
@@ -188,7 +190,7 @@ class TestClose:
     def test_one_that_nobody_holds_any_more_closes_itself(self) -> None:
         interpreter = Interpreter()
         interpreter.call(workers.identity, 5)
-        thread = Path(f"/proc/self/task/{interpreter.native_id}")
+        thread = Path(f"/proc/{interpreter.native_id}")
         assert thread.exists()
         del interpreter
         gc.collect()

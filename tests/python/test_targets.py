@@ -143,9 +143,11 @@ def run_program(run_program: ProgramRunner) -> ProgramRunner:
     return run_program
 
 
+@pytest.mark.parametrize("worker", ["Interpreter", "Process"])
 @pytest.mark.parametrize("how", ["script", "-m", "-c", "stdin", "repl"])
-def test_every_kind_of_target_runs(run_program: ProgramRunner, how: str) -> None:
-    outcome = run_program(DEFINITIONS + USES, how=how)  # type: ignore[arg-type]
+def test_every_kind_of_target_runs(run_program: ProgramRunner, how: str, worker: str) -> None:
+    program = (DEFINITIONS + USES).replace("multigil.Interpreter", f"multigil.{worker}")
+    outcome = run_program(program, how=how)  # type: ignore[arg-type]
     assert outcome.stdout == EXPECTED, outcome.stderr
     assert outcome.status == 0
 

@@ -182,6 +182,7 @@ TRAVELLERS: dict[str, tuple[Callable[[Any], object], Callable[[Any], object], ob
 }
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("name", TRAVELLERS)
 def test_what_main_defines_works_in_another_interpreter_and_comes_home(main: Any, name: str) -> None:
     make, use, expected = TRAVELLERS[name]
@@ -195,6 +196,7 @@ def test_what_main_defines_works_in_another_interpreter_and_comes_home(main: Any
             assert type(home) is type(sent)
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_a_class_that_arrives_many_times_is_one_class_there(main: Any) -> None:
     with Interpreter() as interpreter:
         interpreter.exec("seen = []")
@@ -400,6 +402,7 @@ def test_a_parcel_is_packed_once_though_put_asks_twice(main: Any) -> None:
     assert parcel.packings == 1
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_locks_in_a_closure_are_shared() -> None:
     lock = Lock()
     with Interpreter() as interpreter:

@@ -538,6 +538,12 @@ def spin_in_flush(told: SimpleQueue[None]) -> None:
     sys.stdout = SpinsWhenFlushed(told)  # type: ignore[assignment]
 
 
+def wait_for_event_or_descriptor(event: Event) -> None:
+    """Wait for whichever is ready first: neither ever is."""
+    silent, _ = os.pipe()
+    multigil.wait_any(event, silent)
+
+
 def start_and_leave(told: SimpleQueue[None]) -> None:
     """Start an interpreter that never ends, so that the end of this one waits for it."""
     multigil.Interpreter(target=tell_and_call, args=(told, spin)).start()
@@ -937,3 +943,16 @@ def use_hooks() -> list[object]:
     thread.start()
     thread.join()
     return drain(q)
+
+
+def get_some(q: Any, count: int, done: int) -> list[Any]:
+    """Gets so many items, and reports so many of them done."""
+    items = [q.get() for _ in range(count)]
+    for _ in range(done):
+        q.task_done()
+    return items
+
+
+def get_and_wait(q: Any, ready: Any, go: Any) -> None:
+    ready.put(q.get())
+    go.get()

@@ -223,19 +223,24 @@ impl Watchable for Shared {
     }
 }
 
-/// What is ready when the `Interpreter` has ended that is given; None if it is none. An error if it can't be waited for.
-pub(crate) unsafe fn ending(state: &State, object: *mut ffi::PyObject) -> Result<Option<impl Watchable + 'static>> {
+/// What is waited for when an `Interpreter` is: its `Subinterpreter`, or the event of a process's end. None if the object
+/// is none. An error if it can't be waited for.
+pub(crate) unsafe fn awaited(object: *mut ffi::PyObject) -> Result<Option<Owned>> {
     let class = Owned::from_borrowed(ffi::Py_TYPE(object).cast());
     let Ok(method) = class.attribute(c"_awaited") else {
         ffi::PyErr_Clear();
         return Ok(None);
     };
-    let subinterpreter = method.call(&[object])?;
+    method.call(&[object]).map(Some)
+}
+
+/// What is ready when a `Subinterpreter` has ended.
+pub(crate) unsafe fn ending(state: &State, subinterpreter: &Owned) -> Result<impl Watchable + 'static> {
     let expected = state.object(&state.objects.subinterpreter_type)?;
     if ffi::PyObject_TypeCheck(subinterpreter.as_ptr(), expected.as_ptr().cast()) == 0 {
-        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter");
+        return raise(ffi::PyExc_TypeError, "_awaited() must give a Subinterpreter or an Event");
     }
-    Ok(Some(Arc::clone(parts(subinterpreter.as_ptr()).1)))
+    Ok(Arc::clone(parts(subinterpreter.as_ptr()).1))
 }
 
 impl Target {
@@ -413,7 +418,7 @@ unsafe fn stack_bytes(size: *mut ffi::PyObject) -> Result<usize> {
 }
 
 /// Handles of our own to the queues of a sequence, which may be null.
-unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handle<'static, Queue>>> {
+pub(crate) unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handle<'static, Queue>>> {
     if queues.is_null() {
         return Ok(Vec::new());
     }
@@ -425,7 +430,7 @@ unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Result<Vec<Handl
         if ffi::PyObject_TypeCheck(queue, class.as_ptr().cast()) == 0
             || HandleObject::<Queue>::kind(queue) != Some(ObjectKind::Queue)
         {
-            return raise(ffi::PyExc_TypeError, "Subinterpreter() argument 'queues' must be a sequence of Queue");
+            return raise(ffi::PyExc_TypeError, "argument 'queues' must be a sequence of Queue");
         }
         let id = HandleObject::<Queue>::of(queue).1.id();
         match state.home().region.attach(id, state.home().me) {

@@ -24,6 +24,7 @@
 //! | [`typecode`], [`atomics`] | what an element of shared memory is to Python, and what is done to it in one step |
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
+//! | [`process`] | a worker that is a process, and its parent |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | [`region`] | regions that are opened by name, and names of objects |
 //! | [`fork`] | what a forked child has of all this |
@@ -45,6 +46,7 @@ mod interpreter;
 mod lock;
 mod memory;
 mod ordered;
+mod process;
 mod py;
 mod queue;
 mod region;
@@ -67,7 +69,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 30] = [
+static mut METHODS: [ffi::PyMethodDef; 35] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -197,6 +199,27 @@ there is none. Gives None if there is one although create is true, or none altho
         c"object_names",
         region::object_names,
         c"object_names($module, number, /)\n--\n\nThe names in a region, as (name of the class, name).",
+    ),
+    py::method_no_args(c"region_number", process::region_number, c"The number of this process's region."),
+    py::method_no_args(c"region_descriptor", process::region_descriptor, c"The file of this process's region."),
+    py::method_no_args(
+        c"recover_dead",
+        process::recover_dead,
+        c"Put right what processes left that have died, and give how many interpreters it were.",
+    ),
+    py::method_fast(
+        c"obey",
+        process::obey,
+        c"obey($module, control, parent, answered, inboxes)\n--\n\n\
+Let the parent strike the calling thread, the first of this process, as interrupt() and terminate() do an interpreter's.\n\n\
+It asks through a pipe, of which this call takes the descriptor, and answered becomes the number of the last request that\n\
+was seen to. SIGINT strikes, whose handler must be answer_signal.\n\
+When the parent has died, the inboxes are shut down, the thread is terminated, and after two seconds the process killed.",
+    ),
+    py::method_fast(
+        c"answer_signal",
+        wait::answer_signal,
+        c"answer_signal($module, signal, frame, /)\n--\n\nRaise what the calling thread is struck with, if it is.",
     ),
     py::method_one(c"__getattr__", module_attribute, c"Give what is imported when it is asked for."),
     py::METHODS_END,

@@ -12,6 +12,7 @@ use std::time::Instant;
 use multigil::control::AnyQueue;
 use multigil::error::{GetError, OutOfMemory, PutError, WaitError};
 use multigil::event::Patience;
+use multigil::layout::ObjectKind;
 use multigil::object::{Handle, Message, SharedState};
 use multigil::ordered::{Lifo, LifoQueue, Priority, PriorityQueue};
 use multigil::queue::Queue;
@@ -564,6 +565,7 @@ unsafe extern "C" fn reduce(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -
 }
 
 const MAXSIZE: &CStr = c"maxsize";
+const REDELIVER: &CStr = c"redeliver";
 const UNFINISHED_TASKS: &CStr = c"unfinished_tasks";
 const IS_SHUTDOWN: &CStr = c"is_shutdown";
 
@@ -688,6 +690,9 @@ unsafe extern "C" fn initialize(
 ) -> c_int {
     py::guard_status(|| {
         py::with_arguments(arguments, keywords, |arguments| {
+            if HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) {
+                return initialize_queue(object, &arguments);
+            }
             with_queue!(
                 object,
                 |_state, queue| {
@@ -699,6 +704,40 @@ unsafe extern "C" fn initialize(
                 custom::call(object, c"__init__", arguments).map(drop)
             )
         })
+    })
+}
+
+/// The same for the one kind that delivers again. What it does so is a keyword only, as it is none of `queue.Queue`'s.
+unsafe fn initialize_queue(object: *mut ffi::PyObject, arguments: &Arguments) -> Result<()> {
+    let (_state, queue) = HandleObject::<Queue>::of(object);
+    arguments.positional_at_most("Queue", 1)?;
+    let [maxsize, redeliver] = arguments.parse("Queue", [MAXSIZE, REDELIVER], 0)?;
+    let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
+    let redelivers = py::truth(redeliver, false)?;
+    if !queue.set_redelivers(redelivers, queue.region(), queue.owner()) {
+        return raise(ffi::PyExc_RuntimeError, "redeliver cannot be changed any more: items were put");
+    }
+    queue.set_maxsize(maxsize, queue.region());
+    Ok(())
+}
+
+unsafe extern "C" fn get_redeliver(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let redelivers = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.redelivers()
+        };
+        Ok(Owned::bool(redelivers))
+    })
+}
+
+unsafe extern "C" fn get_redelivered(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let redelivered = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.is_redelivered(queue.region())
+        };
+        Ok(Owned::bool(redelivered))
     })
 }
 
@@ -836,7 +875,7 @@ Put an item into the queue, which never waits; block and timeout are there for t
     py::METHODS_END,
 ];
 
-static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
+static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 6] = [
     ffi::PyGetSetDef {
         name: MAXSIZE.as_ptr(),
         get: Some(get_maxsize),
@@ -859,15 +898,33 @@ static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
         doc: c"Whether shutdown() was called.".as_ptr(),
         closure: null_mut(),
     },
+    ffi::PyGetSetDef {
+        name: REDELIVER.as_ptr(),
+        get: Some(get_redeliver),
+        set: None,
+        doc: c"Whether items are delivered again that somebody got and did not report done before it died.".as_ptr(),
+        closure: null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: c"redelivered".as_ptr(),
+        get: Some(get_redelivered),
+        set: None,
+        doc: c"Whether the item that this thread got last, and did not report done, is one that somebody got before."
+            .as_ptr(),
+        closure: null_mut(),
+    },
     py::ATTRIBUTES_END,
 ];
 
 /// Makes the type `Queue`.
 pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned> {
-    let doc = c"Queue(maxsize=0)\n--\n\n\
+    let doc = c"Queue(maxsize=0, *, redeliver=False)\n--\n\n\
 A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
 maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
-and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
+and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.\n\n\
+With redeliver=True, an item that was got stays in the queue's keeping until task_done() reports it. If the process or\n\
+interpreter that got it ends before, the item comes back and is delivered again, before all others; the attribute\n\
+redelivered tells. task_done() reports the oldest item that the calling thread got; one that got none, its process's oldest.";
     let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize as *mut c_void };
     handle::make_type::<Queue>(
         module,

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::handle::{place, this_thread};
-use crate::py::{Owned, Raised, Result, check, raise};
+use crate::py::{self, Owned, Raised, Result, check, raise};
 use crate::state::{Place, State};
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
@@ -104,6 +104,10 @@ struct SeatState {
     request: Option<Request>,
     /// An asynchronous exception was set since the thread is exposed; it may have been raised or not.
     struck: bool,
+    /// The thread, if it is the one that handles signals and is struck by one: that ends its system calls, too.
+    signalled: Option<u64>,
+    /// What the signal's handler shall raise.
+    tripped: Option<Request>,
 }
 
 /// What a wait is for.
@@ -186,7 +190,19 @@ impl Seat {
             self.parker.interrupt();
             return true;
         }
-        ident.is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+        inner.signalled.or(ident).is_some_and(|ident| inner.strike(ident, request, exposed.state).is_ok())
+    }
+
+    /// Sends the signal again, if its handler has not run since; whether that was so.
+    ///
+    /// A signal that arrives when the thread is about to sleep in a system call does not end that.
+    pub(crate) fn strike_again(&self) -> bool {
+        let inner = self.inner.lock();
+        let thread = inner.signalled.filter(|_| inner.tripped.is_some());
+        thread.is_some_and(|thread| {
+            send_signal(thread);
+            true
+        })
     }
 
     /// What [`wait`] does, by the thread of this seat: what `operation` gave, and what was requested when that was over.
@@ -269,6 +285,11 @@ impl SeatState {
 
     /// Has the next bytecode of the thread raise, which is exposed.
     unsafe fn strike(&mut self, ident: u64, request: Request, state: &State) -> Result<()> {
+        if let Some(thread) = self.signalled {
+            self.tripped = Some(request);
+            send_signal(thread);
+            return Ok(());
+        }
         let class = request.class(state)?;
         self.struck = true;
         ffi::PyThreadState_SetAsyncExc(ident as c_long, class.as_ptr());
@@ -311,6 +332,31 @@ fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {
     })
 }
 
+/// Has the calling thread, which handles signals, be struck by SIGINT from now on, whose handler is [`answer_signal`].
+/// Gives its seat.
+pub(crate) unsafe fn be_signalled() -> Arc<Seat> {
+    with_seat(|seat| seat.inner.lock().signalled = Some(ffi::PyThread_get_thread_ident()));
+    SEAT.with(|mine| Arc::clone(mine.get().expect("it has just sat down")))
+}
+
+fn send_signal(thread: u64) {
+    // SAFETY: it is the process's first thread, which is there as long as the process.
+    unsafe { libc::pthread_kill(thread, libc::SIGINT) };
+}
+
+/// `answer_signal(signal, frame)`: raises what the calling thread was struck with. Nothing, if the signal came from elsewhere.
+pub(crate) unsafe extern "C" fn answer_signal(
+    module: *mut ffi::PyObject,
+    _: *const *mut ffi::PyObject,
+    _: ffi::Py_ssize_t,
+    _: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| match with_seat(|seat| seat.inner.lock().tripped.take()) {
+        Some(request) => request.raise(crate::state_of_module(module)),
+        None => Ok(()),
+    })
+}
+
 /// The waits that are going on in all threads.
 pub(crate) fn waits() -> Vec<Waiting> {
     let seats: Vec<_> = SEATS.lock().iter().filter_map(Weak::upgrade).collect();
@@ -330,6 +376,7 @@ pub(crate) unsafe fn expose<T>(state: &'static State, number: u64, body: impl Fn
         let result = body();
         let mut inner = seat.inner.lock();
         inner.exposed = outer;
+        inner.tripped = None;
         if mem::take(&mut inner.struck) {
             ffi::PyThreadState_SetAsyncExc(ffi::PyThread_get_thread_ident() as c_long, null_mut());
         }
@@ -436,7 +483,7 @@ pub(crate) enum Willing {
 
 /// What `block` and `timeout` of a queue's methods mean; both may be null.
 pub(crate) unsafe fn queue_timeout(block: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    if !crate::py::truth(block, true)? {
+    if !py::truth(block, true)? {
         return Ok(Willing::No);
     }
     if timeout.is_null() || timeout == ffi::Py_None() {
@@ -451,7 +498,7 @@ pub(crate) unsafe fn queue_timeout(block: *mut ffi::PyObject, timeout: *mut ffi:
 
 /// What `blocking` and `timeout` of a lock's acquire mean; both may be null.
 pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    let blocking = crate::py::truth(blocking, true)?;
+    let blocking = py::truth(blocking, true)?;
     let seconds = if timeout.is_null() { -1.0 } else { seconds(timeout)? };
     if !blocking && seconds != -1.0 {
         return raise(ffi::PyExc_ValueError, "can't specify a timeout for a non-blocking call");
@@ -468,7 +515,7 @@ pub(crate) unsafe fn lock_timeout(blocking: *mut ffi::PyObject, timeout: *mut ff
 
 /// What `blocking` and `timeout` of a semaphore's acquire mean; both may be null.
 pub(crate) unsafe fn semaphore_timeout(blocking: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Result<Willing> {
-    match (crate::py::truth(blocking, true)?, join_timeout(timeout)?) {
+    match (py::truth(blocking, true)?, join_timeout(timeout)?) {
         (true, deadline) => Ok(Willing::Until(deadline)),
         (false, None) => Ok(Willing::No),
         (false, Some(_)) => raise(ffi::PyExc_ValueError, "can't specify timeout for non-blocking acquire"),

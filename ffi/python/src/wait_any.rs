@@ -88,8 +88,12 @@ unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: 
     if let Some(watch) = handle::watch_of(state, object) {
         return Ok(watch(object));
     }
-    if let Some(ending) = interpreter::ending(state, object)? {
-        return Ok(Watched { thing: Box::new(ending), place: None });
+    if let Some(awaited) = interpreter::awaited(object)? {
+        // It is the interpreter's, which stays as long as this call.
+        if let Some(watch) = handle::watch_of(state, awaited.as_ptr()) {
+            return Ok(watch(awaited.as_ptr()));
+        }
+        return Ok(Watched { thing: Box::new(interpreter::ending(state, &awaited)?), place: None });
     }
     if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
         let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
