@@ -1258,6 +1258,13 @@ impl<'r> Message<'r> {
         }
     }
 
+    /// The objects that it has a reference to, in their order.
+    pub fn pins(&self) -> Vec<(ObjectId, ObjectKind)> {
+        let Some(block) = self.block() else { return Vec::new() };
+        let heap = &self.region.heap;
+        heap.pinned(block).filter_map(|id| Some((id, heap.object_kind(id)?))).collect()
+    }
+
     /// Copies `bytes` to the payload, from `offset` on, as far as they are inside it.
     pub fn write(&mut self, offset: usize, bytes: &[u8]) {
         let meta = self.meta();

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from multigil._core import (
     Array,
+    AuthenticationError,
     Barrier,
     BoundedSemaphore,
     Condition,
@@ -113,6 +114,7 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 __all__ = [
     "TIMEOUT_MAX",
     "Array",
+    "AuthenticationError",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",

@@ -15,6 +15,9 @@ class MultigilError(Exception):
 class StaleHandle(MultigilError, ValueError):
     """A pickled queue or lock was unpickled after the last handle to it had gone."""
 
+class AuthenticationError(MultigilError, ValueError):
+    """A message in a region with a key was made or changed by somebody without the key."""
+
 class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
@@ -450,6 +453,9 @@ def region_names() -> list[str]:
 
 def retire_regions() -> None:
     """At the end of the program: take away the names of regions that nobody else uses."""
+
+def set_key(number: int, key: bytes) -> None:
+    """Have the messages of a region sealed with a key."""
 
 def make_in(number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Call a function that makes its objects in a region."""

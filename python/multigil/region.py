@@ -33,9 +33,13 @@ class Region:
     The methods named as classes give objects of the region. With a name, that is the one that everybody gets who asks
     for it, and the other arguments count only for whoever is the first. Without, it is a new one. A name keeps its
     object alive until `unlink()`.
+
+    With a `key`, all messages of its queues are sealed: each has a keyed hash, and `get` raises AuthenticationError
+    for one that was made or changed without the key, and throws it away. All who use the region have to give the same
+    key; it is not pickled. Whoever can write to the region may still repeat, drop and reorder messages.
     """
 
-    def __init__(self, name: str | None = None, create: bool | None = None) -> None:
+    def __init__(self, name: str | None = None, create: bool | None = None, *, key: bytes | None = None) -> None:
         self._number: int | None = None
         if name is not None:
             _check(name)
@@ -46,6 +50,8 @@ class Region:
             code = errno.EEXIST if create else errno.ENOENT
             raise OSError(code, os.strerror(code), name)
         self._open(number, name)
+        if key is not None:
+            _core.set_key(number, key)
 
     def _open(self, number: int, name: str | None) -> None:
         self._number = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -381,3 +382,93 @@ class TestBadFiles:
         path.symlink_to("/etc/passwd")
         with pytest.raises(OSError, match="symbolic links"):
             Region(name)
+
+
+class TestKey:
+    ITEMS = (None, True, False, 0, -5, 2**63, 1.5, "text", "ä", "€", "\U0001f600", b"", b"bytes", [1, {"a": 2}])
+
+    @pytest.mark.parametrize("kind", ["Queue", "LifoQueue", "SimpleQueue"])
+    def test_everything_arrives(self, name: str, kind: str) -> None:
+        with Region(name, key=b"a key") as region:
+            q = getattr(region, kind)("q")
+            for item in (*self.ITEMS, bytes(10**6), "x" * 10**6):
+                q.put(item)
+                assert q.peek() == item
+                assert q.get() == item
+            q.put_many(self.ITEMS)
+            assert len(q.get_many()) == len(self.ITEMS)
+            q.put(region.Lock())
+            gc.collect()
+            assert q.get().acquire()  # the message has kept it
+
+    def test_a_priority_queue_compares(self, name: str) -> None:
+        with Region(name, key=b"a key") as region:
+            q = region.PriorityQueue("q")
+            for item in [(3, "c"), (1, "b" * 100), (2**70, "d")]:
+                q.put(item)
+            assert [q.get() for _ in range(3)] == [(1, "b" * 100), (3, "c"), (2**70, "d")]
+
+    def test_between_programs_with_the_same_key(self, name: str) -> None:
+        with Region(name, key=b"a key") as region:
+            region.Queue("there").put("hello")
+            source = "r = Region(sys.argv[1], key=b'a key'); r.Queue('back').put(r.Queue('there').get() + '!')"
+            in_other_program(source, name)
+            assert region.Queue("back").get() == "hello!"
+
+    @pytest.mark.parametrize("other", ["Region(sys.argv[1])", "Region(sys.argv[1], key=b'another')"])
+    def test_a_forged_message_is_refused_and_gone(self, name: str, other: str) -> None:
+        with Region(name, key=b"a key") as region:
+            q = region.Queue("q")
+            in_other_program(f"q = {other}.Queue('q'); q.put('forged'); q.put(5); q.put([1])", name)
+            for _ in range(3):
+                with pytest.raises(multigil.AuthenticationError, match="seal"):
+                    q.get()
+            q.put("genuine")
+            assert q.get() == "genuine"
+            q.put("secret")
+            source = f"""
+                q = {other}.Queue("q")
+                try:
+                    q.get()
+                except multigil.AuthenticationError:
+                    print(q.empty())
+            """
+            assert in_other_program(source, name) == "True\n"
+
+    @pytest.mark.parametrize("length", [20, 200, 200_000])
+    def test_a_changed_message_is_refused(self, name: str, length: int) -> None:
+        with Region(name, key=b"a key") as region:
+            q = region.Queue("q")
+            payload = os.urandom(length)
+            q.put(payload)
+            with path_of(name).open("r+b") as file:
+                content = file.read(32 << 20)
+                for found in re.finditer(re.escape(payload), content):  # what was not sealed yet may still lie there
+                    file.seek(found.start() + length // 2)
+                    file.write(bytes([payload[length // 2] ^ 1]))
+            with pytest.raises(multigil.AuthenticationError, match="wrong"):
+                q.get()
+            assert q.empty()
+
+    def test_a_message_of_another_queue_is_refused(self, name: str) -> None:
+        with Region(name, key=b"a key") as region:
+            one, other = region.Queue("one"), region.Queue("other")
+            first, second = bytes(16) + b"one" * 30, bytes(16) + b"two" * 30
+            one.put(first)
+            other.put(second)
+            with path_of(name).open("r+b") as file:
+                content = file.read(32 << 20)
+                here, there = content.find(first), content.find(second)
+                length = len(first) + 16  # with the seal
+                file.seek(here)
+                file.write(content[there : there + length])
+            with pytest.raises(multigil.AuthenticationError, match="wrong"):
+                one.get()
+            assert other.get() == second
+
+    def test_a_key_has_to_be_bytes(self, name: str) -> None:
+        with pytest.raises(ValueError, match="at least one byte"):
+            Region(name, key=b"")
+        with pytest.raises(TypeError):
+            Region(name, key="text")  # type: ignore[arg-type]
+        assert name not in Region.list()

@@ -18,6 +18,7 @@
 //! | [`errors`] | the one place where the engine's errors become exceptions |
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
+//! | [`seal`] | messages that nobody can forge |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`ordered`], [`custom`] | queues that keep an order, and those that Python keeps |
 //! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
@@ -51,6 +52,7 @@ mod py;
 mod queue;
 mod region;
 mod rlock;
+mod seal;
 mod semaphore;
 mod state;
 mod typecode;
@@ -69,7 +71,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 35] = [
+static mut METHODS: [ffi::PyMethodDef; 36] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -174,6 +176,11 @@ there is none. Gives None if there is one although create is true, or none altho
         c"retire_regions",
         region::retire,
         c"At the end of the program: take away the names of regions that nobody else uses.",
+    ),
+    py::method_fast(
+        c"set_key",
+        seal::set_key,
+        c"set_key($module, number, key)\n--\n\nHave the messages of a region sealed with a key.",
     ),
     py::method_fast(
         c"make_in",

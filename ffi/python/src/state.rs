@@ -87,6 +87,8 @@ objects! {
     /// The exception of the name.
     region_corrupt,
     /// The exception of the name.
+    authentication_error,
+    /// The exception of the name.
     owner_died,
     /// The exception of the name.
     not_shareable,
@@ -264,8 +266,10 @@ impl State {
         HERE.get().unwrap_or(self.home())
     }
 
-    fn is_home(&self, place: Place) -> bool {
-        core::ptr::eq(place.region, self.home().region)
+    /// Whether it is the process's own region.
+    #[inline(always)]
+    pub(crate) fn is_home(&self, region: &Region) -> bool {
+        core::ptr::eq(region, self.home().region)
     }
 
     /// All regions that the interpreter takes part in.
@@ -340,7 +344,7 @@ impl State {
 
     /// Keeps a region open, which is so already, until it is [let go](State::let_go).
     pub(crate) fn hold(&self, place: Place) {
-        if self.is_home(place) {
+        if self.is_home(place.region) {
             return;
         }
         if let Some(known) = self.visited.lock().iter_mut().find(|visited| visited.is(place)) {
@@ -350,7 +354,7 @@ impl State {
 
     /// The end of a use of a region. With the last one, the interpreter leaves.
     pub(crate) fn let_go(&self, place: Place) {
-        if self.is_home(place) {
+        if self.is_home(place.region) {
             return;
         }
         let mut visited = self.visited.lock();
@@ -399,6 +403,12 @@ impl State {
             &[base.as_ptr(), ffi::PyExc_ValueError],
         )?;
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let authentication_error = exception(
+            c"multigil.AuthenticationError",
+            c"A message in a region with a key was made or changed by somebody without the key.",
+            &[base.as_ptr(), ffi::PyExc_ValueError],
+        )?;
+        add(c"AuthenticationError", &objects.authentication_error, authentication_error)?;
         let owner_died = exception(
             c"multigil.OwnerDied",
             c"The process that held a lock died. What the lock guards may be half changed; the lock can be taken again.",
