@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +220,19 @@ class TestBetweenPrograms:
         assert multigil.wait_any(mine, theirs, third, timeout=AMPLE) is third
         assert multigil.wait_any(third, timeout=AMPLE) is third
 
+    def test_a_region_stays_open_while_somebody_looks_out_there(self, region: Region) -> None:
+        other = Region()
+        q, mine = other.Queue(), multigil.Event()
+        waiting = threading.Thread(target=multigil.wait_any, args=(mine, region.Event()))
+        waiting.start()
+        time.sleep(0.1)
+        del q, other  # the last that was in it
+        gc.collect()
+        time.sleep(0.2)
+        mine.set()
+        waiting.join(AMPLE)
+        assert not waiting.is_alive()
+
     def test_a_program_that_is_killed_with_a_lock(self, name: str, region: Region) -> None:
         source = """
             import os, signal
@@ -377,6 +392,18 @@ class TestBadFiles:
         os.chown(path, 65534, 65534)
         with self.used(path), pytest.raises(PermissionError, match="65534"):
             Region(name)
+
+    def test_no_room(self, name: str) -> None:
+        source = """
+            import resource
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+            try:
+                Region(sys.argv[1])
+            except OSError as error:
+                print(error.strerror, Region.list().count(sys.argv[1]))
+        """
+        assert in_other_program(source, name) == "No space left on device 0\n"
 
     def test_a_link(self, name: str, path: Path) -> None:
         path.symlink_to("/etc/passwd")

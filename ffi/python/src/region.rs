@@ -86,7 +86,7 @@ pub(crate) unsafe extern "C" fn region_names(module: *mut ffi::PyObject, _: *mut
 /// `retire_regions()`
 pub(crate) unsafe extern "C" fn retire(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        crate::state_of_module(module).places().0.iter().for_each(|place| place.region.retire());
+        crate::state_of_module(module).places().all.iter().for_each(|place| place.region.retire());
         Ok(())
     })
 }

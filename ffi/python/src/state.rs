@@ -206,13 +206,22 @@ pub(crate) fn make_in<T>(place: Place, body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Looks for the dead of several regions.
+/// All regions that an interpreter takes part in. They stay open meanwhile.
 #[derive(Debug)]
-pub(crate) struct Places(pub(crate) Vec<Place>);
+pub(crate) struct Places<'a> {
+    state: &'a State,
+    pub(crate) all: Vec<Place>,
+}
 
-impl Lookout for Places {
+impl Lookout for Places<'_> {
     fn look_out(&self) {
-        self.0.iter().for_each(Lookout::look_out);
+        self.all.iter().for_each(Lookout::look_out);
+    }
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.all.drain(..).for_each(|place| self.state.let_go(place));
     }
 }
 
@@ -273,8 +282,13 @@ impl State {
     }
 
     /// All regions that the interpreter takes part in.
-    pub(crate) fn places(&self) -> Places {
-        Places(core::iter::once(self.home()).chain(self.visited.lock().iter().map(|visited| visited.place)).collect())
+    pub(crate) fn places(&self) -> Places<'_> {
+        let mut all = vec![self.home()];
+        for visited in self.visited.lock().iter_mut() {
+            visited.users += 1;
+            all.push(visited.place);
+        }
+        Places { state: self, all }
     }
 
     /// The region of that number, which is joined at that place if need be.
