@@ -152,11 +152,11 @@ class TestInside:
             """
             import multigil, sys
             def options():
-                return sys.flags.optimize, sys.warnoptions, sys._xoptions.get("mine")
+                return sys.flags.optimize, sys.warnoptions, sys._xoptions.get("frozen_modules")
             with multigil.Process() as process:
                 print(process.call(options) == options())
             """,
-            options=["-O", "-W", "ignore", "-X", "mine=1"],
+            options=["-O", "-W", "ignore", "-X", "frozen_modules=off"],
         )
         assert output == "True\n"
 
