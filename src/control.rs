@@ -5,6 +5,7 @@
 
 use crossbeam_utils::CachePadded;
 
+use crate::envelope::Returned;
 use crate::error::{TooManyDone, WaitError};
 use crate::event::{Bell, Event, Patience};
 use crate::layout::ObjectHeader;
@@ -15,7 +16,11 @@ use crate::sync::{AtomicU64, Ordering};
 /// It was shut down: nothing is put any more.
 const SHUT_DOWN: u32 = 1;
 /// Nothing is got any more either.
-const IMMEDIATE: u32 = 2;
+pub(crate) const IMMEDIATE: u32 = 2;
+/// Messages may have come back: set and cleared in transactions only.
+pub(crate) const RETURNED: u32 = 4;
+/// Messages have to be acknowledged.
+pub(crate) const REDELIVERS: u32 = 8;
 
 /// In `done`: changes with every message that is thrown away and so done. Who completes what somebody did who was killed
 /// sees by it whether the message had been counted.
@@ -35,8 +40,22 @@ pub struct Control {
     pub(crate) not_full: Event,
     /// Somebody waits for the last task.
     all_done: Event,
+    /// What is not in everybody's way.
+    pub(crate) rest: CachePadded<Rest>,
+}
+
+/// What of a queue neither `put` nor `get` need as a rule.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Rest {
     /// Tasks that were reported done, and the flag [`THROWN_AWAY`].
-    done: CachePadded<AtomicU64>,
+    done: AtomicU64,
+    /// Messages that were counted as put and that nobody gets, because their producers died. In transactions only.
+    pub(crate) skipped: AtomicU64,
+    /// The queue's own [`ObjectId`](crate::layout::ObjectId), packed.
+    pub(crate) id: AtomicU64,
+    /// Messages that came back.
+    pub(crate) returned: Returned,
 }
 
 impl AsRef<ObjectHeader> for Control {
@@ -60,22 +79,27 @@ impl Control {
 
     /// What [`Control::throw_away`] asks for next time, from whoever is the only one that throws messages away.
     pub(crate) fn next_mark(&self) -> bool {
-        self.done.load(Ordering::Relaxed) & THROWN_AWAY == 0
+        self.rest.done.load(Ordering::Relaxed) & THROWN_AWAY == 0
     }
 
     /// Counts a message as done that was thrown away, of `put` that were put, if there is anything to be done: more may
     /// have been reported done than were got. Nothing happens the second time with the same mark.
     pub(crate) fn throw_away(&self, mark: bool, put: u64, bell: &Bell) {
-        let mut seen = self.done.load(Ordering::Relaxed);
+        let mut seen = self.rest.done.load(Ordering::Relaxed);
         while (seen & THROWN_AWAY != 0) != mark {
             let done = seen & !THROWN_AWAY;
             let now = (done + u64::from(done < put)) | (seen ^ THROWN_AWAY) & THROWN_AWAY;
-            match self.done.compare_exchange_weak(seen, now, Ordering::AcqRel, Ordering::Relaxed) {
+            match self.rest.done.compare_exchange_weak(seen, now, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) if done + 1 == put => return self.all_done.notify_all(bell),
                 Ok(_) => return,
                 Err(other) => seen = other,
             }
         }
+    }
+
+    /// Forgets those who died asleep, and lets everybody look again. Who watches is woken by the bell.
+    pub(crate) fn recover(&self) {
+        [&self.not_empty, &self.not_full, &self.all_done].into_iter().for_each(Event::recover);
     }
 
     /// Marks the queue as shut down. The caller wakes everybody ([`Control::wake_all`]) when that has taken effect.
@@ -86,10 +110,49 @@ impl Control {
     /// Whether nothing is got any more either.
     #[inline(always)]
     pub(crate) fn is_shut_down_immediately(&self) -> bool {
-        self.header.flags.load(Ordering::Acquire) & IMMEDIATE != 0
+        self.flags() & IMMEDIATE != 0
     }
 
-    /// Wakes everybody, as after a shutdown; those in `join` if it was `immediate`.
+    /// All flags.
+    #[inline(always)]
+    pub(crate) fn flags(&self) -> u32 {
+        self.header.flags.load(Ordering::Acquire)
+    }
+
+    /// Sets flags, in a transaction.
+    pub(crate) fn set_flags(&self, flags: u32) {
+        self.header.flags.fetch_or(flags, Ordering::AcqRel);
+    }
+
+    /// Clears flags, in a transaction.
+    pub(crate) fn clear_flags(&self, flags: u32) {
+        self.header.flags.fetch_and(!flags, Ordering::AcqRel);
+    }
+
+    /// Reports a task done, as a part of a transaction: for queues of which nobody does it otherwise. False if there is
+    /// none.
+    pub(crate) fn done_with(&self, put: u64, set: &mut dyn FnMut(&AtomicU64, u64)) -> bool {
+        let done = self.rest.done.load(Ordering::Acquire);
+        let is_one = done < self.got_by_somebody(put);
+        if is_one {
+            set(&self.rest.done, done + 1);
+        }
+        is_one
+    }
+
+    /// Wakes those who wait for the last task, if it was that.
+    pub(crate) fn tell_done(&self, put: u64, bell: &Bell) {
+        if self.rest.done.load(Ordering::Acquire) >= self.got_by_somebody(put) {
+            self.all_done.notify_all(bell);
+        }
+    }
+
+    /// Of the messages that were put, those that somebody gets.
+    fn got_by_somebody(&self, put: u64) -> u64 {
+        put.saturating_sub(self.rest.skipped.load(Ordering::Acquire))
+    }
+
+    /// Wakes everybody after a shutdown; `immediate` ends `join`, too.
     pub(crate) fn wake_all(&self, immediate: bool, bell: &Bell) {
         if immediate {
             self.all_done.notify_all(bell);
@@ -152,25 +215,7 @@ pub trait AnyQueue {
     /// # Errors
     /// [`TooManyDone`].
     fn task_done(&self, region: &Region) -> Result<(), TooManyDone> {
-        let Control { done, all_done, .. } = self.control();
-        let mut seen = done.load(Ordering::Relaxed);
-        loop {
-            let put = self.put_in_all();
-            let now_done = (seen & !THROWN_AWAY) + 1;
-            if now_done > put {
-                return Err(TooManyDone);
-            }
-            // Release: what was done comes before `join` returns.
-            match done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => {
-                    if now_done == put {
-                        all_done.notify_all(region.bell());
-                    }
-                    return Ok(());
-                }
-                Err(now) => seen = now,
-            }
-        }
+        task_done(self, region)
     }
 
     /// Waits until every message that was put has been reported done.
@@ -187,12 +232,35 @@ pub trait AnyQueue {
 
     /// Messages that were put and not reported done.
     fn unfinished(&self) -> u64 {
-        let done = self.control().done.load(Ordering::Acquire) & !THROWN_AWAY;
-        self.put_in_all().saturating_sub(done)
+        let done = self.control().rest.done.load(Ordering::Acquire) & !THROWN_AWAY;
+        self.control().got_by_somebody(self.put_in_all()).saturating_sub(done)
+    }
+}
+
+/// [`AnyQueue::task_done`] of a queue whose messages need not be acknowledged.
+pub(crate) fn task_done(queue: &(impl AnyQueue + ?Sized), region: &Region) -> Result<(), TooManyDone> {
+    let control @ Control { rest, all_done, .. } = queue.control();
+    let mut seen = rest.done.load(Ordering::Relaxed);
+    loop {
+        let put = control.got_by_somebody(queue.put_in_all());
+        let now_done = (seen & !THROWN_AWAY) + 1;
+        if now_done > put {
+            return Err(TooManyDone);
+        }
+        // Release: what was done comes before `join` returns.
+        match rest.done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => {
+                if now_done == put {
+                    all_done.notify_all(region.bell());
+                }
+                return Ok(());
+            }
+            Err(now) => seen = now,
+        }
     }
 }
 
 const _: () = {
     assert!(size_of::<Control>() == 256 && core::mem::offset_of!(Control, header) == 0);
-    assert!(core::mem::offset_of!(Control, done) == 128);
+    assert!(core::mem::offset_of!(Control, rest) == 128);
 };

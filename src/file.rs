@@ -73,12 +73,24 @@ impl RegionFile {
         Self::open_path(&PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_raw_fd())))
     }
 
+    /// The same, opened once more: for a child. It may be another user's by now, if the program has become another one.
+    pub(crate) fn again(&self) -> Result<RegionFile, RegionError> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = RegionFile { file: File::options().read(true).write(true).open(path)?, named: None };
+        file.lock(USED, Hold::Shared)?;
+        Ok(file)
+    }
+
     /// The file that another process has open under that descriptor.
     pub(crate) fn of_process(process: u32, descriptor: i32) -> Result<RegionFile, RegionError> {
         Self::open_path(&PathBuf::from(format!("/proc/{process}/fd/{descriptor}")))
     }
 
     fn open_path(path: &std::path::Path) -> Result<RegionFile, RegionError> {
+        // Opening a device can do anything, and the descriptor may be another process's by now.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(RegionError::NoRegion("it is no file"));
+        }
         let file = File::options().read(true).write(true).open(path)?;
         let region = RegionFile { file, named: None };
         region.is_ours()?;
@@ -158,6 +170,12 @@ impl RegionFile {
             return Err(RegionError::NoRegion("it is not a file of mode 0600 with one name"));
         }
         Ok(())
+    }
+
+    /// The same file under the same descriptor, but opened by another one: the locks are its ones from now on.
+    pub(crate) fn take_over(&self, other: RegionFile) -> io::Result<()> {
+        // SAFETY: no memory is passed. Both are files of ours.
+        check(unsafe { libc::dup3(other.file.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) })
     }
 
     /// The file itself.

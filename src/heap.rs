@@ -42,6 +42,8 @@ const QUEUED: u64 = 2;
 const OBJECT: u64 = 3;
 /// The block's pages were written since the kernel last took them back.
 const DIRTY: u64 = 4;
+/// An envelope whose message its owner got and did not acknowledge.
+const TAKEN: u64 = 8;
 const PEER_SHIFT: u32 = 4;
 const PEER: u64 = 0xFFF << PEER_SHIFT;
 /// Of an object, and of a block whose last words are ids of objects: each a reference.
@@ -452,6 +454,35 @@ impl Heap {
         Some(())
     }
 
+    /// The same for an envelope whose message is not acknowledged yet: [`Heap::sweep`] finds it.
+    pub(crate) fn take_in_hand_with(
+        &self,
+        transaction: &mut Transaction<'_, Space>,
+        index: u32,
+        by: PeerId,
+    ) -> Option<()> {
+        let (_, descriptor) = self.find(index)?;
+        transaction.set(descriptor, owned_by(descriptor.load(Ordering::Relaxed), Some(by)) | TAKEN);
+        Some(())
+    }
+
+    /// The same, outside of a transaction: for the consumer of the slot that names the envelope.
+    pub(crate) fn take_in_hand(&self, index: u32, by: PeerId) {
+        let Some((_, descriptor)) = self.find(index) else { return };
+        descriptor.store(owned_by(descriptor.load(Ordering::Relaxed), Some(by)) | TAKEN, Ordering::Release);
+    }
+
+    /// Whether the block belongs to a structure.
+    pub(crate) fn is_queued(&self, index: u32) -> bool {
+        self.find(index).is_some_and(|(_, descriptor)| descriptor.load(Ordering::Acquire) & STATE == QUEUED)
+    }
+
+    /// Whether the block is an envelope that somebody has in hand.
+    pub(crate) fn is_in_hand(&self, index: u32, by: PeerId) -> bool {
+        let mine = OWNED | TAKEN | u64::from(by.get()) << PEER_SHIFT;
+        self.find(index).is_some_and(|(_, seen)| seen.load(Ordering::Acquire) & (STATE | PEER | TAKEN) == mine)
+    }
+
     /// Whether the id is an object's that exists.
     pub(crate) fn is_object(&self, id: ObjectId) -> bool {
         self.find(id.index).is_some_and(|(_, descriptor)| {
@@ -567,6 +598,18 @@ impl Heap {
         }
     }
 
+    /// In a forked child, which has only this thread: lets go of what another one had locked, who has stayed with the
+    /// parent and may have been changing it. What is noted in shared memory is enough.
+    ///
+    /// # Safety
+    /// As it says.
+    pub(crate) unsafe fn take_over(&self) {
+        if self.ledgers.is_locked() {
+            // SAFETY: nobody else is here.
+            unsafe { core::ptr::from_ref(&self.ledgers).cast_mut().write(Mutex::default()) };
+        }
+    }
+
     /// Forgets the ledger of a participant that is about to leave. Its references, if it has any left, are found by
     /// [`Heap::sweep`].
     pub(crate) fn close_ledger(&self, me: PeerId) {
@@ -616,7 +659,7 @@ impl Heap {
     /// that it was about to end, or that end now: the caller ends them.
     ///
     /// It may be begun again after a kill: each step leaves what is left to the next one who comes.
-    pub(crate) fn sweep(&self, dead: PeerId, me: PeerId, mut ended: impl FnMut(ObjectId)) {
+    pub(crate) fn sweep(&self, dead: PeerId, me: PeerId, mut taken: impl FnMut(u32), mut ended: impl FnMut(ObjectId)) {
         let name = u64::from(dead.get()) << PEER_SHIFT;
         let mut owned = Vec::new();
         self.each_block(|_, index, seen| {
@@ -636,6 +679,8 @@ impl Heap {
                 if taken_over.is_some() {
                     ended(id);
                 }
+            } else if seen & TAKEN != 0 {
+                taken(index);
             } else {
                 self.unpin(me, index, &mut ended);
                 fault!(SweptBlockUnpinned);
@@ -1065,7 +1110,7 @@ fn hold(descriptor: &AtomicU64, me: PeerId, wanted: u64) -> Option<u64> {
 /// The descriptor of a block that becomes a participant's, or a part of some structure.
 fn owned_by(descriptor: u64, owner: Option<PeerId>) -> u64 {
     let state = owner.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
-    descriptor & !(STATE | PEER) | state
+    descriptor & !(STATE | PEER | TAKEN) | state
 }
 
 /// Takes so many off a count that kills may have made too small.

@@ -37,9 +37,10 @@
 //!
 //!  descriptor 63         40 39         16 15        4  3     2      1   0
 //!           ┌──────────────┬─────────────┬───────────┬───┬───────┬───────┐
-//!           │ generation   │ references  │   peer    │ 0 │ DIRTY │ state │
+//!           │ generation   │ references  │   peer    │ T │ DIRTY │ state │
 //!           └──────────────┴─────────────┴───────────┴───┴───────┴───────┘
 //!  state     FREE 0      DIRTY: its pages were written since the kernel last took them back
+//!                        T (TAKEN): an envelope whose message its owner got and did not acknowledge
 //!            OWNED 1     peer = owner: being written, or being read by the consumer that took it
 //!            QUEUED 2    belongs to the slot that names it; a ring belongs to its queue
 //!            OBJECT 3    references = handles to it, in interpreters and in messages
@@ -267,6 +268,22 @@ pub(crate) struct Entry {
     pub(crate) payload: OwnedWord,
 }
 
+/// A message in a block of its own, as a slot has it; see [`envelope`](crate::envelope).
+#[cfg(not(loom))]
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Envelope {
+    /// The envelope behind this one in the list of those that came back.
+    pub(crate) next: AtomicU64,
+    /// The queue's [`ObjectId`], packed.
+    pub(crate) queue: AtomicU64,
+    /// Where in the queue the message was.
+    pub(crate) position: AtomicU64,
+    /// [`Meta`], packed.
+    pub(crate) meta: AtomicU64,
+    pub(crate) payload: [OwnedWord; INLINE_WORDS],
+}
+
 /// What a message is: its kind, how many objects it keeps alive, its length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -283,7 +300,7 @@ impl Meta {
     pub const COMPLETE: u64 = 1 << 63;
     /// Somebody got the message before, and died.
     pub const REDELIVERED: u64 = 1 << 62;
-    /// The payload is the index of a block that has the message: an [`Envelope`](crate::envelope).
+    /// The payload is the index of a block that has the message: an `Envelope`.
     pub const ENVELOPED: u64 = 1 << 61;
 
     /// The longest message: 128 GiB less a byte.

@@ -21,6 +21,7 @@
 //! | `heap` | blocks of any size, each with its owner's name | structures over memory |
 //! | `peer` | who takes part | no |
 //! | [`object`] | handles that keep objects alive, messages that own blocks | handles, copies |
+//! | `envelope` | messages in blocks of their own, which come back | no |
 //! | [`control`] | what all queues have in common: a bound, a shutdown, tasks | no |
 //! | [`queue`] | first in, first out: put, get | no |
 //! | [`ordered`] | last in, first out; the least first | no |
@@ -60,6 +61,8 @@ pub mod waiters;
 
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(not(loom))]
+pub(crate) mod envelope;
 #[cfg(not(loom))]
 pub(crate) mod file;
 #[cfg(not(loom))]

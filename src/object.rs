@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use crate::barrier::Barrier;
 use crate::condition::Condition;
+use crate::envelope::AllTaken;
 use crate::error::{AttachError, NameError, OutOfMemory, RegionError};
 use crate::event::{Bell, Lookout};
 use crate::fault::fault;
@@ -24,7 +25,7 @@ use crate::file::RegionFile;
 use crate::flag::Flag;
 use crate::heap::{Heap, Note, Usage};
 use crate::journal::Place;
-use crate::layout::{Entry, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
+use crate::layout::{Entry, Envelope, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
 use crate::ordered::{LifoQueue, Order, OrderedQueue, PriorityQueue};
@@ -41,6 +42,7 @@ pub struct Region {
     heap: Heap,
     /// Held by whoever puts right what the dead left: the locks on bytes keep other processes out, not other threads.
     recovery: Mutex<()>,
+    taken: AllTaken,
 }
 
 /// What a region holds.
@@ -75,8 +77,35 @@ pub enum Location {
     },
 }
 
-/// The regions of this process, its own one first. They stay as long as it does.
-static REGIONS: Mutex<Vec<&'static Region>> = Mutex::new(Vec::new());
+/// The regions of this process, its own one first, which stays as long as it does.
+static REGIONS: Mutex<Vec<Opened>> = Mutex::new(Vec::new());
+
+/// A region that a process has open.
+#[derive(Debug)]
+struct Opened {
+    region: &'static Region,
+    /// How often it was joined and not parted with.
+    users: usize,
+}
+
+impl Opened {
+    /// The region, which is one of `all` from now on if it is none yet.
+    fn add(all: &mut Vec<Opened>, region: Region) -> &'static Region {
+        if let Some(known) = Opened::find(all, region.number()) {
+            return known; // dropping the other one changes nothing: this one uses the file
+        }
+        let region: &'static Region = Box::leak(Box::new(region));
+        all.push(Opened { region, users: 1 });
+        region
+    }
+
+    /// The region of that number, with one more user, if there is one.
+    fn find(all: &mut [Opened], number: u64) -> Option<&'static Region> {
+        let known = all.iter_mut().find(|known| known.region.number() == number)?;
+        known.users += 1;
+        Some(known.region)
+    }
+}
 
 impl Region {
     /// A new region without a name.
@@ -132,7 +161,7 @@ impl Region {
     }
 
     fn over(space: Space) -> Region {
-        Region { heap: Heap::new(space), recovery: Mutex::default() }
+        Region { heap: Heap::new(space), recovery: Mutex::default(), taken: AllTaken::default() }
     }
 
     /// The region that all interpreters of this process share. The first call makes one, unless the process has
@@ -142,22 +171,20 @@ impl Region {
     /// [`RegionError`].
     pub fn of_this_process() -> Result<&'static Region, RegionError> {
         let mut regions = REGIONS.lock();
-        if let Some(region) = regions.first() {
-            return Ok(region);
+        match regions.first() {
+            Some(own) => Ok(own.region),
+            None => Ok(Opened::add(&mut regions, Region::new()?)),
         }
-        let region: &'static Region = Box::leak(Box::new(Region::new()?));
-        regions.push(region);
-        Ok(region)
     }
 
     /// The region of that number, which this process opens at that place if it does not have it; its own one from now
-    /// on if it has none.
+    /// on if it has none. It stays until it was [parted](Region::part) with as often.
     ///
     /// # Errors
     /// [`RegionError`], if what is there is another region, too.
     pub fn join(number: u64, location: &Location) -> Result<&'static Region, RegionError> {
         let mut regions = REGIONS.lock();
-        if let Some(known) = regions.iter().find(|region| region.number() == number) {
+        if let Some(known) = Opened::find(&mut regions, number) {
             return Ok(known);
         }
         let opened = match location {
@@ -166,12 +193,27 @@ impl Region {
                 Some(Region::over(Space::open(RegionFile::of_process(*process, *descriptor)?)?))
             }
         };
-        let Some(region) = opened.filter(|region| region.number() == number) else {
-            return Err(RegionError::NoRegion("the one that was meant is gone"));
-        };
-        let region: &'static Region = Box::leak(Box::new(region));
-        regions.push(region);
-        Ok(region)
+        match opened.filter(|region| region.number() == number) {
+            Some(region) => Ok(Opened::add(&mut regions, region)),
+            None => Err(RegionError::NoRegion("the one that was meant is gone")),
+        }
+    }
+
+    /// The end of a use that began with [`Region::join`]. With the last one the region is closed, unless it is the
+    /// process's own.
+    ///
+    /// # Safety
+    /// Nothing that the caller got by that use is used any more: neither the reference nor what was made of it.
+    pub unsafe fn part(region: &'static Region) {
+        let mut regions = REGIONS.lock();
+        let Some(place) = regions.iter().position(|known| core::ptr::eq(known.region, region)) else { return };
+        regions[place].users -= 1;
+        if regions[place].users == 0 && place != 0 {
+            let region = core::ptr::from_ref(regions.swap_remove(place).region).cast_mut();
+            // SAFETY: `Opened::add` leaked it, and nobody uses it any more. The list is locked, so nobody opens the file
+            // at the same time and finds it used.
+            drop(unsafe { Box::from_raw(region) });
+        }
     }
 
     /// The random number that tells this region from others.
@@ -207,8 +249,54 @@ impl Region {
     /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
     pub fn leave(&self, peer: PeerId) {
         self.heap.close_ledger(peer);
-        self.heap.sweep(peer, peer, |id| self.end(id, peer));
+        self.sweep(peer, peer);
         self.heap.space().leave(peer);
+    }
+
+    /// Before a fork: has the child take part.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn prepare_fork(&self) -> Result<Successor, RegionError> {
+        let file = self.heap.space().file().again()?;
+        let me = self.heap.space().register_child(&file).ok_or(RegionError::TooManyPeers)?;
+        Ok(Successor { file, me })
+    }
+
+    /// A reference to an object for the child.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn refer(&self, child: PeerId, id: ObjectId, kind: ObjectKind) -> Result<Reference, AttachError> {
+        self.heap.acquire_object(child, id, kind).map(|note| Reference { id, note })
+    }
+
+    /// After the fork, in the parent: what was prepared is the child's alone. If there is none, it counts as dead.
+    pub fn leave_to_child(&self, child: Successor) {
+        self.heap.close_ledger(child.me);
+    }
+
+    /// After the fork, in the child: takes part as what was prepared for it. Its name is the successor's.
+    ///
+    /// # Errors
+    /// Whatever the kernel says. The region can't be used then.
+    ///
+    /// # Safety
+    /// The process was just forked and has only this thread.
+    pub unsafe fn take_over(&self, successor: Successor) -> std::io::Result<()> {
+        // SAFETY: as the caller says.
+        unsafe {
+            core::ptr::from_ref(&self.recovery).cast_mut().write(Mutex::default());
+            self.heap.take_over();
+            self.heap.space().take_over(successor.file, successor.me)
+        }
+    }
+
+    /// Gives a reference back that no handle has become.
+    pub fn drop_reference(&self, me: PeerId, reference: Reference) {
+        if self.heap.release_object(me, reference.note) {
+            self.end(reference.id, me);
+        }
     }
 
     /// The process that a peer belongs or belonged to.
@@ -282,14 +370,20 @@ impl Region {
                 self.put_right_object(id, kind, dead, me);
             }
         }
-        self.heap.sweep(dead, me, |id| self.end(id, me));
+        self.sweep(dead, me);
         self.heap.count_again();
         self.bell().ring();
+    }
+
+    /// Frees what a participant owned that has ended; what it had not acknowledged goes back to its queue.
+    fn sweep(&self, ended: PeerId, me: PeerId) {
+        self.heap.sweep(ended, me, |envelope| Queue::give_back_taken(self, me, envelope), |id| self.end(id, me));
     }
 
     fn put_right_object(&self, id: ObjectId, kind: ObjectKind, dead: PeerId, me: PeerId) {
         let visit = Visit { region: self, id, dead, me };
         match kind {
+            ObjectKind::Queue => visit.see(|queue: &Queue| queue.recover(self, dead, me)),
             ObjectKind::LifoQueue => visit.see(|queue: &LifoQueue| queue.recover(self, dead)),
             ObjectKind::PriorityQueue => visit.see(|queue: &PriorityQueue| queue.recover(self, dead)),
             ObjectKind::Lock => visit.see(|lock: &SharedLock| lock.recover(dead)),
@@ -299,7 +393,7 @@ impl Region {
             ObjectKind::Condition => visit.see(|condition: &SharedCondition| condition.recover(self, dead)),
             ObjectKind::Barrier => visit.see(|barrier: &SharedBarrier| barrier.recover(self, dead, self.bell())),
             ObjectKind::Memory => visit.see(|memory: &SharedMemory| memory.recover()),
-            ObjectKind::Queue | ObjectKind::Bench => {}
+            ObjectKind::Bench => {}
         }
     }
 
@@ -324,7 +418,7 @@ impl Region {
     /// [`OutOfMemory`].
     pub fn create_queue(&self, me: PeerId, maxsize: i64) -> Result<Handle<'_, Queue>, OutOfMemory> {
         let queue = self.create::<Queue>(me, 0)?;
-        queue.initialize(&self.heap, me, maxsize)?; // it is an empty one without
+        queue.initialize(&self.heap, me, queue.id, maxsize)?; // it is an empty one without
         Ok(queue)
     }
 
@@ -545,12 +639,7 @@ impl Region {
                 Some(ObjectKind::Queue) => {
                     // SAFETY: it is of that kind, and ours alone until we give back its block.
                     if let Some(queue) = unsafe { self.last::<Queue>(id) } {
-                        let mut message = Message::new(self, me);
-                        message.prepare(u64::MAX);
-                        while queue.take(self, me, &mut message).is_ok() {
-                            message.give_back(&mut last);
-                        }
-                        queue.destroy(&self.heap, me);
+                        queue.destroy(self, id, me, |message| message.give_back(&mut last));
                     }
                 }
                 Some(ObjectKind::LifoQueue) => {
@@ -602,6 +691,19 @@ impl Region {
 
     pub(crate) fn heap(&self) -> &Heap {
         &self.heap
+    }
+
+    /// The envelope in a block; None if there is no block of that index.
+    pub(crate) fn envelope(&self, block: u32) -> Option<&Envelope> {
+        let (memory, bytes) = self.heap.memory(block)?;
+        // SAFETY: blocks are aligned to two cache lines, any bytes are a valid envelope, and all that changes in it is
+        // atomic. Whoever asks owns the block, or has the list or the slot that names it.
+        (bytes >= size_of::<Envelope>()).then(|| unsafe { memory.cast().as_ref() })
+    }
+
+    /// What this process's threads got and did not acknowledge.
+    pub(crate) fn taken(&self) -> &AllTaken {
+        &self.taken
     }
 
     /// The entries of a table, a block that belongs to one queue; none if there is no block of that index.
@@ -857,6 +959,44 @@ impl<'r, T: SharedState> Handle<'r, T> {
     }
 }
 
+impl<'r, T: SharedState> Handle<'r, T> {
+    /// In a forked child: is a handle of its own from now on, instead of a copy of the parent's.
+    pub fn take_over(&mut self, me: PeerId, reference: Reference) {
+        if reference.id == self.id {
+            (self.me, self.note) = (me, reference.note);
+        }
+    }
+}
+
+/// What a child that is about to be forked will take part in a region as.
+#[derive(Debug)]
+pub struct Successor {
+    /// Opened for the child, so that the locks are its own.
+    file: RegionFile,
+    me: PeerId,
+}
+
+impl Successor {
+    /// Its name.
+    pub fn me(&self) -> PeerId {
+        self.me
+    }
+}
+
+/// A reference that is to become a handle, of a child that is about to be forked.
+#[derive(Debug)]
+pub struct Reference {
+    id: ObjectId,
+    note: Note,
+}
+
+impl Reference {
+    /// What it refers to.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+}
+
 impl<T: SharedState> Deref for Handle<'_, T> {
     type Target = T;
 
@@ -937,6 +1077,11 @@ impl<'r> Message<'r> {
     #[inline(always)]
     pub fn new(region: &'r Region, me: PeerId) -> Message<'r> {
         Message { region, me, cell: Cell::default(), most: crate::queue::LARGE_BYTES }
+    }
+
+    /// The region that it is in.
+    pub fn region(&self) -> &'r Region {
+        self.region
     }
 
     /// Lets a queue give it a message of up to `bytes` bytes.
@@ -1048,6 +1193,12 @@ impl<'r> Message<'r> {
     #[inline(always)]
     pub fn kind(&self) -> u8 {
         self.meta().kind
+    }
+
+    /// Whether somebody got it before and did not acknowledge it.
+    #[inline(always)]
+    pub fn is_redelivered(&self) -> bool {
+        self.cell.meta & Meta::REDELIVERED != 0
     }
 
     /// The first word of the payload of a message that is in its slot.

@@ -348,13 +348,13 @@ impl<O: Order> OrderedQueue<O> {
     ///
     /// What the dead has got, and what it had not put yet, is its own still.
     pub fn recover(&self, region: &Region, dead: PeerId) {
-        if let Some(owner) = self.guarded.lock.lock().owner().filter(|owner| owner.peer == dead) {
+        let lock = &self.guarded.lock;
+        if lock.lock().owner().is_some_and(|owner| owner.peer == dead) {
             self.complete(region, dead);
             fault!(OrderedRecovered);
-            // However often it says that it was taken.
-            let _ = self.guarded.lock.release_save(owner, region.bell());
         }
-        self.control.wake_all(true, region.bell());
+        lock.recover(dead); // wakes also if another one died after it had made the lock free
+        self.control.recover();
     }
 
     /// Does what the holder of the lock would have done, and left undone when it was killed.

@@ -311,17 +311,25 @@ impl Space {
     /// They are given in turn, so that what an ended participant left behind, such as a lock, says as long as can be
     /// that its owner has ended.
     pub(crate) fn register(&self) -> Option<PeerId> {
+        self.register_by(&self.file, &mut self.ours.lock())
+    }
+
+    /// The same for a child that is about to be forked, which will have the file in place of ours.
+    pub(crate) fn register_child(&self, file: &RegionFile) -> Option<PeerId> {
+        self.register_by(file, &mut self.ours.lock().clone())
+    }
+
+    fn register_by(&self, file: &RegionFile, ours: &mut Vec<PeerId>) -> Option<PeerId> {
         let header = self.header();
         let next = header.next_peer.load(Ordering::Relaxed) as usize % PeerId::COUNT; // Relaxed: a hint
         for number in (next..PeerId::COUNT).chain(0..next) {
             let Some(peer) = PeerId::new(number as u16) else { continue };
-            let mut ours = self.ours.lock();
             // First the lock on its byte. Whoever sees the bit without the lock knows that the peer is dead.
-            if self.is_taken(peer) || ours.contains(&peer) || !self.file.claim(peer).unwrap_or(false) {
+            if self.is_taken(peer) || ours.contains(&peer) || !file.claim(peer).unwrap_or(false) {
                 continue;
             }
             if self.is_taken(peer) {
-                self.file.forget(peer); // it was just registered, and has died, before we had the lock
+                file.forget(peer); // it was just registered, and has died, before we had the lock
                 continue;
             }
             ours.push(peer);
@@ -332,6 +340,29 @@ impl Space {
             return Some(peer);
         }
         None
+    }
+
+    /// In a forked child, which has been registered as `me`: has the file that was opened for it in place of its parent's.
+    ///
+    /// A mapping counts as a use of the file as it was opened, so that the parent's locks would outlive the parent.
+    ///
+    /// # Safety
+    /// The process was just forked and has only this thread.
+    pub(crate) unsafe fn take_over(&self, file: RegionFile, me: PeerId) -> std::io::Result<()> {
+        let remap = |memory: &MmapRaw, offset: u64| {
+            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_FIXED);
+            let (start, descriptor) = (memory.as_mut_ptr().cast(), std::os::fd::AsRawFd::as_raw_fd(file.file()));
+            // SAFETY: the mapping is replaced by one of the same bytes in one step.
+            let mapped = unsafe { libc::mmap(start, memory.len(), protection, flags, descriptor, offset as i64) };
+            if mapped == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        };
+        remap(&self.header, 0)?;
+        self.mapped().try_for_each(|segment| remap(&segment.memory, segment.offset))?;
+        self.file.take_over(file)?;
+        self.header().peers[usize::from(me.get())].process.store(u64::from(std::process::id()), Ordering::Relaxed);
+        // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent, and may have been changing it.
+        unsafe { core::ptr::from_ref(&self.ours).cast_mut().write(Mutex::new(vec![me])) };
+        Ok(())
     }
 
     /// Gives a number back. Its owner holds nothing any more.

@@ -152,7 +152,7 @@ impl<'a> Ring<'a> {
         }
         self.header.base.store(base, ordering);
         self.header.turn.store(turn, ordering);
-        self.header.next.store(reference.nothing_follows(), Ordering::Relaxed);
+        self.header.next.store(reference.nothing_follows(), ordering);
     }
 
     /// The ring as it is in this life of its memory.
@@ -229,7 +229,7 @@ impl Spot<'_> {
         }
         fault!(PayloadWritten);
         // From here on the message is complete, whatever becomes of us: Release, so that the payload is there first.
-        self.slot.meta.store(cell.meta | Meta::COMPLETE, Ordering::Release);
+        self.slot.meta.store(cell.meta & !Meta::REDELIVERED | Meta::COMPLETE, Ordering::Release);
         fault!(MetaWritten);
         on_claim();
         fault!(HandedOver);
@@ -446,11 +446,13 @@ pub(crate) const MAX_RING_SLOTS: usize = 4096;
 pub(crate) const NO_LIMIT: u64 = u64::MAX;
 
 /// The most slots that one producer has at a time: consumers wait for the first as long as it takes to claim them all.
-const MOST_CLAIMED: usize = 16;
+pub(crate) const MOST_CLAIMED: usize = 16;
 
 /// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
 /// made necessary, or got done.
-const MOST_STEPS: u32 = 1 << 26;
+const MOST_STEPS: u32 = 1 << 20;
+/// So many messages one consumer takes before it pushes `head`: others would have to, one by one.
+const MOST_UNTOLD: u64 = 1 << 10;
 /// So many rings, of 512 KiB each, no machine has.
 const MOST_RINGS: u32 = 1 << 20;
 
@@ -491,6 +493,14 @@ pub struct Place<'r> {
     position: u64,
     /// How far `head` was pushed.
     told: u64,
+}
+
+#[cfg(not(loom))]
+impl Place<'_> {
+    /// The position behind the message that was taken last.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
 }
 
 /// Looks at the slot of the position that `hint` holds.
@@ -667,7 +677,7 @@ impl Chain {
 
     /// Takes the next cell, if it is there and its message has not more than `most` bytes; whether it was taken.
     ///
-    /// `head` stays behind until [`Chain::leave_place`], but for others who find it there. The ring may be another's
+    /// `head` stays behind until [`Chain::leave_place`], or for a while, but for others who find it there. The ring may be another's
     /// meanwhile: no word in it has a turn of this life then.
     #[inline]
     pub fn pop_next(
@@ -686,6 +696,10 @@ impl Chain {
         if is_taken {
             spot.take(me, cell, on_claim);
             place.position = place.position.wrapping_add(1);
+            if place.position.wrapping_sub(place.told) >= MOST_UNTOLD {
+                advance(&self.front.head, place.told, place.position);
+                place.told = place.position;
+            }
         }
         is_taken
     }
@@ -880,9 +894,11 @@ impl Chain {
                     }
                     fault!(GivenBack);
                     advance(&self.front.head, spot.position, next);
-                    spot.hand_on(dead, READING, FREE, turn + 1, Ordering::Release);
+                    spot.hand_on(dead, READING, FREE, turn + 1, essential!(RecoveredSlot: Ordering::Release));
                 }
-                (PEEKING, _) => spot.hand_on(dead, PEEKING, READY, turn, Ordering::Release),
+                (PEEKING, _) => {
+                    spot.hand_on(dead, PEEKING, READY, turn, essential!(RecoveredSlot: Ordering::Release));
+                }
                 _ => {} // somebody wrote over it
             }
             fault!(SlotRecovered);

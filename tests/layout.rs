@@ -22,10 +22,15 @@ fn sizes() {
 #[test]
 fn meta() {
     let meta = Meta { kind: 0xAB, pins: 0xCDEF, length: 0x12_3456_789A };
-    assert_eq!(meta.pack(), 0xABCD_EF12_3456_789A);
-    assert_eq!(Meta::unpack(meta.pack()), meta);
+    assert_eq!(meta.pack(), 0xAB << 53 | 0xCDEF << 37 | 0x12_3456_789A);
+    let flags = [Meta::COMPLETE, Meta::REDELIVERED, Meta::ENVELOPED];
+    assert_eq!(flags, [1 << 63, 1 << 62, 1 << 61]);
+    for flags in [0, Meta::COMPLETE, Meta::COMPLETE | Meta::REDELIVERED, Meta::COMPLETE | Meta::ENVELOPED] {
+        assert_eq!(Meta::unpack(meta.pack() | flags), meta);
+    }
     assert_eq!(Meta::unpack(0), Meta { kind: 0, pins: 0, length: 0 });
-    assert_eq!(Meta::MAX_LENGTH, 0xFF_FFFF_FFFF);
+    assert_eq!(Meta::MAX_LENGTH, 0x1F_FFFF_FFFF);
+    let meta = Meta { pins: 0, ..meta };
     assert!(Meta { length: 112, ..meta }.is_inline() && !Meta { length: 113, ..meta }.is_inline());
 }
 

@@ -3,11 +3,18 @@
 
 mod support;
 
-use multigil::error::{AttachError, RegionError};
+use std::time::{Duration, Instant};
+
+use multigil::barrier::Barrier;
+use multigil::condition::Condition;
+use multigil::error::{AcquireError, AttachError, BarrierError, OwnerDied, RegionError};
+use multigil::event::{Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind, PeerId};
+use multigil::lock::{Lock, Owner, RLock};
 use multigil::memory::Format;
-use multigil::object::{Location, Message, Region};
+use multigil::object::{Location, Message, Region, SharedBarrier, SharedCondition, SharedLock, SharedRLock, Watch};
 use multigil::queue::Queue;
+use multigil::waiters::Call;
 
 use crate::support::limit;
 
@@ -124,4 +131,43 @@ fn names_lead_to_objects() {
     for bad in ["", "a/b", ".x", "a\0b", &"x".repeat(201)] {
         assert!(matches!(Region::named(bad), Err(RegionError::NoRegion(_))), "{bad:?}");
     }
+}
+
+/// What somebody waits for who died is given to those who live, and they wait no longer than it takes to find out.
+#[test]
+fn the_dead_are_not_waited_for() {
+    let _limit = limit(60);
+    let (here, me) = region();
+    let lock = here.create_shared::<Lock>(me, |_| {}).unwrap();
+    let again = here.create_shared::<RLock>(me, |_| {}).unwrap();
+    let condition = here.create_shared::<Condition>(me, |_| {}).unwrap();
+    let barrier = here.create_shared::<Barrier>(me, |barrier| barrier.initialize(2)).unwrap();
+    let (there, other) = opened(&here);
+    {
+        let them = Owner { peer: other, thread: 7 };
+        let lock = there.attach::<SharedLock>(lock.id(), other).unwrap();
+        let again = there.attach::<SharedRLock>(again.id(), other).unwrap();
+        let condition = there.attach::<SharedCondition>(condition.id(), other).unwrap();
+        let barrier = there.attach::<SharedBarrier>(barrier.id(), other).unwrap();
+        assert_eq!((lock.try_acquire(them), again.try_acquire(them)), (Ok(true), Ok(true)));
+        core::mem::forget(condition.sit(&there, them).unwrap());
+        core::mem::forget(barrier.try_arrive(&there, them).unwrap());
+        core::mem::forget((lock, again, condition, barrier));
+    }
+    let us = Owner { peer: me, thread: 1 };
+    let sitting = condition.sit(&here, us).unwrap();
+    assert_eq!(condition.notify(&here, 1), 1); // the one that came first
+    drop(there);
+
+    let (parker, watch) = (Parker::default(), Watch { region: &here, me });
+    let patience = Patience::new(None, Duration::ZERO, &parker).watching(&watch);
+    let died = Err(AcquireError::OwnerDied(OwnerDied { peer: other.get(), thread: 7 }));
+    let started = Instant::now();
+    assert_eq!(lock.acquire(us, &patience), died);
+    assert!(started.elapsed() < Duration::from_millis(100));
+    assert_eq!(again.restore(us, 1, &patience), died);
+    assert_eq!((lock.acquire(us, &patience), again.restore(us, 1, &patience)), (Ok(()), Ok(())));
+    assert_eq!(sitting.wait(&patience), Ok(Call::Called));
+    assert!(matches!(barrier.try_arrive(&here, us), Err(BarrierError::Broken)));
+    assert_eq!(barrier.waiters().count(&here), 0);
 }

@@ -46,7 +46,13 @@ class Queue[T]:
     maxsize: int
     @classmethod
     def __class_getitem__(cls, item: Any, /) -> GenericAlias: ...
-    def __init__(self, maxsize: int = 0) -> None: ...
+    @property
+    def redeliver(self) -> bool:
+        """Whether items come back that somebody got and did not report done before it died."""
+    @property
+    def redelivered(self) -> bool:
+        """Whether the item that this thread got last, and did not report done, is one that somebody got before."""
+    def __init__(self, maxsize: int = 0, *, redeliver: bool = False) -> None: ...
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None: ...
     def get(self, block: bool = True, timeout: float | None = None) -> T: ...
     def put_nowait(self, item: T) -> None: ...
@@ -461,5 +467,5 @@ def perform(
 ) -> tuple[Any]:
     """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
 
-def attach(kind: int, region: int, index: int, generation: int, /, *more: Any) -> Any:
+def attach(kind: int, region: int, location: str, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

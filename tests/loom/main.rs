@@ -23,14 +23,14 @@ mod waiters;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use multigil::fault::{Killed, doom};
 use multigil::layout::PeerId;
 use multigil::model::{Part, without};
 
 /// Checks a model in all its interleavings with at most so many preemptions.
-fn check(preemptions: usize, model: fn()) {
+fn check(preemptions: usize, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(builder.preemption_bound.map_or(preemptions, |bound| bound.min(preemptions)));
     let runs = Arc::new(AtomicUsize::new(0));
@@ -41,6 +41,33 @@ fn check(preemptions: usize, model: fn()) {
     });
     println!("{} interleavings", runs.load(Relaxed));
     assert!(runs.load(Relaxed) > 1, "one interleaving shows nothing");
+}
+
+/// Checks a model once for every point where a participant of it may be killed. The model gets the point's number and
+/// says whether that one is reached.
+fn check_deaths(preemptions: usize, model: impl Fn(u32) -> bool + Send + Sync + 'static) {
+    let model = Arc::new(model);
+    for point in 0.. {
+        let is_reached = Arc::new(AtomicBool::new(false));
+        let (model, reached) = (model.clone(), is_reached.clone());
+        check(preemptions, move || {
+            if model(point) {
+                reached.store(true, Relaxed);
+            }
+        });
+        if !is_reached.load(Relaxed) {
+            assert!(point > 0, "there are points");
+            return;
+        }
+    }
+}
+
+/// Runs what a participant does who is killed at the point that it reaches after so many others; None if it is.
+fn die_at<T>(points: u32, action: impl FnOnce() -> T) -> Option<T> {
+    doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
+    let result = catch_unwind(AssertUnwindSafe(action));
+    doom(None);
+    result.map_or_else(|reason| if reason.is::<Killed>() { None } else { resume_unwind(reason) }, Some)
 }
 
 /// Checks a model without a part of the protocol; it is expected to fail.

@@ -1,16 +1,16 @@
 //! Ring and chain.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::OutOfMemory;
 use multigil::event::{Bell, Event, Patience};
 use multigil::layout::{Meta, PeerId, RingHeader, Slot};
-use multigil::model::{AtomicU64, Part};
-use multigil::ring::{Cell, Chain, PopError, PushError, Ring, RingRef, Rings};
+use multigil::model::{AtomicU64, Part, is_missing, without};
+use multigil::ring::{Cell, Chain, PopError, PushError, Recovery, Ring, RingRef, Rings};
 
-use crate::{check, me, twin};
+use crate::{check, check_deaths, die_at, me, twin};
 
 const NO_LIMIT: u64 = u64::MAX;
 
@@ -20,11 +20,13 @@ struct Memory {
 }
 
 struct Block {
-    /// How often the block was taken, and in the lowest bit whether it is taken now.
+    /// How often the block was taken; from bit 1 on who owns it, 0 for a chain; in the lowest bit whether it is taken now.
     descriptor: AtomicU64,
     header: RingHeader,
     slots: Vec<Slot>,
 }
+
+const GENERATION: u64 = 1 << 16;
 
 impl Memory {
     /// Rings of these many slots, handed out in this order.
@@ -41,31 +43,66 @@ impl Memory {
     fn taken(&self) -> usize {
         self.blocks.iter().filter(|block| block.descriptor.load(Ordering::Acquire) & 1 == 1).count()
     }
+
+    /// Takes back what the dead owned.
+    fn sweep(&self, dead: PeerId) {
+        for block in &self.blocks {
+            let seen = block.descriptor.load(Ordering::Acquire);
+            if seen % GENERATION == u64::from(dead.get()) << 1 | 1 {
+                block.descriptor.store(seen / GENERATION * GENERATION, Ordering::Release);
+            }
+        }
+    }
+
+    fn set_descriptor(&self, reference: RingRef, state: u64) {
+        let descriptor = &self.blocks[reference.index() as usize].descriptor;
+        descriptor.store(u64::from(reference.generation()) * GENERATION | state, Ordering::Release);
+    }
 }
 
 impl Rings for Memory {
-    fn ring(&self, reference: RingRef) -> Ring<'_> {
-        let block = &self.blocks[reference.index() as usize];
-        Ring { header: &block.header, slots: &block.slots }
+    fn ring(&self, reference: RingRef) -> Option<Ring<'_>> {
+        let block = self.blocks.get(reference.index() as usize)?;
+        Some(Ring { header: &block.header, slots: &block.slots })
     }
 
     /// The first free ring, whatever its size: a chain does not mind.
-    fn allocate(&self, _slots: usize) -> Result<RingRef, OutOfMemory> {
+    fn allocate(&self, me: PeerId, _slots: usize) -> Result<RingRef, OutOfMemory> {
         for (index, block) in self.blocks.iter().enumerate() {
             let seen = block.descriptor.load(Ordering::Relaxed);
-            let taken = seen + 3; // one time more, and taken
+            let generation = seen / GENERATION + 1;
+            let taken = generation * GENERATION | u64::from(me.get()) << 1 | 1;
             if seen & 1 == 0
                 && block.descriptor.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
-                return Ok(RingRef::new(index as u32, (taken >> 1) as u32));
+                return Ok(RingRef::new(index as u32, generation as u32));
             }
         }
         Err(OutOfMemory { requested: 1, available: 0 })
     }
 
+    fn link(&self, _me: PeerId, word: &AtomicU64, expected: u64, new: u64, fresh: Option<RingRef>) -> Result<(), u64> {
+        // SYNC POINT: Release publishes the initialized ring.
+        let ordering = if is_missing(Part::Link) { Ordering::Relaxed } else { Ordering::Release };
+        word.compare_exchange(expected, new, ordering, Ordering::Acquire)?;
+        if let Some(fresh) = fresh {
+            self.set_descriptor(fresh, 1);
+        }
+        Ok(())
+    }
+
+    fn unlink(&self, me: PeerId, first: &AtomicU64, ring: RingRef, following: u64) -> bool {
+        let name = u64::from(ring.generation()) << 32 | u64::from(ring.index());
+        // AcqRel: the winner alone frees it.
+        let is_first = first.compare_exchange(name, following, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_first {
+            self.free(me, ring);
+        }
+        is_first
+    }
+
     fn free(&self, _me: PeerId, reference: RingRef) {
-        let block = &self.blocks[reference.index() as usize];
-        block.descriptor.store(u64::from(reference.generation()) << 1, Ordering::Release);
+        self.set_descriptor(reference, 0);
     }
 }
 
@@ -73,13 +110,22 @@ impl Rings for Memory {
 struct Line {
     memory: Memory,
     chain: Chain,
+    /// What recovery counted and gave back.
+    recovered: Mutex<Recovered>,
+}
+
+#[derive(Default)]
+struct Recovered {
+    skipped: u64,
+    /// Positions and messages.
+    returned: Vec<(u64, u64)>,
 }
 
 impl Line {
     /// A chain that starts in the first of these rings.
     fn new(rings: &[usize]) -> Line {
-        let line = Line { memory: Memory::new(rings), chain: Chain::default() };
-        line.chain.initialize(&line.memory, rings[0]).unwrap();
+        let line = Line { memory: Memory::new(rings), chain: Chain::default(), recovered: Mutex::default() };
+        line.chain.initialize(&line.memory, me(), rings[0]).unwrap();
         line
     }
 
@@ -93,7 +139,7 @@ impl Line {
     /// An empty chain whose first ring is closed, and nothing follows it yet: there was no memory for another one.
     fn closed(rings: &[usize]) -> Line {
         let line = Line::with(rings, &[0]);
-        let others: Vec<_> = std::iter::from_fn(|| line.memory.allocate(1).ok()).collect();
+        let others: Vec<_> = std::iter::from_fn(|| line.memory.allocate(me(), 1).ok()).collect();
         assert!(matches!(line.try_put(0, NO_LIMIT), Err(PushError::OutOfMemory(_))));
         others.into_iter().for_each(|ring| line.memory.free(me(), ring));
         assert_eq!(line.drain(), [0]);
@@ -149,10 +195,56 @@ impl Line {
         got
     }
 
+    /// What the victim does.
+    fn put_as_victim(&self, messages: &[u64]) -> usize {
+        let cells: Vec<_> = messages.iter().map(|message| cell(*message)).collect();
+        let cell = |place: usize| &cells[place];
+        self.chain.push_some(&self.memory, victim(), NO_LIMIT, cells.len(), cell, |_| {}).expect("there is room")
+    }
+
+    fn get_as_victim(&self) -> Option<u64> {
+        let mut cell = Cell::default();
+        self.chain.pop(&self.memory, victim(), NO_LIMIT, &mut cell, |_| {}).ok().map(|_| cell.payload[0])
+    }
+
+    /// Recovers what the victim left, which was joined: that is as sure as what the kernel says.
+    fn recover(&self) {
+        self.chain.recover(&self.memory, victim(), &mut &*self);
+        self.memory.sweep(victim());
+    }
+
+    fn recovered(&self) -> std::sync::MutexGuard<'_, Recovered> {
+        self.recovered.lock().expect("nobody panics here")
+    }
+
+    /// All that recovery gave back.
+    fn returned(&self) -> Vec<u64> {
+        self.recovered().returned.iter().map(|(_, message)| *message).collect()
+    }
+
     /// All that is left.
     fn drain(&self) -> Vec<u64> {
         std::iter::from_fn(|| self.get().ok()).collect()
     }
+}
+
+impl Recovery for &Line {
+    fn skip(&mut self, plan: impl FnOnce(&mut dyn FnMut(&AtomicU64, u64))) {
+        plan(&mut |word, value| word.store(value, Ordering::Release));
+        self.recovered().skipped += 1;
+    }
+
+    fn complete(&mut self, _cell: &Cell) {}
+
+    fn put_back(&mut self, cell: &Cell, position: u64, meta: &AtomicU64) -> bool {
+        meta.store(0, Ordering::Release);
+        self.recovered().returned.push((position, cell.payload[0]));
+        true
+    }
+}
+
+fn victim() -> PeerId {
+    PeerId::new(2).unwrap()
 }
 
 fn cell(message: u64) -> Cell {
@@ -363,7 +455,7 @@ fn put_many_seal() {
     let line = Arc::new(Line::new(&[4, 2, 2]));
     let other = line.clone();
     let producer = thread::spawn(move || other.put_many(&[1, 2]));
-    line.chain.seal(&line.memory);
+    line.chain.seal(&line.memory, me());
     let put = producer.join().unwrap();
     assert_eq!(line.drain(), [1, 2][..put]);
     assert_eq!((line.get(), line.put_many(&[3])), (Err(PopError::Ended), 0));
@@ -383,7 +475,7 @@ fn stale_place_is_empty() {
         let mut place = line.chain.pop(&line.memory, me(), NO_LIMIT, &mut cell, |_| {}).unwrap();
         assert_eq!((line.get(), line.memory.taken()), (Ok(2), 1));
         let other = Chain::default();
-        other.initialize(&line.memory, 1).unwrap();
+        other.initialize(&line.memory, me(), 1).unwrap();
         for _ in 0..3 {
             other.push(&line.memory, me(), NO_LIMIT, &self::cell(3), || {}).unwrap();
             assert!(!line.chain.pop_next(me(), NO_LIMIT, &mut cell, |_| {}, &mut place));
@@ -806,7 +898,7 @@ fn seal_put_get() {
     let [producer, consumer] = [line.clone(), line.clone()];
     let producer = thread::spawn(move || producer.try_put(1, NO_LIMIT).is_ok());
     let consumer = thread::spawn(move || [consumer.get(), consumer.get()]);
-    line.chain.seal(&line.memory);
+    line.chain.seal(&line.memory, me());
     let early = consumer.join().unwrap();
     let put = producer.join().unwrap();
     assert!(early != [Err(PopError::Ended), Ok(1)]);
@@ -829,7 +921,7 @@ fn seal_close() {
     let line = Arc::new(Line::with(&[1, 2], &[1]));
     let other = line.clone();
     let producer = thread::spawn(move || other.try_put(2, NO_LIMIT).is_ok());
-    line.chain.seal(&line.memory);
+    line.chain.seal(&line.memory, me());
     let mut expected = vec![1];
     if producer.join().unwrap() {
         expected.push(2);
@@ -856,7 +948,7 @@ fn slow_reader() {
     };
     let consumers = [consumer(), consumer()]; // one of them leaves the first ring
     let next = Chain::default();
-    if next.initialize(&line.memory, 1).is_ok() {
+    if next.initialize(&line.memory, me(), 1).is_ok() {
         next.push(&line.memory, me(), NO_LIMIT, &cell(3), || {}).unwrap();
     }
     assert_eq!(sorted(consumers.map(|consumer| consumer.join().unwrap()).to_vec()), [1, 2]);
@@ -878,7 +970,7 @@ fn reused_before_consumer() {
     let line = Arc::new(Line::with(&[1, 1], &[1, 2]));
     assert_eq!(line.get(), Ok(1));
     let [stale, leaver] = [line.clone(), line.clone()].map(|line| thread::spawn(move || line.get()));
-    let _ = Chain::default().initialize(&line.memory, 1); // as soon as the first ring is given back
+    let _ = Chain::default().initialize(&line.memory, me(), 1); // as soon as the first ring is given back
     let results = [stale.join().unwrap(), leaver.join().unwrap()];
     assert!(results.contains(&Ok(2)) && results.contains(&Err(PopError::Empty)), "the message once: {results:?}");
 }
@@ -901,7 +993,7 @@ fn reused_before_producer() {
     let producer = thread::spawn(move || producer.put(2));
     let consumer = thread::spawn(move || {
         let got = consumer.get();
-        let _ = Chain::default().initialize(&consumer.memory, 1);
+        let _ = Chain::default().initialize(&consumer.memory, me(), 1);
         got
     });
     line.put(1);
@@ -920,4 +1012,290 @@ fn reused_before_producer_holds() {
 #[should_panic(expected = "exceeded maximum number of branches")] // it goes round in a ring that is another's now
 fn reused_before_producer_fails_without_producers_left() {
     twin(2, Part::ProducersLeft, reused_before_producer);
+}
+
+// ---------------------------------------------------------------------------------------------- deaths
+
+/// A producer is killed while somebody consumes, who goes on while it is recovered. Its message is there or it is not;
+/// those of others are all there, in their order, and what is counted is right.
+fn dead_producer(point: u32) -> bool {
+    let line = Arc::new(Line::new(&[2, 2]));
+    line.put(1);
+    let [victim, consumer] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || die_at(point, || victim.put_as_victim(&[2])).is_none());
+    let consumer = thread::spawn(move || [consumer.get(), consumer.get()].into_iter().flatten().collect::<Vec<_>>());
+    let is_killed = victim.join().unwrap();
+    line.recover();
+    let mut got = consumer.join().unwrap();
+    assert!(line.chain.popped() <= line.chain.pushed(), "as many as there are");
+    line.put(3);
+    got.extend(line.drain());
+    let skipped = line.recovered().skipped;
+    assert!(got == [1, 2, 3] || is_killed && got == [1, 3], "what was put is got: {got:?}");
+    assert_eq!((line.chain.len(), line.chain.popped()), (0, line.chain.pushed()), "as many as there are");
+    assert_eq!(line.chain.pushed() - skipped, got.len() as u64, "as many as there are");
+    is_killed
+}
+
+#[test]
+fn dead_producer_holds() {
+    check_deaths(2, dead_producer);
+}
+
+#[test]
+#[should_panic(expected = "as many as there are")]
+fn dead_producer_fails_without_hole_behind_tail() {
+    twin_of_deaths(2, Part::HoleBehindTail, dead_producer);
+}
+
+#[test]
+#[should_panic(expected = "what was put is got")]
+fn dead_producer_fails_without_recovered_commit() {
+    twin_of_deaths(2, Part::RecoveredCommit, dead_producer);
+}
+
+/// So it is when the ring is full, and the producer links another one.
+fn dead_producer_of_a_ring(point: u32) -> bool {
+    let line = Arc::new(Line::with(&[1, 1, 1], &[1]));
+    let [victim, consumer] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || die_at(point, || victim.put_as_victim(&[2])).is_none());
+    let consumer = thread::spawn(move || [consumer.get(), consumer.get()].into_iter().flatten().collect::<Vec<_>>());
+    let is_killed = victim.join().unwrap();
+    line.recover();
+    let mut got = consumer.join().unwrap();
+    line.put(3);
+    got.extend(line.drain());
+    assert!(got == [1, 2, 3] || is_killed && got == [1, 3], "what was put is got: {got:?}");
+    line.chain.destroy(&line.memory, me());
+    assert_eq!(line.memory.taken(), 0, "no ring is lost");
+    is_killed
+}
+
+#[test]
+fn dead_producer_of_a_ring_holds() {
+    check_deaths(1, dead_producer_of_a_ring);
+}
+
+/// A producer of several messages is killed: the holes that it leaves are next to each other, or not. The slots serve
+/// others afterwards.
+fn dead_batch(point: u32) -> bool {
+    let line = Arc::new(Line::new(&[4]));
+    let [victim, producer] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || die_at(point, || victim.put_as_victim(&[1, 2])));
+    let producer = thread::spawn(move || producer.put(3));
+    let put = victim.join().unwrap(); // both, or one if the other producer came between
+    line.recover();
+    producer.join().unwrap();
+    let count = line.chain.len();
+    let got = line.drain();
+    assert_eq!((count, line.chain.len()), (got.len() as u64, 0), "as many as there are");
+    let theirs: Vec<_> = got.iter().copied().filter(|message| *message < 3).collect();
+    assert!(got.contains(&3) && put.map_or([1, 2].starts_with(&theirs), |put| theirs == [1, 2][..put]), "{got:?}");
+    assert_eq!(line.chain.pushed() - line.recovered().skipped, got.len() as u64);
+    for message in 4..9 {
+        line.put(message);
+        assert_eq!(line.get(), Ok(message));
+    }
+    put.is_none()
+}
+
+#[test]
+fn dead_batch_holds() {
+    check_deaths(2, dead_batch);
+}
+
+/// The slot that a dead producer was writing is the next one's.
+fn dead_producer_leaves_the_slot(point: u32) -> bool {
+    let line = Arc::new(Line::new(&[1, 1]));
+    let [victim, other] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || die_at(point, || victim.put_as_victim(&[1])).is_none());
+    let producer = thread::spawn(move || other.put(2));
+    let is_killed = victim.join().unwrap();
+    line.recover();
+    producer.join().unwrap();
+    let got = sorted(line.drain());
+    assert!(got == [1, 2] || is_killed && got == [2], "what was put is got: {got:?}");
+    is_killed
+}
+
+#[test]
+fn dead_producer_leaves_the_slot_holds() {
+    check_deaths(2, dead_producer_leaves_the_slot);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn dead_producer_leaves_the_slot_fails_without_recovered_slot() {
+    twin_of_deaths(2, Part::RecoveredSlot, dead_producer_leaves_the_slot);
+}
+
+/// A consumer is killed, while others put and get: its message comes back, unless it had all of it.
+fn dead_consumer(point: u32) -> bool {
+    let line = Arc::new(Line::with(&[1, 2], &[1, 2]));
+    let [victim, other] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || {
+        let mut got = None;
+        (die_at(point, || got = victim.get_as_victim()).is_none(), got)
+    });
+    let other = thread::spawn(move || {
+        let got = other.get();
+        other.put(3);
+        got
+    });
+    let (is_killed, theirs) = victim.join().unwrap();
+    line.recover();
+    let mut got = line.returned();
+    got.extend(other.join().unwrap());
+    got.extend(line.drain());
+    assert!(got.len() == 3 || got.len() == 2 && (theirs.is_some() || is_killed), "{got:?}");
+    let all = sorted(got.iter().copied().chain(theirs).collect());
+    assert!(all == [1, 2, 3] || is_killed && (all == [2, 3] || all == [1, 3]), "each message once: {all:?}");
+    assert_eq!((line.chain.len(), line.chain.popped()), (0, line.chain.pushed()), "as many as there are");
+    is_killed
+}
+
+#[test]
+fn dead_consumer_holds() {
+    check_deaths(1, dead_consumer);
+}
+
+/// Who is killed while it looks leaves the message where it is, and the slot to the next one.
+fn dead_peeker(point: u32) -> bool {
+    let line = Arc::new(Line::with(&[1, 1], &[1]));
+    let [victim, other] = [line.clone(), line.clone()];
+    let victim = thread::spawn(move || {
+        let mut cell = Cell::default();
+        let peek = || victim.chain.peek(&victim.memory, self::victim(), NO_LIMIT, &mut cell, |_| {});
+        die_at(point, peek).is_none()
+    });
+    let other = thread::spawn(move || {
+        let got = other.get();
+        other.put(2);
+        got
+    });
+    let is_killed = victim.join().unwrap();
+    line.recover();
+    let mut got = Vec::from_iter(other.join().unwrap());
+    got.extend(line.drain());
+    assert_eq!(got, [1, 2]);
+    is_killed
+}
+
+#[test]
+fn dead_peeker_holds() {
+    check_deaths(2, dead_peeker);
+}
+
+#[test]
+#[should_panic(expected = "Causality violation")]
+fn dead_peeker_fails_without_recovered_slot() {
+    twin_of_deaths(2, Part::RecoveredSlot, dead_peeker);
+}
+
+/// Whoever recovers may be killed, too: another one does the rest, nothing is done twice, and a live peer goes on.
+fn dead_recoverer(point: u32, next: u32) -> [bool; 2] {
+    let line = Arc::new(Line::with(&[4], &[1]));
+    let is_killed = die_at(point, || (line.put_as_victim(&[2, 3]), line.get_as_victim())).is_none();
+    let other = line.clone();
+    let consumer = thread::spawn(move || Vec::from_iter(other.get()));
+    let is_recoverer_killed = die_at(next, || line.recover()).is_none();
+    line.recover();
+    line.recover(); // nothing is left to do
+    let mut got = [line.returned(), consumer.join().unwrap(), line.drain()].concat();
+    let skipped = line.recovered().skipped;
+    assert_eq!((line.chain.len(), line.chain.pushed()), (0, line.chain.popped()), "as many as there are");
+    got = sorted(got);
+    got.dedup();
+    let theirs = line.chain.pushed() - skipped - got.len() as u64;
+    assert!(theirs <= 1, "each message is got, or was theirs: {got:?}");
+    [is_killed, is_recoverer_killed]
+}
+
+#[test]
+fn dead_recoverer_holds() {
+    for next in 0.. {
+        let is_reached = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let reached = is_reached.clone();
+        check_deaths(1, move |point| {
+            let [is_killed, is_recoverer_killed] = dead_recoverer(point, next);
+            if is_recoverer_killed {
+                reached.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            is_killed
+        });
+        if !is_reached.load(std::sync::atomic::Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// Rings are given back and become those of another chain while somebody walks along them: each slot of the dead is put
+/// right nevertheless.
+fn recovered_while_rings_go(point: u32) -> bool {
+    let line = Arc::new(Line::with(&[1, 1, 1], &[1]));
+    let is_killed = die_at(point, || line.put_as_victim(&[2])).is_none(); // in the second ring
+    let other = line.clone();
+    let consumer = thread::spawn(move || {
+        let got = [other.get(), other.get()];
+        let _ = Chain::default().initialize(&other.memory, me(), 1); // in the first ring, if it was given back
+        got
+    });
+    line.recover();
+    let mut got: Vec<_> = consumer.join().unwrap().into_iter().flatten().collect();
+    let last = line.get();
+    assert!(matches!(last, Ok(2) | Err(PopError::Empty)), "nobody waits for the dead: {last:?}");
+    got.extend(last);
+    line.put(3);
+    got.extend(line.drain());
+    assert!(got == [1, 2, 3] || is_killed && got == [1, 3], "{got:?}");
+    is_killed
+}
+
+#[test]
+fn recovered_while_rings_go_holds() {
+    check_deaths(2, recovered_while_rings_go);
+}
+
+#[test]
+#[should_panic(expected = "nobody waits for the dead")]
+fn recovered_while_rings_go_fails_without_same_first() {
+    twin_of_deaths(2, Part::SameFirst, recovered_while_rings_go);
+}
+
+/// A ring in which a dead participant has a slot is not another's before that is recovered.
+fn dead_reader_keeps_the_ring(point: u32) -> bool {
+    let line = Arc::new(Line::with(&[1, 1], &[1, 2]));
+    let is_killed = die_at(point, || line.get_as_victim()).is_none();
+    let other = line.clone();
+    let consumer = thread::spawn(move || {
+        let got = Vec::from_iter(other.get()); // leaves the first ring
+        let next = Chain::default();
+        if next.initialize(&other.memory, me(), 1).is_ok() {
+            let mut cell = cell(3);
+            next.push(&other.memory, me(), NO_LIMIT, &cell, || {}).unwrap();
+            let result = next.pop(&other.memory, me(), NO_LIMIT, &mut cell, |_| {});
+            assert!(result.is_ok() && cell.payload[0] == 3, "the ring is the other chain's");
+        }
+        got
+    });
+    line.recover();
+    let got = [line.returned(), consumer.join().unwrap(), line.drain()].concat();
+    assert!(got == [1, 2] || got == [2] || got == [2, 1], "each message once: {got:?}");
+    is_killed
+}
+
+#[test]
+fn dead_reader_keeps_the_ring_holds() {
+    check_deaths(2, dead_reader_keeps_the_ring);
+}
+
+#[test]
+#[should_panic(expected = "the ring is the other chain's")]
+fn dead_reader_keeps_the_ring_fails_without_readers_left() {
+    twin_of_deaths(2, Part::ReadersLeft, dead_reader_keeps_the_ring);
+}
+
+/// Checks a model of deaths without a part of the protocol; it is expected to fail.
+fn twin_of_deaths(preemptions: usize, part: Part, model: fn(u32) -> bool) {
+    without(part, || check_deaths(preemptions, model));
 }

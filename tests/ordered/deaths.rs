@@ -214,11 +214,10 @@ fn recovery_begins_again() {
         }
     }
     let _limit = limit(300);
-    let sizes = [(0, 0), (7, 7), (33, 65), (64, 64)];
-    deaths::<Lifo>(|recover| put(&sizes, recover));
-    deaths::<Lifo>(|recover| get(&sizes, recover));
-    deaths::<Priority>(|recover| put(&sizes, recover));
-    deaths::<Priority>(|recover| get(&sizes, recover));
+    deaths::<Lifo>(|recover| put(&[(0, 0), (7, 7)], recover));
+    deaths::<Lifo>(|recover| get(&[(1, 1), (33, 65)], recover));
+    deaths::<Priority>(|recover| put(&[(7, 7), (64, 64)], recover));
+    deaths::<Priority>(|recover| get(&[(7, 7), (33, 65)], recover));
 }
 
 /// Does it on a thread of its own, which stops for ever at the point that comes after so many; false if there are not as
@@ -247,27 +246,27 @@ fn stops_at(point: u32, act: impl FnOnce() + Send + 'static) -> bool {
 
 /// Somebody dies at every point of a `clear` or `shut_down`: what was thrown away was counted as done. Some of the
 /// messages, or all of them, had been reported done before.
-fn throw_away<O: Order>(done_before: usize, act: fn(Locked<'static, O>)) {
+fn throw_away<O: Order>(region: &'static Region, me: PeerId, done_before: usize, act: fn(Locked<'static, O>)) {
     for point in 0.. {
-        // The dead has both for ever.
-        let region: &'static Region = Box::leak(Box::new(Region::new().unwrap()));
-        let (me, dead) = (region.register().unwrap(), region.register().unwrap());
-        let (queue, mut model) = filled::<O>(region, me, (66, 66));
-        let queue: &'static Handle<'_, _> = Box::leak(Box::new(queue));
+        let (queue, mut model) = filled::<O>(region, me, (34, 66));
         for _ in 0..done_before {
             queue.task_done(region).unwrap();
         }
-        let died =
-            stops_at(point, move || act(queue.try_lock(region, Owner { peer: dead, thread: 7 }).unwrap().unwrap()));
+        let dead = region.register().unwrap();
+        let theirs = Box::leak(Box::new(region.attach::<OrderedQueue<O>>(queue.id(), dead).unwrap()));
+        let owner = Owner { peer: dead, thread: 7 };
+        let died = stops_at(point, move || act(theirs.try_lock(region, owner).unwrap().unwrap()));
         queue.recover(region, dead);
         model.messages.truncate(queue.len() as usize);
         // Each that is gone is done, as far as anything was to be done.
-        model.unfinished = (66 - done_before).saturating_sub(66 - model.messages.len());
+        model.unfinished = (66 - done_before).saturating_sub(34 - model.messages.len());
         model.shut_down = queue.is_shut_down();
         if model.shut_down || !died {
             assert!(queue.is_empty());
         }
-        check(queue, model, dead);
+        check(&queue, model, dead);
+        drop(queue);
+        assert_empty(region);
         if !died {
             break;
         }
@@ -277,11 +276,11 @@ fn throw_away<O: Order>(done_before: usize, act: fn(Locked<'static, O>)) {
 #[test]
 fn what_is_thrown_away_is_counted() {
     let _limit = limit(300);
-    for done_before in [0, 1, 66] {
-        throw_away::<Lifo>(done_before, |locked| locked.clear().unwrap());
-        throw_away::<Priority>(done_before, |locked| locked.clear().unwrap());
-        throw_away::<Lifo>(done_before, |locked| locked.shut_down(true).unwrap());
-        throw_away::<Priority>(done_before, |locked| locked.shut_down(true).unwrap());
+    let region: &'static Region = Box::leak(Box::new(Region::new().unwrap())); // the dead have it for ever
+    let me = region.register().unwrap();
+    for done_before in [0, 40, 66] {
+        throw_away::<Lifo>(region, me, done_before, |locked| locked.clear().unwrap());
+        throw_away::<Priority>(region, me, done_before, |locked| locked.shut_down(true).unwrap());
     }
 }
 
@@ -298,7 +297,7 @@ fn end_is_gone_on_with() {
             drop(there); // a process is dead when its file is closed
             let there = Region::open(here.file()).unwrap();
             let next = there.register().unwrap();
-            let next_died = dies_at(point * 13 % 389, || assert_eq!(there.recover(dead, next), true));
+            let next_died = dies_at(point * 13 % 389, || assert!(there.recover(dead, next)));
             drop(there);
             assert_eq!(here.recover_dead(me), usize::from(next_died) + 1);
             assert_empty(&here);
@@ -310,4 +309,51 @@ fn end_is_gone_on_with() {
     let _limit = limit(300);
     end::<Lifo>();
     end::<Priority>();
+}
+
+/// Somebody dies at every point of a put, and somebody else waits for the message or for the lock: it is not left asleep,
+/// though nobody looks out.
+#[test]
+fn whoever_waits_goes_on() {
+    fn wait<O: Order>() {
+        for point in 0.. {
+            let (region, me) = region();
+            let queue = region.create_ordered_queue::<O>(me, 0).unwrap();
+            let dead = region.register().unwrap();
+            let died = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let mut message = Message::new(&region, me);
+                    let get = Get { message: &mut message, quietly: false };
+                    perform(&queue, &region, get, Owner { peer: me, thread: 1 }).unwrap();
+                });
+                let died = dies_at(point, || {
+                    let mut message = abandoned(Message::new(&region, dead));
+                    message.set_bytes(1, &numbered(2)).unwrap();
+                    let parker = Parker::default();
+                    let patience = Patience::new(None, core::time::Duration::ZERO, &parker);
+                    let locked = queue.lock(&region, Owner { peer: dead, thread: 7 }, &patience).unwrap();
+                    let mut locked = abandoned(locked);
+                    let put = Put { messages: slice::from_mut(&mut *message), keys: &[], put: 0 };
+                    { put }.perform(&mut locked, less).unwrap();
+                    drop(ManuallyDrop::into_inner(locked));
+                });
+                queue.recover(&region, dead);
+                if queue.put_in_all() == 0 {
+                    let mut message = Message::new(&region, me);
+                    message.set_word(1, 7);
+                    let put = Put { messages: slice::from_mut(&mut message), keys: &[], put: 0 };
+                    perform(&queue, &region, put, Owner { peer: me, thread: 2 }).unwrap();
+                }
+                died
+            });
+            if !died {
+                break;
+            }
+        }
+    }
+    let _limit = limit(300);
+    for _ in 0..20 {
+        wait::<Lifo>();
+        wait::<Priority>();
+    }
 }

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness import AMPLE, assert_waits, in_thread
-from multigil import Lock
+from multigil import Lock, MultigilError, OwnerDied
 
 
 @pytest.mark.parametrize(
@@ -223,3 +223,8 @@ def test_threadings_condition_works_with_it() -> None:
         arrived.append(1)
         condition.notify()
     waiting.result(AMPLE)
+
+
+def test_owner_died_is_an_error_of_the_system() -> None:
+    assert issubclass(OwnerDied, MultigilError)
+    assert issubclass(OwnerDied, OSError)

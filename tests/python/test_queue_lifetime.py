@@ -34,11 +34,11 @@ KINDS = [Queue, LifoQueue, PriorityQueue, SimpleQueue, Lock, Event, Semaphore, B
 Shared = Queue[Any] | SimpleQueue[Any] | Lock | Event | Semaphore
 
 
-def identity_of(shared: Shared) -> tuple[int, int, int, int]:
-    """Kind, region, index and generation: what is pickled."""
+def identity_of(shared: Shared) -> tuple[int, int, str, int, int]:
+    """Kind, region, its location, index and generation: what is pickled."""
     reduced: Any = shared.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-    kind, region, index, generation = reduced[1]
-    return kind, region, index, generation
+    kind, region, location, index, generation = reduced[1]
+    return kind, region, location, index, generation
 
 
 def counted(name: str) -> int:
@@ -109,7 +109,7 @@ class TestStaleHandles:
 
 
 def test_attaching_gives_what_the_numbers_name_or_is_an_error() -> None:
-    kind, region, index, generation = identity_of(Queue())
+    kind, region, location, index, generation = identity_of(Queue())
     for number in (
         0,
         1,
@@ -129,11 +129,11 @@ def test_attaching_gives_what_the_numbers_name_or_is_an_error() -> None:
         10**30,
     ):
         for identity in (
-            (number, region, index, generation),
-            (kind, number, index, generation),
-            (kind, region, number, generation),
-            (kind, region, index, number),
-            (number, number, number, number),
+            (number, region, location, index, generation),
+            (kind, number, location, index, generation),
+            (kind, region, location, number, generation),
+            (kind, region, location, index, number),
+            (number, number, location, number, number),
         ):
             try:
                 attached = _core.attach(*identity)

@@ -323,7 +323,7 @@ def test_a_weak_reference_ends_with_the_last_strong_one() -> None:
     assert reference() is None
 
 
-def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
+def test_a_forked_child_makes_it_its_own(run_program: ProgramRunner) -> None:
     source = """
         import os, threading, multigil
         lock, other = multigil.RLock(), multigil.RLock()
@@ -333,9 +333,10 @@ def test_a_forked_child_frees_it(run_program: ProgramRunner) -> None:
         thread.join()
         child = os.fork()
         if not child:
-            lock.release()
+            theirs = not lock.acquire(False) and not other.acquire(False)
+            lock._at_fork_reinit()
             other._at_fork_reinit()
-            os._exit(not other.acquire(False) or lock.locked())
+            os._exit(not (theirs and lock.acquire(False) and other.acquire(False)))
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), lock.locked(), other.locked())
     """
     # The thread has ended, but the kernel may not have counted it out.

@@ -943,3 +943,16 @@ def use_hooks() -> list[object]:
     thread.start()
     thread.join()
     return drain(q)
+
+
+def get_some(q: Any, count: int, done: int) -> list[Any]:
+    """Gets so many items, and reports so many of them done."""
+    items = [q.get() for _ in range(count)]
+    for _ in range(done):
+        q.task_done()
+    return items
+
+
+def get_and_wait(q: Any, ready: Any, go: Any) -> None:
+    ready.put(q.get())
+    go.get()

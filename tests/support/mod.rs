@@ -1,5 +1,10 @@
 //! What the tests of the engine share.
 
+#![allow(dead_code, reason = "each program of tests uses some of it")]
+#![allow(unsafe_code, reason = "system calls")]
+
+pub(crate) mod photograph;
+
 use std::panic::Location;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;

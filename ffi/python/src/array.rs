@@ -264,8 +264,8 @@ unsafe extern "C" fn new_array(
             let (count, all_bits) = content(typecode, size_or_values)?;
             let state = crate::state_of_type(class)?;
             let lock = atomics::lock_argument(state, lock)?;
-            let format = typecode.format();
-            let memory = match state.region.create_memory(state.me, format, count.saturating_mul(format.width as usize))
+            let (place, format) = (state.here(), typecode.format());
+            let memory = match place.region.create_memory(place.me, format, count.saturating_mul(format.width as usize))
             {
                 Ok(memory) => memory,
                 Err(error) => return errors::out_of_memory(error),

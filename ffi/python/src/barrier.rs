@@ -27,14 +27,14 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         return raise(ffi::PyExc_RuntimeError, "Barrier.__init__() not called");
     }
     let limit = wait::time_limit(timeout)?.or_else(|| barrier.time_limit());
-    let arrival = match barrier.try_arrive(state.region, owner(state)) {
+    let arrival = match barrier.try_arrive(barrier.region(), owner(barrier)) {
         Ok(Some(arrival)) => Ok(arrival),
         // Its action is the last one's business, so it counts for nobody's time.
         Ok(None) => wait::wait(
             state,
             Subject::of(barrier),
             None,
-            |patience| barrier.arrive(state.region, owner(state), state.region.bell(), patience),
+            |patience| barrier.arrive(barrier.region(), owner(barrier), barrier.region().bell(), patience),
             |error| *error == BarrierError::Interrupted,
         )?,
         Err(error) => Err(error),
@@ -56,7 +56,7 @@ unsafe fn wait_for_others(
     sitting: &Sitting<'_>,
     mut deadline: Option<Instant>,
 ) -> Result<()> {
-    let (region, bell, ticket) = (state.region, state.region.bell(), sitting.ticket());
+    let (region, bell, ticket) = (barrier.region(), barrier.region().bell(), sitting.ticket());
     loop {
         let waited = wait::wait(
             state,
@@ -82,12 +82,12 @@ unsafe fn wait_for_others(
 
 /// What the last one does: the action, then the others go on.
 unsafe fn act(state: &State, object: *mut ffi::PyObject, last: Last<'_>) -> Result<u32> {
-    let index = last.index();
+    let (index, region) = (last.index(), Object::of(object).1.region());
     if let Err(Raised) = call_action(object) {
-        last.fail(state.region, state.region.bell());
+        last.fail(region, region.bell());
         return Err(Raised);
     }
-    match last.release(state.region, state.region.bell()) {
+    match last.release(region, region.bell()) {
         Ok(()) => Ok(index),
         Err(error) => errors::barrier(state, error),
     }
@@ -116,16 +116,16 @@ unsafe extern "C" fn barrier_wait(
 
 unsafe extern "C" fn barrier_reset(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, barrier) = Object::of(object);
-        barrier.reset(state.region, state.region.bell());
+        let barrier = Object::of(object).1;
+        barrier.reset(barrier.region(), barrier.region().bell());
         Ok(())
     })
 }
 
 unsafe extern "C" fn barrier_abort(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, barrier) = Object::of(object);
-        barrier.abort(state.region, state.region.bell());
+        let barrier = Object::of(object).1;
+        barrier.abort(barrier.region(), barrier.region().bell());
         Ok(())
     })
 }

@@ -33,7 +33,7 @@ pub(crate) unsafe extern "C" fn put_many(
 unsafe fn put_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, arguments: Arguments) -> Result<()> {
     let [items, block, timeout] = arguments.parse("put_many", [c"items", c"block", c"timeout"], 1)?;
     let ready = put_willing(state, &**queue, block, timeout)
-        .and_then(|willing| Ok((willing, encode_all(state, items, K::COMPARES)?)));
+        .and_then(|willing| Ok((willing, encode_all(state, queue, items)?)));
     let count = |put| Owned::from_raw(ffi::PyLong_FromSize_t(put));
     let (willing, (mut messages, items)) = ready.inspect_err(|_| annotate(c"count", count(0), None))?;
     let mut put = 0;
@@ -44,10 +44,10 @@ unsafe fn put_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, ar
 }
 
 /// Makes a message of each item, and keeps the items if need be.
-unsafe fn encode_all(
+unsafe fn encode_all<K: Kind>(
     state: &'static State,
+    queue: &Handle<'static, K>,
     items: *mut ffi::PyObject,
-    keeps: bool,
 ) -> Result<(Vec<Message<'static>>, Vec<Owned>)> {
     /// A length that is only a guess must not cost more memory than this.
     const MOST_GUESSED: usize = 1 << 12;
@@ -66,10 +66,10 @@ unsafe fn encode_all(
             ffi::PyErr_NoMemory();
             return Err(Raised);
         }
-        messages.push(Message::new(state.region, state.me));
+        messages.push(Message::new(queue.region(), queue.owner()));
         let last = messages.len() - 1;
         codec::encode(state, item.as_ptr(), &mut messages[last])?;
-        if keeps {
+        if K::COMPARES {
             kept.push(item);
         }
     }
@@ -114,7 +114,7 @@ unsafe fn take_all<K: Kind>(
     items: &Owned,
 ) -> Result<()> {
     let mut batch = K::batch(state, queue);
-    let mut message = Message::new(state.region, state.me);
+    let mut message = Message::new(queue.region(), queue.owner());
     if let Err(error) = batch.get(&mut message, willing)? {
         return errors::get(state, error);
     }
@@ -132,7 +132,7 @@ unsafe fn take_all<K: Kind>(
         if left == 0 {
             break;
         }
-        message = Message::new(state.region, state.me);
+        message = Message::new(queue.region(), queue.owner());
         match batch.get(&mut message, &Willing::No) {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,

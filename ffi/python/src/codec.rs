@@ -205,7 +205,7 @@ impl Drop for Piece {
 /// Pickles an object into a message.
 #[cold]
 unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
-    let (pieces, pins) = Pins::collect(|| {
+    let (pieces, pins) = Pins::collect(message.region(), || {
         // An object's `__reduce__` may put something itself: then the pickler is in use, and it gets another.
         let idle = state.idle_pickler.lock().take();
         let pickler = idle.map_or_else(|| Pickler::new(state), Ok)?;

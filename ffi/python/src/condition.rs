@@ -15,7 +15,7 @@ use crate::handle::{self, HandleObject, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
 use crate::wait::{self, Subject};
-use crate::{errors, lock, rlock};
+use crate::{errors, fork, lock, rlock};
 
 type Object = HandleObject<SharedCondition>;
 
@@ -135,7 +135,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         return raise(ffi::PyExc_RuntimeError, "cannot wait on un-acquired lock");
     }
     let deadline = wait::join_timeout(timeout)?;
-    let sitting = match condition.sit(state.region, owner(state)) {
+    let sitting = match condition.sit(condition.region(), owner(condition)) {
         Ok(sitting) => sitting,
         Err(error) => return errors::out_of_memory(error),
     };
@@ -153,20 +153,20 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         (Ok(_), called) => Ok(called.is_some()),
         (Err(Raised), called) => {
             // No call is lost on one who raises.
-            called.into_iter().for_each(|called| condition.pass_on(state.region, called));
+            called.into_iter().for_each(|called| condition.pass_on(condition.region(), called));
             Err(Raised)
         }
     }
 }
 
 unsafe fn notify(object: *mut ffi::PyObject, count: u32) -> Result<()> {
-    let (state, condition) = Object::of(object);
+    let condition = Object::of(object).1;
     if !Guard::of(object)?.is_owned()? {
         return raise(ffi::PyExc_RuntimeError, "cannot notify on un-acquired lock");
     }
     match count {
-        u32::MAX => condition.notify_all(state.region),
-        count => drop(condition.notify(state.region, count)),
+        u32::MAX => condition.notify_all(condition.region()),
+        count => drop(condition.notify(condition.region(), count)),
     }
     Ok(())
 }
@@ -216,13 +216,16 @@ unsafe extern "C" fn condition_acquire_restore(
     py::guard_none(|| acquire_restore(&Guard::of(object)?.into_object(), saved))
 }
 
-/// In a forked child nobody waits, and nobody else holds the lock.
+/// As that of `Lock`: in a forked child, the condition and its lock become others, where nobody waits.
 unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
         let lock = Guard::of(object)?.into_object();
         lock.attribute(c"_at_fork_reinit")?.call(&[])?;
-        let (state, condition) = Object::of(object);
-        condition.forget_waiters(state.region);
+        let condition = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, condition.region().create_shared::<Condition>(condition.owner(), |_| {}));
+        }
+        condition.forget_waiters(condition.region());
         Ok(())
     })
 }
@@ -300,8 +303,8 @@ unsafe extern "C" fn notify_all_deprecated(object: *mut ffi::PyObject, _: *mut f
 unsafe extern "C" fn condition_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let lock = Guard::of(object)?.into_object();
-        let (state, condition) = Object::of(object);
-        let waiters = condition.waiters().count(state.region);
+        let condition = Object::of(object).1;
+        let waiters = condition.waiters().count(condition.region());
         Owned::from_raw(ffi::PyUnicode_FromFormat(c"<Condition(%S, %zu)>".as_ptr(), lock.as_ptr(), waiters))
     })
 }

@@ -6,27 +6,27 @@ use std::ffi::CString;
 use std::time::Instant;
 
 use multigil::layout::ObjectKind;
-use multigil::lock::Owner;
 use pyo3::ffi;
 
 use crate::interpreter;
 use crate::py::{self, Arguments, Owned, Raised, Result};
 use crate::state::{self, State};
-use crate::wait::{self, Subject};
+use crate::wait::{self, Topic};
 
 /// What something is called, and its id: `(class, index, generation)`. What is no object has generation -1; an
 /// interpreter, whose end or answer is waited for, has its thread's native id.
-unsafe fn describe(subject: Subject, asker: Owner) -> Result<Owned> {
+unsafe fn describe(state: &State, subject: Topic, asker: u32) -> Result<Owned> {
+    let home = state.home().region.number();
     let (name, index, generation) = match subject {
-        Subject::Object(ObjectKind::Queue, id) => match interpreter::thread_behind(id) {
-            Some(thread) if thread == asker.thread => (c"calls", 0, -1),
+        Topic::Object(ObjectKind::Queue, id, region) if region == home => match interpreter::thread_behind(id) {
+            Some(thread) if thread == asker => (c"calls", 0, -1),
             Some(thread) => (c"Interpreter", thread, -1),
             None => (c"Queue", id.index, i64::from(id.generation)),
         },
-        Subject::Object(kind, id) => (class_name(kind), id.index, i64::from(id.generation)),
-        Subject::Thread(thread) => (c"Interpreter", thread, -1),
-        Subject::Several => (c"several things", 0, -1),
-        Subject::Nothing => (c"multigil itself", 0, -1),
+        Topic::Object(kind, id, _) => (class_name(kind), id.index, i64::from(id.generation)),
+        Topic::Thread(thread) => (c"Interpreter", thread, -1),
+        Topic::Several => (c"several things", 0, -1),
+        Topic::Nothing => (c"multigil itself", 0, -1),
     };
     Owned::from_raw(ffi::Py_BuildValue(c"sIL".as_ptr(), name.as_ptr(), index, generation))
 }
@@ -49,18 +49,17 @@ const fn class_name(kind: ObjectKind) -> &'static CStr {
 }
 
 /// `waits() -> [(native_id, interpreter_id, seconds, subject), …]`
-pub(crate) unsafe extern "C" fn waits(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+pub(crate) unsafe extern "C" fn waits(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let now = Instant::now();
+        let (state, now) = (crate::state_of_module(module), Instant::now());
         py::list(wait::waits(), |waiting| {
-            let subject = describe(waiting.subject, waiting.owner)?;
+            let subject = describe(state, waiting.subject, waiting.thread)?;
             let seconds = now.saturating_duration_since(waiting.since).as_secs_f64();
-            let interpreter = state::interpreter_id(waiting.owner.peer);
             let format = c"ILdO";
             Owned::from_raw(ffi::Py_BuildValue(
                 format.as_ptr(),
-                waiting.owner.thread,
-                interpreter,
+                waiting.thread,
+                waiting.interpreter,
                 seconds,
                 subject.as_ptr(),
             ))
@@ -72,9 +71,10 @@ pub(crate) unsafe extern "C" fn waits(_: *mut ffi::PyObject, _: *mut ffi::PyObje
 pub(crate) unsafe extern "C" fn held_locks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        py::list(state.region.held_locks(state.me), |(kind, id, owner)| {
-            let subject = describe(Subject::Object(kind, id), owner)?;
-            let interpreter = state::interpreter_id(owner.peer);
+        let region = state.home().region;
+        py::list(region.held_locks(state.home().me), |(kind, id, owner)| {
+            let subject = describe(state, Topic::Object(kind, id, region.number()), owner.thread)?;
+            let interpreter = state::interpreter_id(region, owner.peer);
             Owned::from_raw(ffi::Py_BuildValue(c"OLI".as_ptr(), subject.as_ptr(), interpreter, owner.thread))
         })
     })

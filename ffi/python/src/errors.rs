@@ -2,6 +2,7 @@
 
 use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, OwnerDied, PutError, RegionError};
 use pyo3::ffi;
+use std::io::ErrorKind;
 
 use crate::py::{Raised, Result, raise};
 use crate::state::State;
@@ -70,6 +71,22 @@ pub(crate) unsafe fn region<T>(error: RegionError) -> Result<T> {
         RegionError::System(_) => ffi::PyExc_OSError,
     };
     raise(class, &error.to_string())
+}
+
+/// Raises why the region of an object that is being unpickled was not opened.
+#[cold]
+pub(crate) unsafe fn gone<T>(state: &State, error: RegionError) -> Result<T> {
+    let is_gone = match &error {
+        RegionError::NoRegion(_) => true,
+        // Of a process that is gone, or whose number is another user's by now.
+        RegionError::System(error) => matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied),
+        _ => false,
+    };
+    if !is_gone {
+        return region(error);
+    }
+    let text = format!("the region of the object is gone, or can't be reached from here: {error}");
+    raise(state.object(&state.objects.stale_handle)?.as_ptr(), &text)
 }
 
 /// Raises why an id led nowhere.

@@ -4,13 +4,12 @@ use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use multigil::error::WaitError;
-use multigil::event::Watchable;
 use multigil::flag::Flag;
-use multigil::lock::Owner;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
-use crate::handle::{self, HandleObject};
+use crate::fork;
+use crate::handle::{self, HandleObject, Watched};
 use crate::py::{self, Arguments, Owned, Result, check};
 use crate::wait::{self, Subject};
 
@@ -30,8 +29,8 @@ unsafe extern "C" fn event_is_set_deprecated(object: *mut ffi::PyObject, _: *mut
 
 unsafe extern "C" fn event_set(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, flag) = Object::of(object);
-        flag.set(state.region.bell());
+        let flag = Object::of(object).1;
+        flag.set(flag.region().bell());
         Ok(())
     })
 }
@@ -54,7 +53,7 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         state,
         Subject::of(flag),
         deadline,
-        |patience| flag.wait(seen, state.region.bell(), patience),
+        |patience| flag.wait(seen, flag.region().bell(), patience),
         |error| *error == WaitError::Interrupted,
     )?;
     Ok(result.is_ok())
@@ -73,13 +72,27 @@ unsafe extern "C" fn event_wait(
 }
 
 /// What `wait_any` waits for.
-pub(crate) unsafe fn watch(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
-    Box::new(Object::of(object).1.from_now())
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject) -> Watched {
+    let flag = Object::of(object).1;
+    Watched { thing: Box::new(flag.from_now()), place: Some(handle::place(flag)) }
 }
 
-/// `threading` calls this for its own in a forked child. Nobody waits there, and the flag is what it was.
-unsafe extern "C" fn event_at_fork_reinit(_: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_none(|| Ok(()))
+/// `threading` calls this for its own in a forked child. There, the object becomes another event, since this one is still
+/// the parent's; it is set if this one was.
+unsafe extern "C" fn event_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let flag = Object::of(object).1;
+        if !fork::is_child() {
+            return Ok(());
+        }
+        let region = flag.region();
+        let set_up = |fresh: &Flag| {
+            if flag.is_set() {
+                fresh.set(region.bell());
+            }
+        };
+        handle::renew(object, region.create_shared::<Flag>(flag.owner(), set_up))
+    })
 }
 
 unsafe extern "C" fn event_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -94,7 +107,8 @@ unsafe extern "C" fn new_event(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Event", class, &state.objects.event_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_shared::<Flag>(state.me, |_| {}))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_shared::<Flag>(place.me, |_| {}))
     })
 }
 
@@ -118,7 +132,7 @@ Set the event: everybody who waits goes on, even if it is cleared at once, and w
         c"wait($self, timeout=None)\n--\n\n\
 Wait until the event is set, at most timeout seconds if that is not None; whether it was set.",
     ),
-    py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"Do nothing: in a forked child nobody waits."),
+    py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"In a forked child, become an event of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedFlag>, c"Pickle the event by its id."),
     py::METHODS_END,
 ];

@@ -7,23 +7,23 @@
 use core::cell::{Cell, RefCell};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use multigil::error::OutOfMemory;
 use multigil::event::Watchable;
-use multigil::layout::{ObjectId, ObjectKind};
+use multigil::layout::{ObjectId, ObjectKind, PeerId};
 use multigil::lock::Owner;
 use multigil::object::{
-    Handle, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory, SharedRLock, SharedSemaphore,
-    SharedState,
+    Handle, Location, Reference, Region, Shared, SharedBarrier, SharedCondition, SharedFlag, SharedLock, SharedMemory,
+    SharedRLock, SharedSemaphore, SharedState,
 };
 use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::{Objects, State};
+use crate::state::{Objects, Place, State};
 use crate::{errors, event, rlock};
 
 /// An object that is a handle. All our shared types have this layout.
@@ -85,12 +85,18 @@ impl<T: SharedState> HandleObject<T> {
     }
 }
 
-/// The objects that are handles here, by id. The references are borrowed: an object leaves before it dies.
+/// The objects that are handles here. The references are borrowed: an object leaves before it dies.
 #[derive(Debug, Default)]
-pub(crate) struct Known(HashMap<(u32, u32), *mut ffi::PyObject>);
+pub(crate) struct Known {
+    by_name: HashMap<Name, *mut ffi::PyObject>,
+    pub(crate) objects: HashSet<*mut ffi::PyObject>,
+}
 
-fn key(id: ObjectId) -> (u32, u32) {
-    (id.index, id.generation)
+/// An object's name in all regions of a process: the region's number, and its id there.
+type Name = (u64, u32, u32);
+
+fn name(region: &Region, id: ObjectId) -> Name {
+    (region.number(), id.index, id.generation)
 }
 
 /// Makes the object of a new handle, with what travels with it.
@@ -100,9 +106,12 @@ pub(crate) unsafe fn wrap<T: SharedState>(
     handle: Handle<'static, T>,
     companion: Option<Owned>,
 ) -> Result<Owned> {
-    let id = handle.id();
+    let name = name(handle.region(), handle.id());
     let object = make(state, class, Some(handle), companion)?;
-    state.known.lock().0.insert(key(id), object.as_ptr());
+    let mut known = state.known.lock();
+    known.by_name.insert(name, object.as_ptr());
+    known.objects.insert(object.as_ptr());
+    drop(known);
     Ok(object)
 }
 
@@ -129,7 +138,8 @@ where
 {
     py::guard(|| {
         let state = crate::state_of_type(class)?;
-        wrap_made(state, class, state.region.create_shared::<T>(state.me, |_| {}))
+        let place = state.here();
+        wrap_made(state, class, place.region.create_shared::<T>(place.me, |_| {}))
     })
 }
 
@@ -153,6 +163,9 @@ unsafe fn make<T: SharedState>(
     (&raw mut (*this).weak_references).write(null_mut());
     Arc::increment_strong_count(state);
     (&raw mut (*this).state).write(state);
+    if let Some(handle) = &handle {
+        state.hold(place(handle));
+    }
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).views).write(0);
     (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
@@ -165,18 +178,24 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     let this = object.cast::<HandleObject<T>>();
     let class = ffi::Py_TYPE(object);
     ffi::PyObject_GC_UnTrack(object.cast());
+    let place = (*this).handle.as_ref().map(place);
     if let Some(handle) = &(*this).handle {
         // First of all: from here on, nobody finds the dying object by its id.
         let mut known = (*(*this).state).known.lock();
-        if known.0.get(&key(handle.id())) == Some(&object) {
-            known.0.remove(&key(handle.id()));
+        let name = name(handle.region(), handle.id());
+        if known.by_name.get(&name) == Some(&object) {
+            known.by_name.remove(&name);
         }
+        known.objects.remove(&object);
     }
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
     }
     (&raw mut (*this).handle).drop_in_place();
     clear::<T>(object);
+    if let Some(place) = place {
+        (*(*this).state).let_go(place);
+    }
     if !(*this).state.is_null() {
         Arc::decrement_strong_count((*this).state);
     }
@@ -222,31 +241,37 @@ thread_local! {
     static PINS: RefCell<Vec<Pins>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What a message will refer to. The objects are kept alive until it does.
-#[derive(Debug, Default)]
-pub(crate) struct Pins(Vec<(ObjectId, ObjectKind, Owned)>);
+/// What a message will refer to: objects of its region. They are kept alive until it does.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    region: u64,
+    noted: Vec<(ObjectId, ObjectKind, Owned)>,
+}
 
 impl Pins {
-    /// Collects what is pickled while `body` runs.
-    pub(crate) unsafe fn collect<T>(body: impl FnOnce() -> Result<T>) -> Result<(T, Pins)> {
-        PINS.with(|pins| pins.borrow_mut().push(Pins::default()));
+    /// Collects what is pickled while `body` runs, for a message in a region.
+    pub(crate) unsafe fn collect<T>(region: &Region, body: impl FnOnce() -> Result<T>) -> Result<(T, Pins)> {
+        let pins = Pins { region: region.number(), noted: Vec::new() };
+        PINS.with(|all| all.borrow_mut().push(pins));
         let result = body();
-        let pins = PINS.with(|pins| pins.borrow_mut().pop()).unwrap_or_default();
+        let pins = PINS.with(|all| all.borrow_mut().pop()).expect("it was just pushed");
         Ok((result?, pins))
     }
 
     /// The names of all of them.
     pub(crate) fn names(&self) -> Vec<(ObjectId, ObjectKind)> {
-        self.0.iter().map(|(id, kind, _)| (*id, *kind)).collect()
+        self.noted.iter().map(|(id, kind, _)| (*id, *kind)).collect()
     }
 
-    /// Notes an object that is being pickled, if it is for a message.
-    unsafe fn add(id: ObjectId, kind: ObjectKind, object: *mut ffi::PyObject) {
-        PINS.with(|pins| {
-            if let Some(Pins(noted)) = pins.borrow_mut().last_mut()
-                && noted.iter().all(|(known, ..)| *known != id)
+    /// Notes an object that is being pickled, if it is for a message of the same region. One of another region has to be
+    /// kept alive by somebody else until it is unpickled.
+    unsafe fn add<T: SharedState>(handle: &Handle<'static, T>, object: *mut ffi::PyObject) {
+        PINS.with(|all| {
+            if let Some(Pins { region, noted }) = all.borrow_mut().last_mut()
+                && *region == handle.region().number()
+                && noted.iter().all(|(known, ..)| *known != handle.id())
             {
-                noted.push((id, kind, Owned::from_borrowed(object)));
+                noted.push((handle.id(), T::KIND, Owned::from_borrowed(object)));
             }
         });
     }
@@ -257,16 +282,26 @@ struct SharedType {
     /// Its name in pickles, and so part of their format.
     number: i64,
     class: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
-    find: unsafe fn(&'static State, ObjectId, &SharedType, Attachment) -> Result<Owned>,
+    find: unsafe fn(&'static State, Place, ObjectId, &SharedType, Attachment) -> Result<Owned>,
     /// What `wait_any` waits for; None if it does not wait for such objects.
     watch: Option<Watch>,
+    whereabouts: unsafe fn(*mut ffi::PyObject) -> (Place, ObjectId, ObjectKind),
+    take_over: unsafe fn(*mut ffi::PyObject, PeerId, Reference),
 }
 
-/// Gives what is ready when the owner's wait for an object would end. It is not used after the object's end.
-pub(crate) type Watch = unsafe fn(*mut ffi::PyObject, Owner) -> Box<dyn Watchable>;
+/// Gives what is ready when the calling thread's wait for an object would end. It is not used after the object's end.
+pub(crate) type Watch = unsafe fn(*mut ffi::PyObject) -> Watched;
+
+/// Something to wait for, and where it is.
+pub(crate) struct Watched {
+    pub(crate) thing: Box<dyn Watchable + Send>,
+    /// None is the process's own region.
+    pub(crate) place: Option<Place>,
+}
 
 const fn shared_type<T: SharedState>(number: i64, class: fn(&Objects) -> &Cell<*mut ffi::PyObject>) -> SharedType {
-    SharedType { number, class, find: find::<T, true>, watch: None }
+    let (whereabouts, take_over) = (whereabouts::<T>, take_over::<T>);
+    SharedType { number, class, find: find::<T, true>, watch: None, whereabouts, take_over }
 }
 
 impl SharedType {
@@ -281,8 +316,9 @@ impl SharedType {
 }
 
 /// A [`Watch`] of objects that are ready for all alike.
-unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject, _: Owner) -> Box<dyn Watchable> {
-    Box::new(HandleObject::<T>::of(object).1)
+unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject) -> Watched {
+    let handle = HandleObject::<T>::of(object).1;
+    Watched { thing: Box::new(handle), place: Some(place(handle)) }
 }
 
 /// All of them. A type stands before those that it is derived from.
@@ -317,6 +353,51 @@ unsafe fn type_of(state: &State, object: *mut ffi::PyObject) -> Option<&'static 
     HandleObject::<Queue>::kind(object).is_some().then_some(known)
 }
 
+unsafe fn whereabouts<T: SharedState>(object: *mut ffi::PyObject) -> (Place, ObjectId, ObjectKind) {
+    let handle = HandleObject::<T>::of(object).1;
+    (place(handle), handle.id(), T::KIND)
+}
+
+unsafe fn take_over<T: SharedState>(object: *mut ffi::PyObject, me: PeerId, reference: Reference) {
+    if let Some(handle) = &mut (*object.cast::<HandleObject<T>>()).handle {
+        handle.take_over(me, reference);
+    }
+}
+
+/// Where the object is that a handle leads to.
+pub(crate) unsafe fn whereabouts_of(
+    state: &State,
+    object: *mut ffi::PyObject,
+) -> Option<(Place, ObjectId, ObjectKind)> {
+    Some((type_of(state, object)?.whereabouts)(object))
+}
+
+/// Makes an object, of which this is a forked child's copy, a handle of its own.
+pub(crate) unsafe fn become_own(state: &State, object: *mut ffi::PyObject, me: PeerId, reference: Reference) {
+    if let Some(known) = type_of(state, object) {
+        (known.take_over)(object, me, reference);
+    }
+}
+
+/// In a forked child: leads the object to a new one, which nobody else has. The one before is kept, since threads may
+/// have been in its methods.
+pub(crate) unsafe fn renew<T: SharedState>(
+    object: *mut ffi::PyObject,
+    made: core::result::Result<Handle<'static, T>, OutOfMemory>,
+) -> Result<()> {
+    let fresh = made.or_else(|error| errors::out_of_memory(error))?;
+    let this = &mut *object.cast::<HandleObject<T>>();
+    let mut known = (*this.state).known.lock();
+    if let Some(old) = this.handle.replace(fresh) {
+        known.by_name.remove(&name(old.region(), old.id()));
+        core::mem::forget(old);
+    }
+    if let Some(new) = &this.handle {
+        known.by_name.insert(name(new.region(), new.id()), object);
+    }
+    Ok(())
+}
+
 /// Whether other interpreters can have an object too, as the same one.
 pub(crate) unsafe fn is_shared(state: &State, object: *mut ffi::PyObject) -> bool {
     type_of(state, object).is_some()
@@ -334,8 +415,8 @@ struct Attachment {
     companion: *mut ffi::PyObject,
 }
 
-/// `__reduce__` of the shared types: `attach(kind, region, index, generation, class, companion)`, the last two only if
-/// there is anything to say.
+/// `__reduce__` of the shared types: `attach(kind, region, location, index, generation, class, companion)`, the last two
+/// only if there is anything to say.
 pub(crate) unsafe extern "C" fn reduce<T: SharedState>(
     object: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
@@ -351,29 +432,52 @@ pub(crate) unsafe fn reduced<T: SharedState>(object: *mut ffi::PyObject, compani
         return raise(ffi::PyExc_RuntimeError, "the interpreter is at its end");
     };
     let id = handle.id();
-    Pins::add(id, T::KIND, object);
+    Pins::add(handle, object);
     let attach = state.object(&state.objects.attach)?;
-    let (attach, region) = (attach.as_ptr(), state.region.number());
+    let (attach, region) = (attach.as_ptr(), handle.region().number());
+    let location = py::text(&location_text(&handle.region().location()))?;
+    let location = location.as_ptr();
     let class = if (kind.class)(&state.objects).get() == class { ffi::Py_None() } else { class };
     Owned::from_raw(match companion {
         Some(companion) => ffi::Py_BuildValue(
-            c"O(LKIIOO)".as_ptr(),
+            c"O(LKOIIOO)".as_ptr(),
             attach,
             kind.number,
             region,
+            location,
             id.index,
             id.generation,
             class,
             companion.as_ptr(),
         ),
         None if class == ffi::Py_None() => {
-            ffi::Py_BuildValue(c"O(LKII)".as_ptr(), attach, kind.number, region, id.index, id.generation)
+            ffi::Py_BuildValue(c"O(LKOII)".as_ptr(), attach, kind.number, region, location, id.index, id.generation)
         }
-        None => ffi::Py_BuildValue(c"O(LKIIO)".as_ptr(), attach, kind.number, region, id.index, id.generation, class),
+        None => {
+            let format = c"O(LKOIIO)".as_ptr();
+            ffi::Py_BuildValue(format, attach, kind.number, region, location, id.index, id.generation, class)
+        }
     })
 }
 
-/// `attach(kind, region, index, generation, class=None, companion=None)`: gives the object that the id names.
+/// Where a region is, as pickles say it: `/name`, or `process:descriptor`.
+pub(crate) fn location_text(location: &Location) -> String {
+    match location {
+        Location::Name(name) => format!("/{name}"),
+        Location::Process { process, descriptor } => format!("{process}:{descriptor}"),
+    }
+}
+
+/// What [`location_text`] wrote.
+pub(crate) fn location_of_text(text: &str) -> Option<Location> {
+    if let Some(name) = text.strip_prefix('/') {
+        return Some(Location::Name(name.to_owned()));
+    }
+    let (process, descriptor) = text.split_once(':')?;
+    Some(Location::Process { process: process.parse().ok()?, descriptor: descriptor.parse().ok()? })
+}
+
+/// `attach(kind, region, location, index, generation, class=None, companion=None)`: gives the object that the id names.
 pub(crate) unsafe extern "C" fn attach(
     module: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -382,24 +486,25 @@ pub(crate) unsafe extern "C" fn attach(
 ) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        let parameters = [c"kind", c"region", c"index", c"generation", c"class", c"companion"];
-        let [kind, region, index, generation, class, companion] =
-            Arguments::new(values, count, names).parse("attach", parameters, 4)?;
+        let parameters = [c"kind", c"region", c"location", c"index", c"generation", c"class", c"companion"];
+        let [kind, region, location, index, generation, class, companion] =
+            Arguments::new(values, count, names).parse("attach", parameters, 5)?;
         let kind = number(kind)?;
         let region = ffi::PyLong_AsUnsignedLongLong(region);
         let (index, generation) = (number(index)?, number(generation)?);
         if !ffi::PyErr_Occurred().is_null() {
             return Err(Raised);
         }
-        if region != state.region.number() {
-            return errors::attach(state, multigil::error::AttachError::OtherRegion);
-        }
+        let location = location_of_text(py::utf8(location)?);
         let (Ok(index), Ok(generation)) = (u32::try_from(index), u32::try_from(generation)) else {
             return errors::attach(state, multigil::error::AttachError::Corrupt);
         };
         let id = ObjectId { index, generation };
         match TYPES.iter().find(|known| known.number == kind) {
-            Some(known) => (known.find)(state, id, known, Attachment { class, companion }),
+            Some(known) => {
+                let visit = state.visit(region, location.as_ref()).or_else(|error| errors::gone(state, error))?;
+                (known.find)(state, visit.place, id, known, Attachment { class, companion })
+            }
             None => errors::attach(state, multigil::error::AttachError::Corrupt),
         }
     })
@@ -414,6 +519,7 @@ unsafe fn number(object: *mut ffi::PyObject) -> Result<i64> {
 /// companion that are given.
 unsafe fn find<T: SharedState, const ONE: bool>(
     state: &'static State,
+    place: Place,
     id: ObjectId,
     kind: &SharedType,
     attachment: Attachment,
@@ -429,25 +535,42 @@ unsafe fn find<T: SharedState, const ONE: bool>(
     // A free-threaded build could find an object whose last reference another thread is just dropping.
     if ONE
         && !cfg!(Py_GIL_DISABLED)
-        && let Some(object) = state.known.lock().0.get(&key(id))
+        && let Some(object) = state.known.lock().by_name.get(&name(place.region, id))
         && ffi::PyType_IsSubtype(ffi::Py_TYPE(*object), base.as_ptr().cast()) != 0
     {
         return Ok(Owned::from_borrowed(*object));
     }
-    match state.region.attach::<T>(id, state.me) {
+    match place.region.attach::<T>(id, place.me) {
         Ok(handle) => wrap(state, class.cast(), handle, companion),
         Err(error) => errors::attach(state, error),
     }
 }
 
+/// Where an object is, and who has it there.
+pub(crate) fn place<T: SharedState>(handle: &Handle<'static, T>) -> Place {
+    Place { region: handle.region(), me: handle.owner() }
+}
+
+/// What the calling thread is called by in the words of an object.
+#[inline(always)]
+pub(crate) fn owner<T: SharedState>(handle: &Handle<'static, T>) -> Owner {
+    this_thread(handle.owner())
+}
+
+thread_local! {
+    // SAFETY: asking for the calling thread's id has no preconditions.
+    static THREAD: Cell<u32> = Cell::new(unsafe { libc::gettid() } as u32);
+}
+
+/// In a forked child, whose thread has another id.
+pub(crate) unsafe fn forget_thread() {
+    THREAD.set(libc::gettid() as u32);
+}
+
 /// What a lock's owner is called by: the interpreter and the kernel's id of the thread.
 #[inline(always)]
-pub(crate) fn owner(state: &State) -> Owner {
-    thread_local! {
-        // SAFETY: asking for the calling thread's id has no preconditions.
-        static THREAD: u32 = unsafe { libc::gettid() } as u32;
-    }
-    Owner { peer: state.me, thread: THREAD.with(|thread| *thread) }
+pub(crate) fn this_thread(me: PeerId) -> Owner {
+    Owner { peer: me, thread: THREAD.get() }
 }
 
 /// `<module.Name at 0x…: status>`, as `threading` writes it.

@@ -56,6 +56,8 @@ struct All {
 struct Shared {
     /// No other one of this process has it.
     number: usize,
+    /// The process that made it.
+    process: u32,
     seat: Arc<Seat>,
     region: &'static Region,
     gate: Mutex<Gate>,
@@ -104,6 +106,15 @@ impl Facts {
             let shown = name.split(|byte| *byte == 0).next().unwrap_or_default();
             let shown = &shown[..shown.len().min(SHOWN_BYTES)];
             drop(std::fs::write(format!("/proc/self/task/{native_id}/comm"), shown)); // no harm if it can't be done
+        }
+    }
+}
+
+impl Drop for Shared {
+    /// In a forked child the handles are the parent's.
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            self.queues.drain(..).for_each(core::mem::forget);
         }
     }
 }
@@ -355,8 +366,9 @@ unsafe extern "C" fn new(
         all.count += 1;
         let shared = Arc::new(Shared {
             number: all.count,
+            process: std::process::id(),
             seat: Arc::default(),
-            region: state.region,
+            region: state.home().region,
             gate: Mutex::default(),
             facts: Mutex::default(),
             begun: Event::default(),
@@ -421,7 +433,7 @@ pub(crate) unsafe fn handles(state: &State, queues: *mut ffi::PyObject) -> Resul
             return raise(ffi::PyExc_TypeError, "argument 'queues' must be a sequence of Queue");
         }
         let id = HandleObject::<Queue>::of(queue).1.id();
-        match state.region.attach(id, state.me) {
+        match state.home().region.attach(id, state.home().me) {
             Ok(handle) => handles.push(handle),
             Err(error) => return errors::attach(state, error),
         }
@@ -460,7 +472,7 @@ unsafe extern "C" fn join(
                 state,
                 subject,
                 deadline,
-                |patience| shared.ended.wait_until(state.region.bell(), patience, ended, || true),
+                |patience| shared.ended.wait_until(state.home().region.bell(), patience, ended, || true),
                 |error| *error == WaitError::Interrupted,
             )?;
             if result.is_err() {
@@ -500,7 +512,7 @@ unsafe extern "C" fn terminate(
         let [timeout] = Arguments::new(values, count, names).parse("terminate", [c"timeout"], 0)?;
         let (state, shared) = parts(object);
         if let Some(tasks) = shared.queues.first() {
-            tasks.shut_down(true, state.region, state.me);
+            tasks.shut_down(true, state.home().region, state.home().me);
         }
         ask(object, Request::Terminate, wait::join_timeout(timeout)?)
     })
@@ -538,7 +550,7 @@ unsafe fn elsewhere<T: Send + 'static>(
     deadline: Option<Instant>,
     job: impl FnOnce() -> T + Send + 'static,
 ) -> Result<Option<T>> {
-    let region = state.region;
+    let region = state.home().region;
     let outcome = Arc::new((Mutex::new(None), Event::default()));
     let theirs = Arc::clone(&outcome);
     let run = move || {
@@ -715,7 +727,7 @@ unsafe extern "C" fn get_native_id(object: *mut ffi::PyObject, _: *mut c_void) -
                 state,
                 Subject::Nothing,
                 None,
-                |patience| shared.begun.wait_until(state.region.bell(), patience, known, || true),
+                |patience| shared.begun.wait_until(state.home().region.bell(), patience, known, || true),
                 |error| *error == WaitError::Interrupted,
             )?
             .unwrap_or(None),

@@ -26,6 +26,7 @@
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`process`] | a worker that is a process, and its parent |
 //! | [`wait_any`] | waiting for the first of several things |
+//! | [`fork`] | what a forked child has of all this |
 //! | this one | the module |
 
 mod array;
@@ -38,6 +39,7 @@ mod custom;
 mod diagnosis;
 mod errors;
 mod event;
+mod fork;
 mod handle;
 mod interpreter;
 mod lock;
@@ -267,7 +269,7 @@ unsafe extern "C" fn module_attribute(module: *mut ffi::PyObject, name: *mut ffi
 
 unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let segments = state_of_module(module).region.segments();
+        let segments = state_of_module(module).home().region.segments();
         let tuple = Owned::from_raw(ffi::PyTuple_New(segments.len() as ffi::Py_ssize_t))?;
         for (place, (start, length)) in segments.into_iter().enumerate() {
             let length = length as ffi::Py_ssize_t;
@@ -281,7 +283,7 @@ unsafe extern "C" fn blocks(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -
 
 unsafe extern "C" fn statistics(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let statistics = state_of_module(module).region.statistics();
+        let statistics = state_of_module(module).home().region.statistics();
         let dict = Owned::from_raw(ffi::PyDict_New())?;
         let memory = [
             ("bytes_reserved", statistics.memory.reserved),

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use multigil::error::{OwnerDied, WaitError};
 use multigil::lock::{Lock, Owner};
-use multigil::object::SharedLock;
+use multigil::object::{Region, SharedLock};
 use pyo3::ffi;
 
-use crate::errors;
-use crate::handle::{self, HandleObject, owner};
+use crate::{errors, fork};
+use crate::handle::{self, HandleObject, owner, this_thread};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
@@ -19,7 +19,7 @@ type Object = HandleObject<SharedLock>;
 
 pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, lock) = Object::of(object);
-    let me = owner(state);
+    let me = owner(lock);
     match (lock.try_acquire(me), willing) {
         (Ok(true), _) => Ok(true),
         (Ok(false), Willing::No) => Ok(false),
@@ -34,7 +34,8 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
 /// may need the GIL to give the lock back, and whoever was woken may have to wait for the GIL: others had better take
 /// the lock meanwhile.
 pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, deadline: Option<Instant>) -> Result<bool> {
-    let me = owner(state);
+    let Subject::Object(_, _, place) = subject else { unreachable!("locks are objects") };
+    let me = this_thread(place.me);
     let is_elsewhere = || lock.owner().is_some_and(|owner| owner.peer != me.peer);
     let mut waiter = lock.waiter(me);
     loop {
@@ -56,7 +57,7 @@ pub(crate) unsafe fn wait_for(state: &State, subject: Subject, lock: &Lock, dead
             return match spun {
                 Ok(taken) => {
                     if taken {
-                        let _ = lock.release(state.region.bell());
+                        let _ = lock.release(place.region.bell());
                     }
                     Err(Raised)
                 }
@@ -101,14 +102,14 @@ pub(crate) unsafe fn insist(
 }
 
 pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
-    let (state, lock) = Object::of(object);
-    lock.release(state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+    let lock = Object::of(object).1;
+    lock.release(lock.region().bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
 /// Takes the lock; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject) -> Result<()> {
     let (state, lock) = Object::of(object);
-    insist(state, Subject::of(lock), lock, lock.try_acquire(owner(state)))
+    insist(state, Subject::of(lock), lock, lock.try_acquire(owner(lock)))
 }
 
 pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
@@ -155,11 +156,15 @@ unsafe extern "C" fn lock_exit(
     py::guard_none(|| release(object))
 }
 
-/// In a forked child nobody else holds the lock: `threading` calls this for its own.
+/// `threading` calls this in a forked child, for locks whose holders may have stayed with the parent: there, the object
+/// becomes another lock, since this one is still the parent's.
 unsafe extern "C" fn lock_at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, lock) = Object::of(object);
-        let _ = lock.release(state.region.bell());
+        let lock = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, lock.region().create_shared::<Lock>(lock.owner(), |_| {}));
+        }
+        let _ = lock.release(lock.region().bell());
         Ok(())
     })
 }
@@ -185,11 +190,11 @@ unsafe extern "C" fn lock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject
 }
 
 /// The object of Python's that says who holds a lock: an [`Owner`], or None.
-pub(crate) unsafe fn describe_owner(state: &State, owner: Option<Owner>) -> Result<Owned> {
+pub(crate) unsafe fn describe_owner(state: &State, region: &Region, owner: Option<Owner>) -> Result<Owned> {
     let Some(owner) = owner else { return Ok(Owned::none()) };
     let class = state.object(&state.objects.owner_type)?;
     let described = Owned::from_raw(ffi::PyStructSequence_New(class.as_ptr().cast()))?;
-    let fields = [state::interpreter_id(owner.peer), owner.thread.into()];
+    let fields = [state::interpreter_id(region, owner.peer), owner.thread.into()];
     for (place, field) in fields.into_iter().enumerate() {
         let field = Owned::from_raw(ffi::PyLong_FromLongLong(field))?;
         ffi::PyStructSequence_SetItem(described.as_ptr(), place as ffi::Py_ssize_t, field.into_raw());
@@ -204,7 +209,7 @@ pub(crate) unsafe fn make_owner_type() -> Result<Owned> {
         doc: doc.as_ptr().cast_mut(),
     };
     let mut fields = [
-        field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended"),
+        field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended or is in another process"),
         field(c"native_id", c"threading.get_native_id() in its thread"),
         ffi::PyStructSequence_Field { name: null_mut(), doc: null_mut() },
     ];
@@ -232,7 +237,7 @@ pub(crate) const fn owner_attribute(get: ffi::getter) -> ffi::PyGetSetDef {
 unsafe extern "C" fn lock_owner(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
         let (state, lock) = Object::of(object);
-        describe_owner(state, Lock::owner(lock))
+        describe_owner(state, lock.region(), Lock::owner(lock))
     })
 }
 
@@ -244,7 +249,8 @@ unsafe extern "C" fn new_lock(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("Lock", class, &state.objects.lock_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_shared::<Lock>(state.me, |_| {}))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_shared::<Lock>(place.me, |_| {}))
     })
 }
 
@@ -272,7 +278,7 @@ Raises OwnerDied, once, if the process died that held it; it is free then, and w
     py::method_no_args(c"locked_lock", lock_locked, c"locked_lock($self)\n--\n\nAn old name of locked()."),
     py::method_no_args(c"__enter__", lock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", lock_exit, c"Give the lock back."),
-    py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"Free the lock in a forked child."),
+    py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"In a forked child, become a free lock of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedLock>, c"Pickle the lock by its id."),
     py::METHODS_END,
 ];

@@ -42,7 +42,7 @@ pub(crate) unsafe extern "C" fn create(
             return raise(ffi::PyExc_ValueError, "'size' must be a positive integer");
         };
         let state = crate::state_of_module(module);
-        match state.region.create_named_memory(state.me, py::utf8(name)?, BYTES, size) {
+        match state.home().region.create_named_memory(state.home().me, py::utf8(name)?, BYTES, size) {
             Ok(memory) => wrap(state, memory),
             Err(NameError::Exists) => Ok(Owned::none()),
             Err(error @ NameError::TooLong) => raise(ffi::PyExc_ValueError, &error.to_string()),
@@ -55,7 +55,7 @@ pub(crate) unsafe extern "C" fn create(
 pub(crate) unsafe extern "C" fn open(module: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        match state.region.open_memory(state.me, py::utf8(name)?) {
+        match state.home().region.open_memory(state.home().me, py::utf8(name)?) {
             Some(memory) => wrap(state, memory),
             None => Ok(Owned::none()),
         }
@@ -66,7 +66,7 @@ pub(crate) unsafe extern "C" fn open(module: *mut ffi::PyObject, name: *mut ffi:
 pub(crate) unsafe extern "C" fn unlink(module: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_bool(|| {
         let state = crate::state_of_module(module);
-        Ok(state.region.unlink_memory(state.me, py::utf8(name)?))
+        Ok(state.home().region.unlink_memory(state.home().me, py::utf8(name)?))
     })
 }
 

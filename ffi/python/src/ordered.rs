@@ -32,7 +32,7 @@ impl<O: Order> Kind for OrderedQueue<O> {
         item: *mut ffi::PyObject,
         willing: Willing,
     ) -> Result<()> {
-        let mut message = Message::new(state.region, state.me);
+        let mut message = Message::new(queue.region(), queue.owner());
         codec::encode(state, item, &mut message)?;
         let keys = if O::BY_PRIORITY { [key(item)] } else { [Key::default()] };
         let mut put = Put { messages: core::slice::from_mut(&mut message), keys: &keys, put: 0 };
@@ -66,7 +66,7 @@ impl<O: Order> Kind for OrderedQueue<O> {
     }
 
     fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Self>) -> impl Batch + 'q {
-        OrderedBatch { state, queue, places: queue.places(state.region) }
+        OrderedBatch { state, queue, places: queue.places(queue.region()) }
     }
 
     unsafe fn peek(
@@ -134,11 +134,8 @@ impl<O: Order> Batch for OrderedBatch<'_, O> {
 
 /// Takes the lock, if it is free.
 #[inline]
-unsafe fn try_lock<'a, O: Order>(
-    state: &'static State,
-    queue: &'a Handle<'static, OrderedQueue<O>>,
-) -> Result<Option<Locked<'a, O>>> {
-    match queue.try_lock(state.region, owner(state)) {
+unsafe fn try_lock<'a, O: Order>(queue: &'a Handle<'static, OrderedQueue<O>>) -> Result<Option<Locked<'a, O>>> {
+    match queue.try_lock(queue.region(), owner(queue)) {
         Ok(locked) => Ok(locked),
         Err(error) => raise(ffi::PyExc_RuntimeError, &error.to_string()),
     }
@@ -150,11 +147,11 @@ unsafe fn with_lock<O: Order>(
     queue: &Handle<'static, OrderedQueue<O>>,
     act: impl Fn(Locked<'_, O>) -> core::result::Result<(), GetError>,
 ) -> Result<()> {
-    let result = if let Some(locked) = try_lock(state, queue)? {
+    let result = if let Some(locked) = try_lock(queue)? {
         act(locked)
     } else {
-        let me = owner(state);
-        let lock_and_act = |patience: &Patience<'_>| queue.lock(state.region, me, patience).map(&act);
+        let me = owner(queue);
+        let lock_and_act = |patience: &Patience<'_>| queue.lock(queue.region(), me, patience).map(&act);
         // Without a deadline there is no other error than the one that `wait` deals with.
         wait::wait(state, Subject::of(queue), None, lock_and_act, |error| *error == WaitError::Interrupted)?
             .unwrap_or(Ok(()))
@@ -191,7 +188,7 @@ unsafe fn perform_later<O: Order, P: Operation<O>>(
             state,
             Subject::of(queue),
             deadline,
-            |patience| queue.wait_for_change(operation, state.region, owner(state), patience),
+            |patience| queue.wait_for_change(operation, queue.region(), owner(queue), patience),
             |error| *error == WaitError::Interrupted,
         )?;
         // Held until the attempt is over: if that fails, somebody else is woken.
@@ -236,7 +233,7 @@ unsafe fn attempt<O: Order, P: Operation<O>>(
 ) -> Result<Attempt<P::Error>> {
     // Its objects go when the lock is free again: nobody knows what that runs.
     let mut values = Values { state, items, queued: Vec::new() };
-    let result = match try_lock(state, queue)? {
+    let result = match try_lock(queue)? {
         Some(mut locked) => operation.perform(&mut locked, |one, other| values.is_less(&one, &other)),
         None => match wait_for_lock(state, queue, operation, willing)? {
             Some(Outcome::Performed(result)) => result.map_err(OrderedError::Refused),
@@ -268,7 +265,7 @@ unsafe fn wait_for_lock<'a, O: Order, P: Operation<O>>(
         state,
         Subject::of(queue),
         deadline,
-        |patience| queue.wait_for_lock(operation, state.region, owner(state), patience),
+        |patience| queue.wait_for_lock(operation, queue.region(), owner(queue), patience),
         |error| *error == WaitError::Interrupted,
     )?;
     Ok(outcome.ok())

@@ -39,7 +39,7 @@ const REQUEST_BYTES: usize = 17;
 
 /// `region_number()`: the number of this process's region.
 pub(crate) unsafe extern "C" fn region_number(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(crate::state_of_module(module).region.number())))
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(crate::state_of_module(module).home().region.number())))
 }
 
 /// `region_descriptor()`: the file of this process's region, which stays open.
@@ -48,7 +48,7 @@ pub(crate) unsafe extern "C" fn region_descriptor(
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        let descriptor = crate::state_of_module(module).region.file().as_raw_fd();
+        let descriptor = crate::state_of_module(module).home().region.file().as_raw_fd();
         Owned::from_raw(ffi::PyLong_FromLong(descriptor.into()))
     })
 }
@@ -57,7 +57,8 @@ pub(crate) unsafe extern "C" fn region_descriptor(
 pub(crate) unsafe extern "C" fn recover_dead(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        let count = wait::detached(|| state.region.recover_dead(state.me));
+        let home = state.home();
+        let count = wait::detached(|| home.region.recover_dead(home.me));
         Owned::from_raw(ffi::PyLong_FromSize_t(count))
     })
 }
@@ -97,8 +98,8 @@ unsafe fn value(state: &State, object: *mut ffi::PyObject) -> Result<Handle<'sta
     if ffi::PyObject_TypeCheck(object, class.as_ptr().cast()) == 0 {
         return raise(ffi::PyExc_TypeError, "argument 'answered' must be a Value");
     }
-    let id = HandleObject::<SharedMemory>::of(object).1.id();
-    state.region.attach(id, state.me).or_else(|error| errors::attach(state, error))
+    let handle = HandleObject::<SharedMemory>::of(object).1;
+    handle.region().attach(handle.id(), handle.owner()).or_else(|error| errors::attach(state, error))
 }
 
 unsafe fn descriptor(object: *mut ffi::PyObject) -> Result<c_int> {

@@ -350,6 +350,11 @@ pub(crate) unsafe fn integer(object: *mut ffi::PyObject) -> Result<i128> {
     Ok(i128::from(value) * i128::from(overflow.signum()))
 }
 
+/// A `str`.
+pub(crate) unsafe fn text(text: &str) -> Result<Owned> {
+    Owned::from_raw(ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), text.len() as ffi::Py_ssize_t))
+}
+
 /// The text of a `str`, which lives as long as it does.
 pub(crate) unsafe fn utf8<'a>(object: *mut ffi::PyObject) -> Result<&'a str> {
     let mut length = 0;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use multigil::control::AnyQueue;
 use multigil::error::{GetError, OutOfMemory, PutError, WaitError};
 use multigil::event::Patience;
+use multigil::layout::ObjectKind;
 use multigil::object::{Handle, Message, SharedState};
 use multigil::ordered::{Lifo, LifoQueue, Priority, PriorityQueue};
 use multigil::queue::Queue;
@@ -19,7 +20,7 @@ use pyo3::ffi;
 
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::{Objects, State};
+use crate::state::{Objects, Place, State};
 use crate::wait::{self, Subject, Willing};
 use crate::{batch, codec, custom, errors};
 
@@ -116,9 +117,9 @@ impl Kind for Queue {
         item: *mut ffi::PyObject,
         willing: Willing,
     ) -> Result<()> {
-        let mut message = Message::new(state.region, state.me);
+        let mut message = Message::new(queue.region(), queue.owner());
         codec::encode(state, item, &mut message)?;
-        match queue.put(&mut message, state.region, state.me, None) {
+        match queue.put(&mut message, queue.region(), queue.owner(), None) {
             Ok(()) => Ok(()),
             Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
             Err(error) => errors::put(state, error),
@@ -134,7 +135,7 @@ impl Kind for Queue {
         willing: Willing,
     ) -> Result<()> {
         let mut put_all =
-            |patience: Option<&Patience<'_>>| queue.put_many(messages, put, state.region, state.me, patience);
+            |patience: Option<&Patience<'_>>| queue.put_many(messages, put, queue.region(), queue.owner(), patience);
         let result = match (put_all(None), willing) {
             (Err(PutError::Full), Willing::Until(deadline)) => wait::wait(
                 state,
@@ -156,12 +157,12 @@ impl Kind for Queue {
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
         receive(state, queue, message, willing, |message, patience| {
-            queue.get(message, state.region, state.me, patience)
+            queue.get(message, queue.region(), queue.owner(), patience)
         })
     }
 
     fn batch<'q>(state: &'static State, queue: &'q Handle<'static, Queue>) -> impl Batch + 'q {
-        FifoBatch { state, queue, batch: queue.batch(state.region, state.me) }
+        FifoBatch { state, queue, batch: queue.batch(queue.region(), queue.owner()) }
     }
 
     unsafe fn peek(
@@ -170,16 +171,16 @@ impl Kind for Queue {
         copy: &mut Message<'_>,
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
-        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, state.region, state.me, patience))
+        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, queue.region(), queue.owner(), patience))
     }
 
-    unsafe fn shut_down(state: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
-        queue.shut_down(immediate, state.region, state.me);
+    unsafe fn shut_down(_: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
+        queue.shut_down(immediate, queue.region(), queue.owner());
         Ok(())
     }
 
     unsafe fn clear(state: &'static State, queue: &Handle<'static, Queue>) -> Result<()> {
-        let clear = |patience: &Patience<'_>| queue.clear(state.region, state.me, patience);
+        let clear = |patience: &Patience<'_>| queue.clear(queue.region(), queue.owner(), patience);
         // Without a deadline there is no other error than the one that `wait` deals with.
         let _ = wait::wait(state, Subject::of(queue), None, clear, |error| *error == WaitError::Interrupted)?;
         Ok(())
@@ -221,7 +222,7 @@ unsafe fn put_waiting(
         state,
         Subject::of(queue),
         deadline,
-        |patience| queue.put(message, state.region, state.me, Some(patience)),
+        |patience| queue.put(message, queue.region(), queue.owner(), Some(patience)),
         |error| *error == PutError::Interrupted,
     )?;
     result.or_else(|error| errors::put(state, error))
@@ -273,7 +274,7 @@ unsafe fn wait_for_item(
 /// Waits for somebody who is looking at the oldest item: to go past would be to take a later one first.
 #[cold]
 unsafe fn settle(state: &State, queue: &Handle<'static, Queue>) -> Result<()> {
-    let settle = |patience: &Patience<'_>| queue.settle(state.region, patience);
+    let settle = |patience: &Patience<'_>| queue.settle(queue.region(), patience);
     // Without a deadline there is no other error than the one that `wait` deals with.
     let _ = wait::wait(state, Subject::of(queue), None, settle, |error| *error == WaitError::Interrupted)?;
     Ok(())
@@ -286,7 +287,7 @@ unsafe fn get<K: Kind>(
     queue: &Handle<'static, K>,
     willing: &Willing,
 ) -> Result<core::result::Result<Owned, GetError>> {
-    let mut message = Message::new(state.region, state.me);
+    let mut message = Message::new(queue.region(), queue.owner());
     match K::get(state, queue, &mut message, willing)? {
         Ok(()) => codec::decode(state, &message).map(Ok),
         Err(error) => Ok(Err(error)),
@@ -434,7 +435,7 @@ unsafe extern "C" fn peek(
             |state, queue| {
                 let [block, timeout] = arguments.parse("peek", [c"block", c"timeout"], 0)?;
                 let willing = get_willing(state, &**queue, block, timeout)?;
-                let mut copy = Message::new(state.region, state.me);
+                let mut copy = Message::new(queue.region(), queue.owner());
                 match Kind::peek(state, queue, &mut copy, &willing)? {
                     Ok(()) => codec::decode(state, &copy),
                     Err(error) => errors::get(state, error),
@@ -507,8 +508,8 @@ unsafe extern "C" fn task_done(object: *mut ffi::PyObject, _: *mut ffi::PyObject
     py::guard_none(|| {
         with_queue!(
             object,
-            |state, queue| queue
-                .task_done(state.region)
+            |_state, queue| queue
+                .task_done(queue.region())
                 .or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string())),
             custom::call(object, c"task_done", Arguments::NONE).map(drop)
         )
@@ -526,7 +527,7 @@ unsafe extern "C" fn join(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> 
                         state,
                         Subject::of(queue),
                         None,
-                        |patience| queue.join(state.region, patience),
+                        |patience| queue.join(queue.region(), patience),
                         |error| *error == WaitError::Interrupted,
                     )?;
                 }
@@ -564,6 +565,7 @@ unsafe extern "C" fn reduce(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -
 }
 
 const MAXSIZE: &CStr = c"maxsize";
+const REDELIVER: &CStr = c"redeliver";
 const UNFINISHED_TASKS: &CStr = c"unfinished_tasks";
 const IS_SHUTDOWN: &CStr = c"is_shutdown";
 
@@ -581,11 +583,11 @@ unsafe extern "C" fn set_maxsize(object: *mut ffi::PyObject, value: *mut ffi::Py
     py::guard_status(|| {
         with_queue!(
             object,
-            |state, queue| {
+            |_state, queue| {
                 if value.is_null() {
                     return raise(ffi::PyExc_AttributeError, "maxsize can't be deleted");
                 }
-                queue.set_maxsize(size(value)?, state.region);
+                queue.set_maxsize(size(value)?, queue.region());
                 Ok(())
             },
             custom::set_attribute(object, MAXSIZE, value)
@@ -644,13 +646,13 @@ unsafe fn size(object: *mut ffi::PyObject) -> Result<i64> {
 unsafe fn make<K: Kind>(
     class: *mut ffi::PyTypeObject,
     base: fn(&Objects) -> &Cell<*mut ffi::PyObject>,
-    create: impl FnOnce(&'static State) -> core::result::Result<Handle<'static, K>, OutOfMemory>,
+    create: impl FnOnce(Place) -> core::result::Result<Handle<'static, K>, OutOfMemory>,
 ) -> Result<Owned> {
     let state: &'static State = crate::state_of_type(class)?;
     if custom::has_hooks(class, state.object(base(&state.objects))?.as_ptr())? {
         return handle::wrap_nothing::<K>(state, class);
     }
-    handle::wrap_made(state, class, create(state))
+    handle::wrap_made(state, class, create(state.here()))
 }
 
 // The arguments of the constructors are `initialize`'s business: a subclass may have others.
@@ -660,7 +662,7 @@ unsafe extern "C" fn new_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    py::guard(|| make(class, |objects| &objects.queue_type, |state| state.region.create_queue(state.me, 0)))
+    py::guard(|| make(class, |objects| &objects.queue_type, |place| place.region.create_queue(place.me, 0)))
 }
 
 unsafe extern "C" fn new_lifo_queue(
@@ -668,7 +670,7 @@ unsafe extern "C" fn new_lifo_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let create = |state: &'static State| state.region.create_ordered_queue::<Lifo>(state.me, 0);
+    let create = |place: Place| place.region.create_ordered_queue::<Lifo>(place.me, 0);
     py::guard(|| make(class, |objects| &objects.lifo_queue_type, create))
 }
 
@@ -677,7 +679,7 @@ unsafe extern "C" fn new_priority_queue(
     _: *mut ffi::PyObject,
     _: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
-    let create = |state: &'static State| state.region.create_ordered_queue::<Priority>(state.me, 0);
+    let create = |place: Place| place.region.create_ordered_queue::<Priority>(place.me, 0);
     py::guard(|| make(class, |objects| &objects.priority_queue_type, create))
 }
 
@@ -688,17 +690,54 @@ unsafe extern "C" fn initialize(
 ) -> c_int {
     py::guard_status(|| {
         py::with_arguments(arguments, keywords, |arguments| {
+            if HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) {
+                return initialize_queue(object, &arguments);
+            }
             with_queue!(
                 object,
-                |state, queue| {
+                |_state, queue| {
                     let [maxsize] = arguments.parse("Queue", [MAXSIZE], 0)?;
                     let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
-                    queue.set_maxsize(maxsize, state.region);
+                    queue.set_maxsize(maxsize, queue.region());
                     Ok(())
                 },
                 custom::call(object, c"__init__", arguments).map(drop)
             )
         })
+    })
+}
+
+/// The same for the one kind that delivers again. What it does so is a keyword only, as it is none of `queue.Queue`'s.
+unsafe fn initialize_queue(object: *mut ffi::PyObject, arguments: &Arguments) -> Result<()> {
+    let (_state, queue) = HandleObject::<Queue>::of(object);
+    arguments.positional_at_most("Queue", 1)?;
+    let [maxsize, redeliver] = arguments.parse("Queue", [MAXSIZE, REDELIVER], 0)?;
+    let maxsize = if maxsize.is_null() { 0 } else { size(maxsize)? };
+    let redelivers = py::truth(redeliver, false)?;
+    if !queue.set_redelivers(redelivers, queue.region(), queue.owner()) {
+        return raise(ffi::PyExc_RuntimeError, "redeliver cannot be changed any more: items were put");
+    }
+    queue.set_maxsize(maxsize, queue.region());
+    Ok(())
+}
+
+unsafe extern "C" fn get_redeliver(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let redelivers = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.redelivers()
+        };
+        Ok(Owned::bool(redelivers))
+    })
+}
+
+unsafe extern "C" fn get_redelivered(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| {
+        let redelivered = HandleObject::<Queue>::kind(object) == Some(ObjectKind::Queue) && {
+            let (_state, queue) = HandleObject::<Queue>::of(object);
+            queue.is_redelivered(queue.region())
+        };
+        Ok(Owned::bool(redelivered))
     })
 }
 
@@ -710,7 +749,8 @@ unsafe extern "C" fn new_simple_queue(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::check_no_arguments("SimpleQueue", class, &state.objects.simple_queue_type, arguments, keywords)?;
-        handle::wrap_made(state, class, state.region.create_queue(state.me, 0))
+        let place = state.here();
+        handle::wrap_made(state, class, place.region.create_queue(place.me, 0))
     })
 }
 
@@ -835,7 +875,7 @@ Put an item into the queue, which never waits; block and timeout are there for t
     py::METHODS_END,
 ];
 
-static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
+static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 6] = [
     ffi::PyGetSetDef {
         name: MAXSIZE.as_ptr(),
         get: Some(get_maxsize),
@@ -858,15 +898,33 @@ static mut QUEUE_ATTRIBUTES: [ffi::PyGetSetDef; 4] = [
         doc: c"Whether shutdown() was called.".as_ptr(),
         closure: null_mut(),
     },
+    ffi::PyGetSetDef {
+        name: REDELIVER.as_ptr(),
+        get: Some(get_redeliver),
+        set: None,
+        doc: c"Whether items are delivered again that somebody got and did not report done before it died.".as_ptr(),
+        closure: null_mut(),
+    },
+    ffi::PyGetSetDef {
+        name: c"redelivered".as_ptr(),
+        get: Some(get_redelivered),
+        set: None,
+        doc: c"Whether the item that this thread got last, and did not report done, is one that somebody got before."
+            .as_ptr(),
+        closure: null_mut(),
+    },
     py::ATTRIBUTES_END,
 ];
 
 /// Makes the type `Queue`.
 pub(crate) unsafe fn make_queue_type(module: *mut ffi::PyObject) -> Result<Owned> {
-    let doc = c"Queue(maxsize=0)\n--\n\n\
+    let doc = c"Queue(maxsize=0, *, redeliver=False)\n--\n\n\
 A first-in, first-out queue shared by threads and interpreters; queue.Queue in every method.\n\n\
 maxsize is the most items that it holds; 0 or less for any number. Items are copied: exact int, float, str, bytes, bool\n\
-and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.";
+and None as they are, anything else by pickle. A queue may be sent to other interpreters, in items and as an argument.\n\n\
+With redeliver=True, an item that was got stays in the queue's keeping until task_done() reports it. If the process or\n\
+interpreter that got it ends before, the item comes back and is delivered again, before all others; the attribute\n\
+redelivered tells. task_done() reports the oldest item that the calling thread got; one that got none, its process's oldest.";
     let initialize = ffi::PyType_Slot { slot: ffi::Py_tp_init, pfunc: initialize as *mut c_void };
     handle::make_type::<Queue>(
         module,

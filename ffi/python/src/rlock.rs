@@ -4,22 +4,21 @@ use core::ffi::{c_ulong, c_void};
 use std::ffi::CString;
 
 use multigil::error::ReacquireError;
-use multigil::event::Watchable;
-use multigil::lock::{Owner, RLock};
+use multigil::lock::RLock;
 use multigil::object::SharedRLock;
 use pyo3::ffi;
 
-use crate::handle::{self, HandleObject, owner};
+use crate::handle::{self, HandleObject, Watched, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{Subject, Willing};
-use crate::{errors, lock};
+use crate::{errors, fork, lock};
 
 type Object = HandleObject<SharedRLock>;
 
 pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, lock) = Object::of(object);
-    let me = owner(state);
+    let me = owner(lock);
     match (lock.try_acquire(me), willing) {
         (Ok(true), _) => Ok(true),
         (Ok(false), Willing::No) => Ok(false),
@@ -36,8 +35,8 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
 }
 
 pub(crate) unsafe fn release(object: *mut ffi::PyObject) -> Result<()> {
-    let (state, lock) = Object::of(object);
-    lock.release(owner(state), state.region.bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
+    let lock = Object::of(object).1;
+    lock.release(owner(lock), lock.region().bell()).or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
 unsafe extern "C" fn rlock_acquire(
@@ -76,8 +75,8 @@ pub(crate) unsafe fn is_locked(object: *mut ffi::PyObject) -> bool {
 
 /// Whether the calling thread holds the lock.
 pub(crate) unsafe fn is_owned(object: *mut ffi::PyObject) -> bool {
-    let (state, lock) = Object::of(object);
-    lock.is_owned(owner(state))
+    let lock = Object::of(object).1;
+    lock.is_owned(owner(lock))
 }
 
 unsafe extern "C" fn rlock_is_owned(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -86,23 +85,23 @@ unsafe extern "C" fn rlock_is_owned(object: *mut ffi::PyObject, _: *mut ffi::PyO
 
 unsafe extern "C" fn recursion_count(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let (state, lock) = Object::of(object);
-        let count = if lock.is_owned(owner(state)) { lock.count() } else { 0 };
+        let lock = Object::of(object).1;
+        let count = if lock.is_owned(owner(lock)) { lock.count() } else { 0 };
         Owned::from_raw(ffi::PyLong_FromUnsignedLong(count.into()))
     })
 }
 
 /// Gives the lock back; how often the calling thread had taken it.
 pub(crate) unsafe fn give_back(object: *mut ffi::PyObject) -> Result<u32> {
-    let (state, lock) = Object::of(object);
-    let given_back = lock.release_save(owner(state), state.region.bell());
+    let lock = Object::of(object).1;
+    let given_back = lock.release_save(owner(lock), lock.region().bell());
     given_back.or_else(|error| raise(ffi::PyExc_RuntimeError, &error.to_string()))
 }
 
 /// Takes the lock so often; an exception leaves only when it is taken.
 pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<()> {
     let (state, lock) = Object::of(object);
-    let attempt = lock.try_restore(owner(state), count);
+    let attempt = lock.try_restore(owner(lock), count);
     let result = lock::insist(state, Subject::of(lock), lock.lock(), attempt);
     lock.was_taken(count);
     result
@@ -111,7 +110,7 @@ pub(crate) unsafe fn restore(object: *mut ffi::PyObject, count: u32) -> Result<(
 /// Gives `(count, owner)`, as `threading`'s.
 unsafe extern "C" fn release_save(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        let me = owner(Object::of(object).0);
+        let me = owner(Object::of(object).1);
         Owned::from_raw(ffi::Py_BuildValue(c"II".as_ptr(), give_back(object)?, me.thread))
     })
 }
@@ -131,20 +130,24 @@ unsafe extern "C" fn acquire_restore(object: *mut ffi::PyObject, arguments: *mut
     })
 }
 
-/// In a forked child nobody else holds the lock: `threading` calls this for its own.
+/// As that of `Lock`.
 unsafe extern "C" fn at_fork_reinit(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_none(|| {
-        let (state, lock) = Object::of(object);
+        let lock = Object::of(object).1;
+        if fork::is_child() {
+            return handle::renew(object, lock.region().create_shared::<RLock>(lock.owner(), |_| {}));
+        }
         if let Some(owner) = lock.lock().owner() {
-            let _ = lock.release_save(owner, state.region.bell());
+            let _ = lock.release_save(owner, lock.region().bell());
         }
         Ok(())
     })
 }
 
 /// To `wait_any`, it is ready when the one who waits would get it.
-pub(crate) unsafe fn watch(object: *mut ffi::PyObject, me: Owner) -> Box<dyn Watchable> {
-    Box::new(Object::of(object).1.for_owner(me))
+pub(crate) unsafe fn watch(object: *mut ffi::PyObject) -> Watched {
+    let lock = Object::of(object).1;
+    Watched { thing: Box::new(lock.for_owner(owner(lock))), place: Some(handle::place(lock)) }
 }
 
 unsafe extern "C" fn rlock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
@@ -160,7 +163,7 @@ unsafe extern "C" fn rlock_repr(object: *mut ffi::PyObject) -> *mut ffi::PyObjec
 unsafe extern "C" fn get_owner(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
     py::guard(|| {
         let (state, lock) = Object::of(object);
-        lock::describe_owner(state, lock.lock().owner())
+        lock::describe_owner(state, lock.region(), lock.lock().owner())
     })
 }
 
@@ -178,7 +181,8 @@ unsafe extern "C" fn new_rlock(
 
 /// Makes an RLock of a class.
 pub(crate) unsafe fn create(state: &'static State, class: *mut ffi::PyTypeObject) -> Result<Owned> {
-    handle::wrap_made(state, class, state.region.create_shared::<RLock>(state.me, |_| {}))
+    let place = state.here();
+    handle::wrap_made(state, class, place.region.create_shared::<RLock>(place.me, |_| {}))
 }
 
 static mut METHODS: [ffi::PyMethodDef; 12] = [
@@ -216,7 +220,7 @@ Raises RuntimeError if this thread does not hold it.",
         acquire_restore,
         c"_acquire_restore($self, state, /)\n--\n\nTake the lock as often as _release_save() gave it back.",
     ),
-    py::method_no_args(c"_at_fork_reinit", at_fork_reinit, c"Free the lock in a forked child."),
+    py::method_no_args(c"_at_fork_reinit", at_fork_reinit, c"In a forked child, become a free lock of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedRLock>, c"Pickle the lock by its id."),
     py::METHODS_END,
 ];

@@ -16,7 +16,7 @@ type Object = HandleObject<SharedSemaphore>;
 
 unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> {
     let (state, semaphore) = Object::of(object);
-    match (semaphore.try_acquire(state.me), willing) {
+    match (semaphore.try_acquire(semaphore.owner()), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) => Ok(false),
         (false, Willing::Until(deadline)) => {
@@ -24,7 +24,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
                 state,
                 Subject::of(semaphore),
                 deadline,
-                |patience| semaphore.acquire(state.me, state.region.bell(), patience),
+                |patience| semaphore.acquire(semaphore.owner(), semaphore.region().bell(), patience),
                 |error| *error == WaitError::Interrupted,
             )?;
             Ok(result.is_ok())
@@ -33,8 +33,8 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
 }
 
 unsafe fn release(object: *mut ffi::PyObject, count: u64) -> Result<()> {
-    let (state, semaphore) = Object::of(object);
-    let released = semaphore.release(state.me, count, state.region.bell());
+    let semaphore = Object::of(object).1;
+    let released = semaphore.release(semaphore.owner(), count, semaphore.region().bell());
     released.or_else(|error| raise(ffi::PyExc_ValueError, &error.to_string()))
 }
 
@@ -115,7 +115,8 @@ unsafe extern "C" fn new_semaphore(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         let bounded = is_bounded(class)?;
-        let semaphore = state.region.create_shared::<Semaphore>(state.me, |semaphore| semaphore.initialize(1, bounded));
+        let place = state.here();
+        let semaphore = place.region.create_shared::<Semaphore>(place.me, |semaphore| semaphore.initialize(1, bounded));
         handle::wrap_made(state, class, semaphore)
     })
 }

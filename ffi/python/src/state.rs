@@ -4,16 +4,18 @@ use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::BTreeMap;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use multigil::error::RegionError;
+use multigil::event::Lookout;
 use multigil::layout::PeerId;
-use multigil::object::{Location, Region};
+use multigil::object::{Location, Region, Watch};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
 use crate::codec::Pickler;
 use crate::handle::Known;
-use crate::py::{Owned, Raised, Result, check, import, raise};
+use crate::py::{Owned, Raised, Result, check, import, raise, utf8};
 use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
@@ -100,12 +102,31 @@ objects! {
     loads,
 }
 
+/// A region, and the name that an interpreter has in every word there that it owns.
+pub(crate) type Place = Watch<'static>;
+
+/// A region other than the process's own.
+#[derive(Debug)]
+struct Visited {
+    place: Place,
+    /// Objects that are in it, and others who need it.
+    users: usize,
+}
+
+impl Visited {
+    fn is(&self, place: Place) -> bool {
+        core::ptr::eq(self.place.region, place.region)
+    }
+}
+
 /// What one interpreter has.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) region: &'static Region,
-    /// Its name in every word that it owns.
-    pub(crate) me: PeerId,
+    /// The process's own region; another name in it in a forked child.
+    home: Cell<Place>,
+    /// CPython's id of the interpreter.
+    pub(crate) interpreter: i64,
+    visited: Mutex<Vec<Visited>>,
     pub(crate) objects: Objects,
     /// The queues and locks that exist as objects here.
     pub(crate) known: Mutex<Known>,
@@ -118,42 +139,215 @@ unsafe impl Send for State {}
 // SAFETY: as above.
 unsafe impl Sync for State {}
 
-/// CPython's ids of the interpreters that take part, by their numbers.
-static INTERPRETERS: Mutex<BTreeMap<u16, i64>> = Mutex::new(BTreeMap::new());
+/// CPython's ids of this process's interpreters, by the region's number and their name in it.
+static INTERPRETERS: Mutex<BTreeMap<(u64, u16), i64>> = Mutex::new(BTreeMap::new());
 
-/// CPython's id of the interpreter that takes part by that name; -1 if it has ended.
-pub(crate) fn interpreter_id(peer: PeerId) -> i64 {
-    INTERPRETERS.lock().get(&peer.get()).copied().unwrap_or(-1)
+/// CPython's id of the interpreter that takes part by that name; -1 if it has ended or is another process's.
+pub(crate) fn interpreter_id(region: &Region, peer: PeerId) -> i64 {
+    INTERPRETERS.lock().get(&(region.number(), peer.get())).copied().unwrap_or(-1)
 }
 
-/// The region of this process: the one that it was started with, or else one of its own.
-fn region() -> core::result::Result<&'static Region, RegionError> {
-    let Ok(inherited) = std::env::var(REGION) else { return Region::of_this_process() };
-    let place = inherited.split_once(':').and_then(|(number, descriptor)| {
-        let (number, descriptor) = (number.parse().ok()?, descriptor.parse().ok()?);
-        Some((number, Location::Process { process: std::process::id(), descriptor }))
+/// Takes part in a region that this process has joined.
+fn register(region: &'static Region, interpreter: i64) -> core::result::Result<Place, RegionError> {
+    let me = region.register().ok_or(RegionError::TooManyPeers)?;
+    INTERPRETERS.lock().insert((region.number(), me.get()), interpreter);
+    Ok(Place { region, me })
+}
+
+/// Ends taking part.
+fn leave(place: Place) {
+    INTERPRETERS.lock().remove(&(place.region.number(), place.me.get()));
+    place.region.leave(place.me);
+}
+
+/// The environment variable that gives a process the region of the one that started it: `number:descriptor`.
+const REGION_VARIABLE: &CStr = c"MULTIGIL_REGION";
+
+/// What the variable says, which is removed: it is for no process that this one starts.
+unsafe fn inherited() -> Result<Option<(u64, c_int)>> {
+    if libc::getenv(REGION_VARIABLE.as_ptr()).is_null() {
+        return Ok(None); // importing `os` takes time
+    }
+    let name = Owned::from_raw(ffi::PyUnicode_FromString(REGION_VARIABLE.as_ptr()))?;
+    let value = import(c"os")?.attribute(c"environ")?.attribute(c"pop")?.call(&[name.as_ptr(), ffi::Py_None()])?;
+    if value.as_ptr() == ffi::Py_None() {
+        return Ok(None); // the program has removed it itself
+    }
+    let value = utf8(value.as_ptr())?;
+    let parsed = value.split_once(':').and_then(|(number, descriptor)| {
+        Some((number.parse().ok()?, descriptor.parse().ok().filter(|descriptor| *descriptor >= 0)?))
     });
-    let Some((number, location)) = place else {
-        return Err(RegionError::NoRegion("MULTIGIL_REGION does not name one"));
-    };
-    Region::join(number, &location)
+    match parsed {
+        Some(parsed) => Ok(Some(parsed)),
+        None => raise(ffi::PyExc_ValueError, &format!("MULTIGIL_REGION is no number:descriptor: {value}")),
+    }
 }
 
-/// The variable of the environment by which a process is told its region: `number:descriptor`.
-const REGION: &str = "MULTIGIL_REGION";
+/// Makes the region behind an inherited descriptor, which is closed, this process's own.
+fn join_inherited(number: u64, descriptor: c_int) -> core::result::Result<&'static Region, RegionError> {
+    let region = Region::join(number, &Location::Process { process: std::process::id(), descriptor })?;
+    // SAFETY: it is this region's file, and it was passed to this process for this purpose.
+    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
+    Ok(region)
+}
+
+thread_local! {
+    /// Where the thread makes shared objects, if that is not the process's own region.
+    static HERE: Cell<Option<Place>> = const { Cell::new(None) };
+}
+
+/// Makes what `body` makes in another region.
+pub(crate) fn make_in<T>(place: Place, body: impl FnOnce() -> T) -> T {
+    let outer = HERE.replace(Some(place));
+    let result = body();
+    HERE.set(outer);
+    result
+}
+
+/// Looks for the dead of several regions.
+#[derive(Debug)]
+pub(crate) struct Places(pub(crate) Vec<Place>);
+
+impl Lookout for Places {
+    fn look_out(&self) {
+        self.0.iter().for_each(Lookout::look_out);
+    }
+}
+
+/// A region that stays open meanwhile.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    state: &'static State,
+    pub(crate) place: Place,
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.state.let_go(self.place);
+    }
+}
 
 impl State {
     /// The state of a module that is being loaded.
     pub(crate) unsafe fn new() -> Result<State> {
-        let region = match region() {
+        let region = match inherited()? {
+            Some((number, descriptor)) => join_inherited(number, descriptor),
+            None => Region::of_this_process(),
+        };
+        let region = match region {
             Ok(region) => region,
             Err(error) => return crate::errors::region(error),
         };
-        let Some(me) = region.register() else {
-            return raise(ffi::PyExc_RuntimeError, "4095 interpreters have multigil loaded: no more can");
+        let interpreter = ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get());
+        let home = match register(region, interpreter) {
+            Ok(home) => home,
+            Err(error) => return crate::errors::region(error),
         };
-        INTERPRETERS.lock().insert(me.get(), ffi::PyInterpreterState_GetID(ffi::PyInterpreterState_Get()));
-        Ok(State { region, me, objects: Objects::new(), known: Mutex::default(), idle_pickler: Mutex::new(None) })
+        Ok(State {
+            home: Cell::new(home),
+            interpreter,
+            visited: Mutex::default(),
+            objects: Objects::new(),
+            known: Mutex::default(),
+            idle_pickler: Mutex::new(None),
+        })
+    }
+
+    /// The process's own region.
+    #[inline(always)]
+    pub(crate) fn home(&self) -> Place {
+        self.home.get()
+    }
+
+    /// Where the calling thread makes shared objects.
+    pub(crate) fn here(&self) -> Place {
+        HERE.get().unwrap_or(self.home())
+    }
+
+    fn is_home(&self, place: Place) -> bool {
+        core::ptr::eq(place.region, self.home().region)
+    }
+
+    /// All regions that the interpreter takes part in.
+    pub(crate) fn places(&self) -> Places {
+        Places(core::iter::once(self.home()).chain(self.visited.lock().iter().map(|visited| visited.place)).collect())
+    }
+
+    /// The region of that number, which is joined at that place if need be.
+    pub(crate) fn visit(
+        &'static self,
+        number: u64,
+        location: Option<&Location>,
+    ) -> core::result::Result<Visit, RegionError> {
+        if number == self.home().region.number() {
+            return Ok(Visit { state: self, place: self.home() });
+        }
+        let mut visited = self.visited.lock();
+        let place = match visited.iter_mut().find(|visited| visited.place.region.number() == number) {
+            Some(known) => {
+                known.users += 1;
+                known.place
+            }
+            None => {
+                let location = location.ok_or(RegionError::NoRegion("nobody here has it open"))?;
+                self.enter(&mut visited, Region::join(number, location)?)?
+            }
+        };
+        Ok(Visit { state: self, place })
+    }
+
+    /// Begins to take part in a region that was just joined for it.
+    fn enter(&self, visited: &mut Vec<Visited>, region: &'static Region) -> core::result::Result<Place, RegionError> {
+        match register(region, self.interpreter) {
+            Ok(place) => {
+                visited.push(Visited { place, users: 1 });
+                Ok(place)
+            }
+            Err(error) => {
+                // SAFETY: nobody has the reference any more.
+                unsafe { Region::part(region) };
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes part as another one, in a forked child: `name` gives its name in each region.
+    pub(crate) fn rename(&self, name: impl Fn(Place) -> Place) {
+        let rename = |place| {
+            let renamed: Place = name(place);
+            let mut interpreters = INTERPRETERS.lock();
+            interpreters.remove(&(place.region.number(), place.me.get()));
+            interpreters.insert((renamed.region.number(), renamed.me.get()), self.interpreter);
+            renamed
+        };
+        self.home.set(rename(self.home()));
+        self.visited.lock().iter_mut().for_each(|visited| visited.place = rename(visited.place));
+    }
+
+    /// Keeps a region open, which is so already, until it is [let go](State::let_go).
+    pub(crate) fn hold(&self, place: Place) {
+        if self.is_home(place) {
+            return;
+        }
+        if let Some(known) = self.visited.lock().iter_mut().find(|visited| visited.is(place)) {
+            known.users += 1;
+        }
+    }
+
+    /// The end of a use of a region. With the last one, the interpreter leaves.
+    pub(crate) fn let_go(&self, place: Place) {
+        if self.is_home(place) {
+            return;
+        }
+        let mut visited = self.visited.lock();
+        let Some(at) = visited.iter().position(|visited| visited.is(place)) else { return };
+        visited[at].users -= 1;
+        if visited[at].users == 0 {
+            visited.swap_remove(at);
+            leave(place);
+            // SAFETY: whatever uses the region is counted as a user.
+            unsafe { Region::part(place.region) };
+        }
     }
 
     /// Makes the module's types and exceptions, and imports what it calls.
@@ -241,6 +435,9 @@ impl State {
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
 
+        if self.interpreter == 0 {
+            crate::fork::register(module)?;
+        }
         let pickle = import(c"_pickle")?;
         set(&objects.pickler, pickle.attribute(c"Pickler")?);
         set(&objects.loads, pickle.attribute(c"loads")?);
@@ -327,7 +524,6 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
-        INTERPRETERS.lock().remove(&self.me.get());
-        self.region.leave(self.me);
+        leave(self.home());
     }
 }

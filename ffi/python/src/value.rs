@@ -46,8 +46,8 @@ unsafe extern "C" fn new_value(
             let bits = if value.is_null() { 0 } else { typecode.bits(value)? };
             let state = crate::state_of_type(class)?;
             let lock = atomics::lock_argument(state, lock)?;
-            let format = typecode.format();
-            let memory = match state.region.create_memory(state.me, format, format.width as usize) {
+            let (place, format) = (state.here(), typecode.format());
+            let memory = match place.region.create_memory(place.me, format, format.width as usize) {
                 Ok(memory) => memory,
                 Err(error) => return errors::out_of_memory(error),
             };

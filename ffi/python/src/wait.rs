@@ -1,7 +1,7 @@
 //! Waiting without the GIL, and what may end it: time, signals, and `interrupt()` or `terminate()`; and where those two
 //! may strike at all.
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 use core::ffi::c_long;
 use core::mem;
 use core::ptr::null_mut;
@@ -9,16 +9,15 @@ use core::time::Duration;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use multigil::event::{Parker, Patience};
+use multigil::event::{Lookout, Parker, Patience};
 use multigil::layout::{ObjectId, ObjectKind};
-use multigil::lock::Owner;
 use multigil::object::{Handle, SharedState};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
-use crate::handle::owner;
+use crate::handle::{place, this_thread};
 use crate::py::{self, Owned, Raised, Result, check, raise};
-use crate::state::State;
+use crate::state::{Place, State};
 
 /// Seconds; `threading.TIMEOUT_MAX`: nanoseconds in a 64-bit integer.
 const TIMEOUT_MAX: f64 = 9_223_372_036.0;
@@ -35,11 +34,16 @@ const LAST_SLICE: Duration = Duration::from_secs(1);
 
 /// Whether Python runs signal handlers on this thread: the process's first one, but for embedded Pythons.
 fn handles_signals() -> bool {
-    thread_local! {
-        // SAFETY: neither has preconditions.
-        static FIRST: bool = unsafe { libc::getpid() == libc::gettid() };
-    }
-    FIRST.with(|first| *first)
+    FIRST.get()
+}
+
+thread_local! {
+    static FIRST: Cell<bool> = Cell::new(is_first());
+}
+
+fn is_first() -> bool {
+    // SAFETY: neither has preconditions.
+    unsafe { libc::getpid() == libc::gettid() }
 }
 
 /// What a thread is asked to raise.
@@ -107,10 +111,10 @@ struct SeatState {
 }
 
 /// What a wait is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Subject {
-    /// One of the engine's objects.
-    Object(ObjectKind, ObjectId),
+    /// One of the engine's objects. The place is good as long as the wait lasts.
+    Object(ObjectKind, ObjectId, Place),
     /// The end of an interpreter, by the kernel's id of its thread.
     Thread(u32),
     /// Several things at once.
@@ -119,18 +123,44 @@ pub(crate) enum Subject {
     Nothing,
 }
 
+/// The same, for those who look at it from elsewhere: the region's number instead of the region.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Topic {
+    /// One of the engine's objects.
+    Object(ObjectKind, ObjectId, u64),
+    /// The end of an interpreter, by the kernel's id of its thread.
+    Thread(u32),
+    /// Several things at once.
+    Several,
+    /// Something of our own that comes soon.
+    Nothing,
+}
+
+impl From<Subject> for Topic {
+    fn from(subject: Subject) -> Topic {
+        match subject {
+            Subject::Object(kind, id, place) => Topic::Object(kind, id, place.region.number()),
+            Subject::Thread(thread) => Topic::Thread(thread),
+            Subject::Several => Topic::Several,
+            Subject::Nothing => Topic::Nothing,
+        }
+    }
+}
+
 impl Subject {
     /// An object.
     pub(crate) fn of<T: SharedState>(handle: &Handle<'static, T>) -> Subject {
-        Subject::Object(T::KIND, handle.id())
+        Subject::Object(T::KIND, handle.id(), place(handle))
     }
 }
 
 /// A wait that is going on, for diagnosis.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiting {
-    pub(crate) subject: Subject,
-    pub(crate) owner: Owner,
+    pub(crate) subject: Topic,
+    /// CPython's id of the interpreter, and the kernel's of the thread.
+    pub(crate) interpreter: i64,
+    pub(crate) thread: u32,
     pub(crate) since: Instant,
 }
 
@@ -184,10 +214,23 @@ impl Seat {
         mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
         interrupted: impl Fn(&E) -> bool,
     ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
-        let mut patience = Patience::new(deadline, SPIN, &self.parker);
+        let (place, places);
+        let lookout: &dyn Lookout = if let Subject::Object(_, _, of_object) = subject {
+            place = of_object;
+            &place
+        } else {
+            places = state.places();
+            &places
+        };
+        let mut patience = Patience::new(deadline, SPIN, &self.parker).watching(lookout);
         let mut slices = handles_signals()
             .then(|| core::iter::successors(Some(FIRST_SLICE), |slice| Some((*slice * 2).min(LAST_SLICE))));
-        let waiting = Waiting { subject, owner: owner(state), since: Instant::now() };
+        let waiting = Waiting {
+            subject: subject.into(),
+            interpreter: state.interpreter,
+            thread: this_thread(state.home().me).thread,
+            since: Instant::now(),
+        };
         loop {
             // A signal that has arrived by now would not end the sleep.
             check(ffi::PyErr_CheckSignals())?;
@@ -270,6 +313,14 @@ pub(crate) fn sit_down(seat: Arc<Seat>) {
     seats.push(Arc::downgrade(&seat));
     drop(seats);
     SEAT.with(|mine| drop(mine.set(seat)));
+}
+
+/// In a forked child, which has no other threads.
+pub(crate) fn forget_other_threads() {
+    FIRST.set(is_first());
+    let mine = SEAT.with(|mine| mine.get().map(Arc::downgrade));
+    // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent.
+    unsafe { (&raw const SEATS).cast_mut().write(Mutex::new(mine.into_iter().collect())) };
 }
 
 fn with_seat<T>(body: impl FnOnce(&Seat) -> T) -> T {

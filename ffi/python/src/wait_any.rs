@@ -7,8 +7,12 @@
 //!   the caller   poll, without waiting → any ready? → start ── wait_any ──→ write to the eventfd → join
 //!   the thread                                         poll descriptors and eventfd → set flags → end
 //! ```
+//!
+//! Each region has a bell of its own, and a thread sleeps at one. So for the things of every further region there is such
+//! a thread, too: it waits for them there, sets the flag of the one that is ready, and ends; or is interrupted.
 
 use core::ffi::c_int;
+use core::time::Duration;
 use std::fs::File;
 use std::io::{Error, Result as IoResult, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
@@ -17,15 +21,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use multigil::error::WaitError;
-use multigil::event::{self, Bell, Watchable};
+use multigil::event::{self, Bell, Parker, Patience, Watchable};
 use multigil::flag::Flag;
-use multigil::object::Region;
 use pyo3::ffi;
 
-use crate::handle::{self, owner};
+use crate::handle::{self, Watched};
 use crate::interpreter;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::state::State;
+use crate::state::{Place, State};
 use crate::wait::{self, Subject};
 
 /// `wait_any(*objects, timeout=None)`.
@@ -52,19 +55,24 @@ unsafe fn first_ready(
     objects: &[*mut ffi::PyObject],
     deadline: Option<Instant>,
 ) -> Result<Option<usize>> {
-    let bell = state.region.bell();
+    let home = state.home();
     let mut descriptors = Descriptors::default();
     let mut things = Vec::with_capacity(objects.len());
     for object in objects {
         things.push(thing(state, *object, &mut descriptors)?);
     }
+    // Where this thread sleeps. What has no place of its own rings the bell of the process's region.
+    let place = things.iter().map(|watched| watched.place).min_by_key(Option::is_some).flatten().unwrap_or(home);
+    let bell = place.region.bell();
     descriptors.check(bell).or_else(|error| raise_os_error(error))?;
-    let ready = things.iter().position(|thing| thing.is_ready());
+    let ready = things.iter().position(|watched| watched.thing.is_ready());
     if ready.is_some() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         return Ok(ready);
     }
-    let _poller = descriptors.start(state.region)?;
-    let things: Vec<&dyn Watchable> = things.iter().map(|thing| &**thing).collect();
+    let _poller = descriptors.start(place)?;
+    let (things, outposts) = split(things, place);
+    let _outposts = outposts.into_iter().map(|outpost| outpost.start(place)).collect::<Result<Vec<_>>>()?;
+    let things: Vec<&dyn Watchable> = things.iter().map(|thing| &**thing as &dyn Watchable).collect();
     let result = wait::wait(
         state,
         Subject::Several,
@@ -76,20 +84,16 @@ unsafe fn first_ready(
 }
 
 /// What is waited for when an object is.
-unsafe fn thing(
-    state: &'static State,
-    object: *mut ffi::PyObject,
-    descriptors: &mut Descriptors,
-) -> Result<Box<dyn Watchable>> {
+unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: &mut Descriptors) -> Result<Watched> {
     if let Some(watch) = handle::watch_of(state, object) {
-        return Ok(watch(object, owner(state)));
+        return Ok(watch(object));
     }
     if let Some(awaited) = interpreter::awaited(object)? {
         // It is the interpreter's, which stays as long as this call.
         if let Some(watch) = handle::watch_of(state, awaited.as_ptr()) {
-            return Ok(watch(awaited.as_ptr(), owner(state)));
+            return Ok(watch(awaited.as_ptr()));
         }
-        return Ok(Box::new(interpreter::ending(state, &awaited)?));
+        return Ok(Watched { thing: Box::new(interpreter::ending(state, &awaited)?), place: None });
     }
     if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
         let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
@@ -100,7 +104,7 @@ unsafe fn thing(
     }
     match ffi::PyObject_AsFileDescriptor(object) {
         ..0 => Err(Raised),
-        descriptor => Ok(Box::new(descriptors.add(descriptor))),
+        descriptor => Ok(Watched { thing: Box::new(descriptors.add(descriptor)), place: Some(state.home()) }),
     }
 }
 
@@ -154,7 +158,7 @@ impl Descriptors {
     }
 
     /// Sets the flags of those that become ready first, on a thread of its own; None if there are no descriptors.
-    unsafe fn start(self, region: &'static Region) -> Result<Option<Poller>> {
+    unsafe fn start(self, place: Place) -> Result<Option<Helper>> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -163,14 +167,59 @@ impl Descriptors {
             Err(error) => return raise_os_error(error),
         };
         let run = move || match self.poll(Some(&theirs)) {
-            Ok(events) => self.set_flags(&events, region.bell()),
+            Ok(events) => self.set_flags(&events, place.region.bell()),
             // The kernel is out of memory: a wait that ends for nothing is better than one that never ends.
-            Err(_) => self.0.iter().for_each(|(_, flag)| flag.set(region.bell())),
+            Err(_) => self.0.iter().for_each(|(_, flag)| flag.set(place.region.bell())),
         };
-        match std::thread::Builder::new().name("multigil-poll".to_owned()).spawn(run) {
-            Ok(thread) => Ok(Some(Poller { cancel: ours, thread: Some(thread) })),
-            Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
+        let stop = move || {
+            let _ = (&ours).write_all(&1_u64.to_ne_bytes()); // an eventfd takes the first one
+        };
+        Helper::start(run, stop).map(Some)
+    }
+}
+
+/// Something to wait for, without where.
+type Thing = Box<dyn Watchable + Send>;
+
+/// The things of a region at whose bell the caller does not sleep, each with a flag to be set when it is ready.
+struct Outpost {
+    place: Place,
+    things: Vec<(Thing, Arc<Flag>)>,
+}
+
+/// What the caller waits for itself, and what others wait for.
+fn split(watched: Vec<Watched>, here: Place) -> (Vec<Thing>, Vec<Outpost>) {
+    let mut outposts: Vec<Outpost> = Vec::new();
+    let things = watched.into_iter().map(|Watched { thing, place }| {
+        let Some(place) = place.filter(|place| !core::ptr::eq(place.region, here.region)) else { return thing };
+        let flag = Arc::new(Flag::default());
+        let entry = (thing, Arc::clone(&flag));
+        match outposts.iter_mut().find(|outpost| core::ptr::eq(outpost.place.region, place.region)) {
+            Some(outpost) => outpost.things.push(entry),
+            None => outposts.push(Outpost { place, things: vec![entry] }),
         }
+        Box::new(flag)
+    });
+    (things.collect(), outposts)
+}
+
+impl Outpost {
+    /// Waits for the first of the things on a thread of its own, and sets its flag.
+    unsafe fn start(self, caller: Place) -> Result<Helper> {
+        let parker = Arc::new(Parker::default());
+        let theirs = Arc::clone(&parker);
+        let run = move || {
+            let things: Vec<&dyn Watchable> = self.things.iter().map(|(thing, _)| &**thing as &dyn Watchable).collect();
+            let patience = Patience::new(None, Duration::ZERO, &theirs).watching(&self.place);
+            loop {
+                match event::wait_any(&things, self.place.region.bell(), &patience) {
+                    Ok(ready) => return self.things[ready].1.set(caller.region.bell()),
+                    Err(_) if theirs.take_interrupt() => return,
+                    Err(_) => {} // a signal
+                }
+            }
+        };
+        Helper::start(run, move || parker.interrupt())
     }
 }
 
@@ -183,16 +232,24 @@ fn eventfd() -> IoResult<File> {
     }
 }
 
-/// The thread that polls. It ends when this is dropped.
-#[derive(Debug)]
-struct Poller {
-    cancel: File,
+/// A thread that waits beside the caller. It is stopped when this is dropped.
+struct Helper {
+    stop: Box<dyn Fn()>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Poller {
+impl Helper {
+    unsafe fn start(run: impl FnOnce() + Send + 'static, stop: impl Fn() + 'static) -> Result<Helper> {
+        match std::thread::Builder::new().name("multigil-wait".to_owned()).spawn(run) {
+            Ok(thread) => Ok(Helper { stop: Box::new(stop), thread: Some(thread) }),
+            Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
+        }
+    }
+}
+
+impl Drop for Helper {
     fn drop(&mut self) {
-        let _ = self.cancel.write_all(&1_u64.to_ne_bytes()); // an eventfd takes the first one
+        (self.stop)();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // it never panics, and never waits for a GIL
         }
