@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import multiprocessing.connection
 import os
@@ -218,9 +219,14 @@ class TestExit:
         # What remains is that one's, and the watcher's.
         assert len(set(os.listdir("/proc/self/fd")) - descriptors) <= 3
 
-    def test_a_child_that_somebody_else_has_reaped_has_ended(self) -> None:
-        process = started(os._exit, 0)
-        os.waitid(os.P_PIDFD, process.sentinel, os.WEXITED | os.WNOWAIT)
+    def test_one_that_somebody_else_reaps_has_ended_too(self) -> None:
+        process = running(workers.spin)
+        assert process.pid is not None
+        process.kill()
+        with contextlib.suppress(ChildProcessError):  # whoever comes first
+            os.waitpid(process.pid, 0)
+        with pytest.raises(InterpreterDied):
+            process.result(AMPLE)
         process.join(AMPLE)
         assert not process.is_alive()
 
