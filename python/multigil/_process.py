@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from multigil._core import Queue
     from multigil._worker import Queues
 
-# How it hears of its region, until it has joined that: "number:descriptor".
+# How it hears of its region, until importing `_core` has joined that: "number:descriptor".
 _REGION = "MULTIGIL_REGION"
 
 # Seconds between `terminate()` and the signals that end a child that does not listen, if there is no other time limit.
@@ -334,7 +334,6 @@ def _own_folders() -> list[str]:
 def main(control: int, parent: int, line: bytes) -> None:
     """Serve tasks, then exit: what a worker's process runs, with SIGINT blocked at first."""
     signal.signal(signal.SIGINT, _core.answer_signal)
-    os.close(int(os.environ.pop(_REGION).partition(":")[2]))  # importing `_core` has joined the region
     try:
         arguments = loads(line)
     except StaleHandle:

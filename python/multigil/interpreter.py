@@ -284,7 +284,10 @@ class Interpreter:
         Waits for it at most `timeout` seconds, then raises TimeoutError. Raises RuntimeError before the start, and
         InterpreterDied if the interpreter ended without an outcome.
         """
-        return _give(self._wait(timeout))
+        try:
+            return _give(self._wait(timeout))
+        finally:
+            del self  # the exception's traceback leads here, and this object to the exception
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the target raised, or None. Waits and raises as `result` does."""
