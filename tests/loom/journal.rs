@@ -103,11 +103,15 @@ fn killed_holds() {
 #[test]
 #[should_panic(expected = "half a transaction")]
 fn killed_fails_without_journal_redone() {
-    twin(2, Part::JournalRedone, || drop(killed(2)));
+    twin(2, Part::JournalRedone, || {
+        killed(2);
+    });
 }
 
 #[test]
 #[should_panic(expected = "half a transaction")]
 fn killed_fails_without_journal_committed() {
-    twin(2, Part::JournalCommitted, || drop(killed(2)));
+    twin(2, Part::JournalCommitted, || {
+        killed(2);
+    });
 }
