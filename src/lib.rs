@@ -50,6 +50,7 @@ pub mod fault;
 #[cfg(not(any(loom, feature = "faults")))]
 pub(crate) mod fault;
 pub mod flag;
+pub mod journal;
 pub mod key;
 pub mod layout;
 pub mod lock;
@@ -67,8 +68,6 @@ pub(crate) mod envelope;
 pub(crate) mod file;
 #[cfg(not(loom))]
 pub(crate) mod heap;
-#[cfg(not(loom))]
-pub(crate) mod journal;
 #[cfg(not(loom))]
 pub mod object;
 #[cfg(not(loom))]
