@@ -526,7 +526,8 @@ class Interpreter:
             return _exit.take_worker()
         from multigil import _process
 
-        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, self._executable))
+        executable = _process.usable(self._executable)
+        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, executable))
 
     def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here."""
