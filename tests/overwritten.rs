@@ -151,9 +151,10 @@ impl Model {
             made(region.create_memory(me, Format { meaning: 1, width: 8 }, 4096).unwrap(), &mut objects, &mut states);
         memory.element(7).unwrap().store(7);
         std::mem::forget(region.create_named_memory(me, "cells", Format { meaning: 2, width: 4 }, 100).unwrap());
-        region.give_name(me, 1, "inbox", &priority).unwrap();
-        region.give_name(me, 2, "door", &lock).unwrap();
-        region.give_name(me, 2, "gate", &barrier).unwrap();
+        region.give_name(me, 1, "inbox", (priority.id(), ObjectKind::PriorityQueue), None).unwrap();
+        region.give_name(me, 2, "door", (lock.id(), ObjectKind::Lock), None).unwrap();
+        let companion = Some((lock.id(), ObjectKind::Lock));
+        region.give_name(me, 2, "gate", (barrier.id(), ObjectKind::Barrier), companion).unwrap();
         // A message that nobody has put yet, and references of all three.
         let mut unsent = Message::new(peers[2].0, peers[2].1);
         unsent.allocate(1, 5000, &pinned).unwrap();
@@ -472,7 +473,7 @@ fn read(message: &mut Message<'_>) {
     }
     message.read(0, &mut [0; 8]);
     message.write(length.saturating_sub(1), &[1]);
-    let _ = (message.kind(), message.first_word(), message.is_redelivered());
+    let _ = (message.kind(), message.first_word(), message.is_redelivered(), message.pins());
 }
 
 /// Does all there is to do.
@@ -717,6 +718,7 @@ fn visit_memory(visitor: &Visitor<'_>, memory: &Handle<'_, SharedMemory>) {
 fn visit_names(visitor: &Visitor<'_>, dice: &mut Dice) {
     let Visitor { region, me, .. } = *visitor;
     region.object_names(me);
+    region.find_name(me, 2, "gate");
     region.open_memory(me, "cells");
     region.open_named::<PriorityQueue>(me, 1, "inbox");
     region.open_named::<SharedLock>(me, 2, "door");
