@@ -499,6 +499,11 @@ impl Heap {
         self.find(index).is_some_and(|(_, seen)| seen.load(Ordering::Acquire) & (STATE | PEER | TAKEN) == mine)
     }
 
+    /// Whether the id is an object's that somebody refers to.
+    pub(crate) fn is_alive(&self, id: ObjectId) -> bool {
+        self.object_kind(id).is_some_and(|kind| self.referable(id, kind).is_ok())
+    }
+
     /// Whether the id is an object's that exists.
     pub(crate) fn is_object(&self, id: ObjectId) -> bool {
         self.find(id.index).is_some_and(|(_, descriptor)| {

@@ -553,7 +553,7 @@ impl Region {
         entry.companion.store(companion.map_or(0, |(id, _)| id.pack()), Ordering::Relaxed);
         let first = &self.heap.space().header().names;
         let named = self.heap.transact(me, |transaction| {
-            if self.links().any(|(_, entry)| entry.is(kind, name)) {
+            if self.of_name(kind, name).is_some() {
                 return None;
             }
             for (id, kind) in core::iter::once(object).chain(companion) {
@@ -587,7 +587,7 @@ impl Region {
         let mut found = None;
         // With the lock, since entries come and go; nothing is changed.
         self.heap.transact(me, |_| {
-            found = self.links().find(|(_, entry)| entry.is(kind, name)).and_then(|(_, entry)| entry.ids());
+            found = self.of_name(kind, name);
             None::<()>
         });
         found
@@ -618,6 +618,14 @@ impl Region {
             None::<()>
         });
         found
+    }
+
+    /// What has that name. Whoever asks holds the journal's lock.
+    fn of_name(&self, kind: u32, name: &str) -> Option<(ObjectId, Option<ObjectId>)> {
+        let mut named = self.links().filter(|(_, entry)| entry.is(kind, name)).filter_map(|(_, entry)| entry.ids());
+        // An entry is a reference. Without an object there is none, since somebody wrote over one or the other.
+        let is_alive = |(object, _): &(ObjectId, _)| self.heap.is_alive(*object);
+        named.find(is_alive)
     }
 
     /// The list of names: each entry with the word that leads to it. Whoever walks along it holds the journal's lock.

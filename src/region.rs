@@ -19,7 +19,7 @@ use crate::error::{OutOfMemory, RegionError};
 use crate::file::RegionFile;
 use crate::journal::{Place, Transaction};
 use crate::layout::{Header, Identity, MAX_SEGMENTS, PeerId, SegmentEntry};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of the first segment: enough for a program that never has more than a few thousand messages waiting.
 /// The kernel gives pages only when they are touched.
@@ -38,6 +38,8 @@ pub(crate) struct Space {
     file: RegionFile,
     /// What is mapped of the segments, by their numbers. Null, or made by `Box::into_raw` and there as long as this.
     segments: Box<[AtomicPtr<Segment>]>,
+    /// No segment from this number on is mapped.
+    mapped_count: AtomicUsize,
     /// Held by the thread of this process that changes words together.
     transacting: Mutex<()>,
     /// Participants of this process; whose locks the kernel does not tell from ours.
@@ -116,7 +118,15 @@ impl Space {
     fn map(file: RegionFile, identity: Identity) -> Result<Space, RegionError> {
         let header = MmapOptions::new().len(header_bytes() as usize).map_raw(file.file())?;
         let segments = (0..MAX_SEGMENTS).map(|_| AtomicPtr::default()).collect();
-        Ok(Space { header, identity, file, segments, transacting: Mutex::default(), ours: Mutex::default() })
+        Ok(Space {
+            header,
+            identity,
+            file,
+            segments,
+            mapped_count: AtomicUsize::new(0),
+            transacting: Mutex::default(),
+            ours: Mutex::default(),
+        })
     }
 
     #[inline(always)]
@@ -236,6 +246,7 @@ impl Space {
             let _ = memory.advise(Advice::HugePage);
         }
         let fresh = Box::into_raw(Box::new(Segment { memory, offset }));
+        self.mapped_count.fetch_max(number + 1, Ordering::AcqRel);
         let null = core::ptr::null_mut();
         // Release publishes the segment. Failure: somebody was quicker.
         match place.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
@@ -264,7 +275,8 @@ impl Space {
     }
 
     fn mapped(&self) -> impl Iterator<Item = &Segment> {
-        let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
+        // How many the region has may have been written over.
+        let count = self.mapped_count.load(Ordering::Acquire);
         // SAFETY: null or a segment, which is there as long as we are.
         self.segments[..count].iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
     }
