@@ -877,7 +877,8 @@ impl Heap {
     #[cold]
     fn learn(&self, number: usize) -> Option<&Slab> {
         let header = self.space.header();
-        if number as u64 >= header.slab_count.load(Ordering::Acquire) {
+        // The last number is nobody's: all ones is no block.
+        if number as u64 >= header.slab_count.load(Ordering::Acquire).min(MAX_SLABS as u64 - 1) {
             return None;
         }
         let SlabEntry { offset, shape, links } = header.slabs.get(number)?;
