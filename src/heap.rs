@@ -548,7 +548,7 @@ impl Heap {
                 }
                 // More than there can be are those of somebody who wrote over them.
                 let pin = pins(seen).min(most_pins(slab)).checked_sub(1)?;
-                transaction.set(descriptor, seen & !REFERENCES | pin as u64 * REFERENCE);
+                transaction.set(descriptor, seen & !REFERENCES | (pin as u64 * REFERENCE));
                 let id = self.pinned_word(index, pin).and_then(|word| {
                     transaction.set(word, 0);
                     ObjectId::unpack(word.load(Ordering::Relaxed))
