@@ -105,7 +105,7 @@ def test_what_the_parent_holds_stays_its_own(run_program: ProgramRunner) -> None
 lock, rlock, done = multigil.Lock(), multigil.RLock(), multigil.Event()
 lock.acquire(); rlock.acquire()
 def work():
-    assert lock.locked() and lock.owner.interpreter_id == -1
+    assert lock.locked() and lock.owner.interpreter_id == -1 and lock.owner.process_id == os.getppid()
     assert not rlock.acquire(blocking=False)
     try:
         rlock.release()
@@ -114,6 +114,7 @@ def work():
     done.set()
 child = fork(work)
 done.wait()
+assert lock.owner.process_id == os.getpid()
 print(lock.owner == (0, threading.get_native_id()), rlock.owner == (0, threading.get_native_id()), end(child))
 """
     )
