@@ -218,6 +218,23 @@ print([q.get() for _ in range(6)], _core.statistics()["interpreters"])
     assert output.startswith("[5, 4, 3, 2, 1, 0] ")
 
 
+def test_who_forks_and_never_waits_collects_no_dead(run_program: ProgramRunner) -> None:
+    output = run_program.output(
+        FORK
+        + """
+import time
+locks = [multigil.Lock() for _ in range(100)]
+assert end(fork(locks.clear)) == 0
+alone = _core.statistics()["bytes_in_use"]
+for _ in range(60):
+    assert end(fork(locks.clear)) == 0
+    time.sleep(0.021)  # those who look do so every 20 ms
+print(_core.statistics()["interpreters"] <= 3, _core.statistics()["bytes_in_use"] <= 2 * alone)
+"""
+    )
+    assert output == "True True\n"
+
+
 def test_a_fork_beside_busy_threads(run_program: ProgramRunner) -> None:
     output = run_program.output(
         FORK
