@@ -142,20 +142,18 @@ unsafe extern "C" fn after_in_child(module: *mut ffi::PyObject, _: *mut ffi::PyO
 
 static mut BEFORE: ffi::PyMethodDef = py::method_no_args(c"before_fork", before, c"Prepare a fork.");
 static mut IN_PARENT: ffi::PyMethodDef = py::method_no_args(c"after_fork_in_parent", after_in_parent, c"End a fork.");
-static mut IN_CHILD: ffi::PyMethodDef = py::method_no_args(c"after_fork_in_child", after_in_child, c"Begin as a child.");
+static mut IN_CHILD: ffi::PyMethodDef =
+    py::method_no_args(c"after_fork_in_child", after_in_child, c"Begin as a child.");
 
 /// Has Python call these functions. Only the main interpreter may fork.
 pub(crate) unsafe fn register(module: *mut ffi::PyObject) -> Result<()> {
-    let function = |definition: *mut ffi::PyMethodDef| {
-        Owned::from_raw(ffi::PyCFunction_NewEx(definition, module, null_mut()))
-    };
+    let function =
+        |definition: *mut ffi::PyMethodDef| Owned::from_raw(ffi::PyCFunction_NewEx(definition, module, null_mut()));
     let arguments = Owned::from_raw(ffi::PyTuple_New(0))?;
     let keywords = Owned::from_raw(ffi::PyDict_New())?;
-    for (name, definition) in [
-        (c"before", &raw mut BEFORE),
-        (c"after_in_parent", &raw mut IN_PARENT),
-        (c"after_in_child", &raw mut IN_CHILD),
-    ] {
+    for (name, definition) in
+        [(c"before", &raw mut BEFORE), (c"after_in_parent", &raw mut IN_PARENT), (c"after_in_child", &raw mut IN_CHILD)]
+    {
         py::check(ffi::PyDict_SetItemString(keywords.as_ptr(), name.as_ptr(), function(definition)?.as_ptr()))?;
     }
     let register = import(c"posix")?.attribute(c"register_at_fork")?;

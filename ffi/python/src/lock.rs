@@ -9,11 +9,11 @@ use multigil::lock::{Lock, Owner};
 use multigil::object::{Region, SharedLock};
 use pyo3::ffi;
 
-use crate::{errors, fork};
 use crate::handle::{self, HandleObject, owner, this_thread};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
+use crate::{errors, fork};
 
 type Object = HandleObject<SharedLock>;
 

@@ -39,7 +39,9 @@ const REQUEST_BYTES: usize = 17;
 
 /// `region_number()`: the number of this process's region.
 pub(crate) unsafe extern "C" fn region_number(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(crate::state_of_module(module).home().region.number())))
+    py::guard(|| {
+        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(crate::state_of_module(module).home().region.number()))
+    })
 }
 
 /// `region_descriptor()`: the file of this process's region, which stays open.
