@@ -65,8 +65,8 @@ enum Weather {
     Stops,
 }
 
-/// So many of them in a round.
-const STROKES: usize = 50;
+/// At most so many of them in a round.
+const MOST_STROKES: usize = 50;
 
 /// A child of the parent's.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +92,7 @@ struct Report {
     mended: u64,
     longest_wait: Duration,
     longest_until_told: Duration,
-    /// The longest time in which one dead participant was put right, and all that were left at a round's end.
+    /// The longest time in which all that the dead of a round's end had left was put right.
     longest_recovery: Duration,
     /// How many died where, or were stopped there.
     points: BTreeMap<String, usize>,
@@ -133,7 +133,8 @@ struct Round<'r> {
     crew: [Option<Child>; SLOTS],
     /// Who is stopped, and until when.
     stopped: Vec<(usize, Instant)>,
-    strokes: usize,
+    /// How many there were, and will be.
+    strokes: [usize; 2],
     deaths: Deaths,
 }
 
@@ -191,7 +192,7 @@ impl<'r> Round<'r> {
                 if !self.stopped.iter().any(|(stopped, _)| *stopped == slot) {
                     let until = Instant::now() + Duration::from_millis(1 + self.dice.below(50) as u64);
                     self.stopped.push((slot, until));
-                    self.strokes += 1;
+                    self.strokes[0] += 1;
                     self.report.stops += 1;
                     self.note_point(slot);
                 }
@@ -229,7 +230,7 @@ impl<'r> Round<'r> {
 
     fn note_death(&mut self, slot: usize, role: Role) {
         self.report.kills += 1;
-        self.strokes += 1;
+        self.strokes[0] += 1;
         self.note_point(slot);
         let doing = self.book.slots[slot].doing();
         let Deaths { all, getting, producers, inside, acquiring, with_locks } = &mut self.deaths;
@@ -258,7 +259,7 @@ impl<'r> Round<'r> {
 
     fn storm(&mut self) {
         let began = Instant::now();
-        while self.strokes < STROKES && self.crew.iter().flatten().any(|child| child.is_mortal) {
+        while self.strokes[0] < self.strokes[1] && self.crew.iter().flatten().any(|child| child.is_mortal) {
             thread::sleep(Duration::from_micros(100 + self.dice.below(2900) as u64));
             self.strike();
             self.reap(true);
@@ -411,7 +412,9 @@ impl Round<'_> {
         }
         self.storm();
         self.end(wake, shut_down);
+        let began = Instant::now();
         self.region.recover_dead(self.me);
+        self.report.longest_recovery = self.report.longest_recovery.max(began.elapsed());
     }
 
     fn play_queue(&mut self, queue: &(impl Drained + AnyQueue), cast: &[(Role, bool)]) {
@@ -590,13 +593,15 @@ fn rounds(weather: Weather, strokes: usize, dice: &mut Dice) -> Report {
     let me = region.register().unwrap();
     let book = Book::new();
     let mut report = Report::default();
+    let in_a_round = (strokes / SCENES.len()).min(MOST_STROKES);
     while report.kills + report.stops < strokes {
         let (name, scene) = SCENES[report.rounds % SCENES.len()];
         let before = region.statistics();
         book.clear();
         let (crew, stopped, deaths) = ([None; SLOTS], Vec::new(), Deaths::default());
         let (region, report) = (&region, &mut report);
-        let mut round = Round { region, me, book, weather, dice, report, crew, stopped, strokes: 0, deaths };
+        let mut round =
+            Round { region, me, book, weather, dice, report, crew, stopped, strokes: [0, in_a_round], deaths };
         let began = Instant::now();
         scene(&mut round);
         let spent = began.elapsed();
