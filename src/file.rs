@@ -178,6 +178,15 @@ impl RegionFile {
         check(unsafe { libc::dup3(other.file.as_raw_fd(), self.file.as_raw_fd(), libc::O_CLOEXEC) })
     }
 
+    /// The last user takes the name away. The file can't be opened any more then.
+    pub(crate) fn retire(&self) {
+        if let Some(named) = &self.named
+            && self.try_lock(USED, Hold::Exclusive).unwrap_or(false)
+        {
+            let _ = named.remove(&self.file); // whoever looks for it next does it otherwise
+        }
+    }
+
     /// The file itself.
     pub(crate) fn file(&self) -> &File {
         &self.file
@@ -264,11 +273,7 @@ impl AsFd for RegionFile {
 impl Drop for RegionFile {
     /// The last user takes the name away.
     fn drop(&mut self) {
-        if let Some(named) = &self.named
-            && self.try_lock(USED, Hold::Exclusive).unwrap_or(false)
-        {
-            let _ = named.remove(&self.file); // whoever looks for it next does it otherwise
-        }
+        self.retire();
     }
 }
 

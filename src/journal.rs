@@ -13,23 +13,25 @@
 //! names its holder, as every lock does, and is taken over only from one who is dead for certain.
 #![forbid(unsafe_code)]
 
+#[cfg(not(loom))]
 use core::time::Duration;
 
 use crate::fault::fault;
 use crate::layout::PeerId;
-use crate::sync::{AtomicU64, FutexWord, Ordering, spin_loop};
+use crate::sync::{AtomicU64, FutexWord, Ordering, essential, spin_loop};
 
-/// The most words that a transaction changes.
-const MOST: usize = 32;
+/// The most words that a transaction changes. Few in models, where each costs interleavings.
+const MOST: usize = if cfg!(loom) { 2 } else { 32 };
 /// The lock's word: the holder's number, and a flag that somebody may sleep.
 const CONTENDED: u32 = 1 << 31;
 /// How long somebody sleeps before it looks whether the holder is alive.
+#[cfg(not(loom))]
 const SLICE: Duration = Duration::from_millis(5);
 
 /// A region's log and the lock around it. All zero bytes are a valid, idle one.
 #[repr(C)]
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub struct Journal {
     holder: FutexWord,
     /// How many changes are committed and may not have been made.
     count: AtomicU64,
@@ -45,7 +47,7 @@ struct Change {
 }
 
 /// What a journal has to know of its region.
-pub(crate) trait Place {
+pub trait Place {
     /// Where in the region's file a word is. It is in there.
     fn offset(&self, word: &AtomicU64) -> Option<u64>;
 
@@ -58,7 +60,7 @@ pub(crate) trait Place {
 
 /// Changes that are being collected, while the journal's lock is held.
 #[derive(Debug)]
-pub(crate) struct Transaction<'a, P> {
+pub struct Transaction<'a, P> {
     journal: &'a Journal,
     region: &'a P,
     count: usize,
@@ -66,7 +68,7 @@ pub(crate) struct Transaction<'a, P> {
 
 impl Journal {
     /// Has `body` collect changes with the lock held, and makes all of them, unless it gives nothing.
-    pub(crate) fn transact<P: Place, T>(
+    pub fn transact<P: Place, T>(
         &self,
         region: &P,
         me: PeerId,
@@ -74,14 +76,18 @@ impl Journal {
     ) -> Option<T> {
         self.lock(region, me);
         let _unlock = Unlock(self);
-        self.redo(region); // of somebody who died
+        essential!(JournalRedone: self.redo(region)); // of somebody who died
         let mut transaction = Transaction { journal: self, region, count: 0 };
         let result = body(&mut transaction)?;
         let count = transaction.count;
         fault!(BeforeJournalCommit);
         // The commit. Release, here and below: each step is in memory after all those before it, whenever we are killed.
-        self.count.store(count as u64, Ordering::Release);
+        essential!(JournalCommitted: self.count.store(count as u64, Ordering::Release));
         fault!(AfterJournalCommit);
+        #[cfg(loom)]
+        if crate::sync::model::is_missing(crate::sync::model::Part::JournalCommitted) {
+            (0..count).for_each(|change| self.make(region, &self.changes[change]));
+        }
         self.redo(region);
         Some(result)
     }
@@ -93,21 +99,25 @@ impl Journal {
             return;
         }
         for change in self.changes.iter().take(usize::try_from(count).unwrap_or(MOST)) {
-            // No word is there only if somebody wrote over the log.
-            if let Some(word) = region.word(change.place.load(Ordering::Relaxed)) {
-                word.store(change.value.load(Ordering::Relaxed), Ordering::Release);
-            }
-            fault!(JournalChangeMade);
+            self.make(region, change);
         }
         self.count.store(0, Ordering::Release);
+    }
+
+    fn make<P: Place>(&self, region: &P, change: &Change) {
+        // No word is there only if somebody wrote over the log.
+        if let Some(word) = region.word(change.place.load(Ordering::Relaxed)) {
+            word.store(change.value.load(Ordering::Relaxed), Ordering::Release);
+        }
+        fault!(JournalChangeMade);
     }
 
     fn lock<P: Place>(&self, region: &P, me: PeerId) {
         let mine = u32::from(me.get());
         // Acquire: what the last holder changed is seen.
-        let take =
-            |seen, flag| self.holder.compare_exchange(seen, mine | flag, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        for _ in 0..128 {
+        let acquire = essential!(JournalTaken: Ordering::Acquire);
+        let take = |seen, flag| self.holder.compare_exchange(seen, mine | flag, acquire, Ordering::Relaxed).is_ok();
+        for _ in 0..if cfg!(loom) { 0 } else { 128 } {
             if self.holder.load(Ordering::Relaxed) == 0 && take(0, 0) {
                 return;
             }
@@ -126,11 +136,11 @@ impl Journal {
             if seen == contended
                 || self.holder.compare_exchange(seen, contended, Ordering::Relaxed, Ordering::Relaxed).is_ok()
             {
-                let _ = self.holder.wait(contended, Some(SLICE));
+                self.sleep(contended);
                 let holder = PeerId::new(u16::try_from(seen & !CONTENDED).unwrap_or(0));
                 // Nobody else takes it over: the one whose exchange succeeds.
                 if self.holder.load(Ordering::Relaxed) == contended
-                    && holder.is_none_or(|holder| region.is_dead(holder))
+                    && essential!(JournalOwnerDead: holder.is_none_or(|holder| region.is_dead(holder)))
                     && take(contended, CONTENDED)
                 {
                     return;
@@ -140,9 +150,23 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Sleeps while the lock is held, for a moment.
+    #[cfg(not(loom))]
+    fn sleep(&self, held: u32) {
+        let _ = self.holder.wait(held, Some(SLICE));
+    }
+
+    /// No time passes in a model.
+    #[cfg(loom)]
+    fn sleep(&self, _held: u32) {
+        loom::thread::yield_now();
+    }
+}
+
 impl<P: Place> Transaction<'_, P> {
     /// Has the word become `value`. Nobody else may change it but in a transaction.
-    pub(crate) fn set(&mut self, word: &AtomicU64, value: u64) {
+    pub fn set(&mut self, word: &AtomicU64, value: u64) {
         let change = self.journal.changes.get(self.count).zip(self.region.offset(word));
         let (change, place) = change.expect("transactions have few words, all of their region");
         change.place.store(place, Ordering::Relaxed);
@@ -156,8 +180,11 @@ struct Unlock<'a>(&'a Journal);
 
 impl Drop for Unlock<'_> {
     fn drop(&mut self) {
+        if cfg!(loom) && std::thread::panicking() {
+            return; // killed
+        }
         // Release: what was changed is seen by the next holder.
-        if self.0.holder.swap(0, Ordering::Release) & CONTENDED != 0 {
+        if self.0.holder.swap(0, essential!(JournalGivenBack: Ordering::Release)) & CONTENDED != 0 {
             self.0.holder.wake(1);
         }
     }

@@ -85,13 +85,13 @@ pub(crate) struct Identity {
     pub(crate) page_bytes: u64,
 }
 
+#[cfg(not(loom))]
 impl Identity {
     pub(crate) const WORDS: usize = size_of::<Identity>() / 8;
     pub(crate) const MAGIC: u64 = u64::from_be_bytes(*b"multigil");
     /// Grows with every change of what words mean that sizes do not show.
     const VERSION: u64 = 1;
     /// A number of the sizes, the places and the byte order of all that lies in a region, by Fowler, Noll and Vo's hash.
-    #[cfg(not(loom))]
     pub(crate) const LAYOUT: u64 = {
         let parts = [
             Self::VERSION,
@@ -121,8 +121,11 @@ impl Identity {
 }
 
 /// How many segments a region can have, slabs, and sizes of blocks.
+#[cfg(not(loom))]
 pub(crate) const MAX_SEGMENTS: usize = 1 << 12;
+#[cfg(not(loom))]
 pub(crate) const MAX_SLABS: usize = 1 << 14;
+#[cfg(not(loom))]
 pub(crate) const CLASSES: usize = 2 * 34;
 
 /// The start of a region's file. All zero bytes are valid: a region of nothing.

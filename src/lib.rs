@@ -17,9 +17,11 @@
 //! | [`condition`], [`barrier`] | what is made of seats | no |
 //! | [`memory`] | numbers and bytes that everybody sees, and who waits for a change of them | no |
 //! | [`ring`] | the lock-free ring, and the chain that lets it grow | no |
-//! | `region` | where the bytes are: segments of anonymous memory | addresses |
+//! | `fault` | points where tests stop or kill whoever comes by | no |
+//! | `file` | the file that a region is in, and who is alive | system calls |
+//! | [`journal`] | several words change together, or none, whoever is killed | no |
+//! | `region` | the file as it is mapped here; who takes part | addresses |
 //! | `heap` | blocks of any size, each with its owner's name | structures over memory |
-//! | `peer` | who takes part | no |
 //! | [`object`] | handles that keep objects alive, messages that own blocks | handles, copies |
 //! | `envelope` | messages in blocks of their own, which come back | no |
 //! | [`control`] | what all queues have in common: a bound, a shutdown, tasks | no |
@@ -38,6 +40,7 @@
 //! * When `put` has returned, the message is in the queue, and outlives whoever put it.
 //! * Each message is got exactly once; the messages of one producer in the order in which it put them.
 //! * An operation that fails took nothing and lost nothing.
+//! * A participant may be killed at any instruction: nobody waits for the dead, and what they held is given back.
 //! * No lock is held while a payload is copied: a slow or stopped participant delays nobody but those who need the
 //!   very slot that it is writing.
 
@@ -50,6 +53,7 @@ pub mod fault;
 #[cfg(not(any(loom, feature = "faults")))]
 pub(crate) mod fault;
 pub mod flag;
+pub mod journal;
 pub mod key;
 pub mod layout;
 pub mod lock;
@@ -67,8 +71,6 @@ pub(crate) mod envelope;
 pub(crate) mod file;
 #[cfg(not(loom))]
 pub(crate) mod heap;
-#[cfg(not(loom))]
-pub(crate) mod journal;
 #[cfg(not(loom))]
 pub mod object;
 #[cfg(not(loom))]

@@ -140,6 +140,18 @@ impl Region {
         }
     }
 
+    /// A new region of that name; None if there is one that somebody uses.
+    ///
+    /// # Errors
+    /// [`RegionError`].
+    pub fn create_named(name: &str) -> Result<Option<Region>, RegionError> {
+        if RegionFile::find(name)?.is_some() {
+            return Ok(None);
+        }
+        let space = Space::create(RegionFile::named(name)?)?;
+        Ok(if space.file().publish()? { Some(Region::over(space)) } else { None })
+    }
+
     /// The region of that name, if there is one that somebody uses.
     ///
     /// # Errors
@@ -199,7 +211,18 @@ impl Region {
         }
     }
 
-    /// The end of a use that began with [`Region::join`]. With the last one the region is closed, unless it is the
+    /// The same for a region that was just opened: this process has each region once.
+    pub fn keep(self) -> &'static Region {
+        Opened::add(&mut REGIONS.lock(), self)
+    }
+
+    /// At the end of the process: takes the region's name away, if it has one and nobody else uses the region. Nobody will
+    /// any more.
+    pub fn retire(&self) {
+        self.heap.space().file().retire();
+    }
+
+    /// The end of a use that began with [`Region::join`] or [`Region::keep`]. With the last one the region is closed, unless it is the
     /// process's own.
     ///
     /// # Safety
@@ -481,7 +504,7 @@ impl Region {
         length: usize,
     ) -> Result<Handle<'_, SharedMemory>, NameError> {
         let memory = self.create_memory(me, format, length)?;
-        self.give_name(me, MEMORY, name, &memory)?;
+        self.give_name(me, MEMORY, name, (memory.id(), ObjectKind::Memory), None)?;
         Ok(memory)
     }
 
@@ -495,17 +518,18 @@ impl Region {
         self.take_name(me, MEMORY, name)
     }
 
-    /// Gives an object a name among those of one kind, whatever the caller takes for one. It lives as long as it has
-    /// one.
+    /// Gives an object a name among those of one kind, whatever the caller takes for one, and perhaps another object that
+    /// travels with it. Both live as long as there is the name. The caller has handles to them.
     ///
     /// # Errors
     /// [`NameError`].
-    pub fn give_name<T: SharedState>(
+    pub fn give_name(
         &self,
         me: PeerId,
         kind: u32,
         name: &str,
-        object: &Handle<'_, T>,
+        object: (ObjectId, ObjectKind),
+        companion: Option<(ObjectId, ObjectKind)>,
     ) -> Result<(), NameError> {
         if name.len() > NAME_BYTES {
             return Err(NameError::TooLong);
@@ -519,13 +543,16 @@ impl Region {
         let words: [u64; NAME_BYTES / 8] = bytemuck::cast(bytes);
         entry.bytes.iter().zip(words).for_each(|(to, from)| to.write(from));
         entry.about.store(u64::from(kind) << 32 | name.len() as u64, Ordering::Relaxed);
-        entry.object.store(object.id.pack(), Ordering::Relaxed);
+        entry.object.store(object.0.pack(), Ordering::Relaxed);
+        entry.companion.store(companion.map_or(0, |(id, _)| id.pack()), Ordering::Relaxed);
         let first = &self.heap.space().header().names;
         let named = self.heap.transact(me, |transaction| {
             if self.links().any(|(_, entry)| entry.is(kind, name)) {
                 return None;
             }
-            self.heap.add_reference(transaction, object.id, T::KIND).ok()?;
+            for (id, kind) in core::iter::once(object).chain(companion) {
+                self.heap.add_reference(transaction, id, kind).ok()?;
+            }
             entry.next.store(first.load(Ordering::Acquire), Ordering::Release); // ours alone still
             transaction.set(first, u64::from(block) + 1);
             self.heap.hand_over_with(transaction, block, None)
@@ -539,7 +566,7 @@ impl Region {
     /// A handle to the object of that name, if there is one and it is such an object.
     pub fn open_named<T: SharedState>(&self, me: PeerId, kind: u32, name: &str) -> Option<Handle<'_, T>> {
         loop {
-            let id = self.id_of_name(kind, name, me)?;
+            let (id, _) = self.find_name(me, kind, name)?;
             match self.attach(id, me) {
                 Ok(handle) => return Some(handle),
                 Err(AttachError::Gone) => {} // it was unlinked in between
@@ -548,11 +575,12 @@ impl Region {
         }
     }
 
-    fn id_of_name(&self, kind: u32, name: &str, me: PeerId) -> Option<ObjectId> {
+    /// The object of that name and what travels with it, if there is one. Either may be gone a moment later.
+    pub fn find_name(&self, me: PeerId, kind: u32, name: &str) -> Option<(ObjectId, Option<ObjectId>)> {
         let mut found = None;
         // With the lock, since entries come and go; nothing is changed.
         self.heap.transact(me, |_| {
-            found = self.links().find(|(_, entry)| entry.is(kind, name)).and_then(|(_, entry)| entry.id());
+            found = self.links().find(|(_, entry)| entry.is(kind, name)).and_then(|(_, entry)| entry.ids());
             None::<()>
         });
         found
@@ -565,12 +593,13 @@ impl Region {
             let block = u32::try_from(link.load(Ordering::Relaxed) - 1).ok()?;
             transaction.set(link, entry.next.load(Ordering::Relaxed));
             self.heap.hand_over_with(transaction, block, Some(me))?;
-            let id = entry.id();
-            Some((block, id.filter(|id| self.heap.drop_reference(transaction, *id, me))))
+            let (object, companion) = entry.ids().map_or((None, None), |(object, other)| (Some(object), other));
+            let mut last = |id: &ObjectId| self.heap.drop_reference(transaction, *id, me);
+            Some((block, object.filter(&mut last), companion.filter(&mut last)))
         });
-        let Some((block, last)) = taken else { return false };
+        let Some((block, object, companion)) = taken else { return false };
         self.heap.give_back(me, block);
-        last.into_iter().for_each(|id| self.end(id, me));
+        object.into_iter().chain(companion).for_each(|id| self.end(id, me));
         true
     }
 
@@ -780,6 +809,8 @@ struct Name {
     next: AtomicU64,
     /// The object's id, of which this is a reference.
     object: AtomicU64,
+    /// The same of what travels with it; 0 if there is nothing.
+    companion: AtomicU64,
     /// The kind above, the name's length below.
     about: AtomicU64,
     bytes: [OwnedWord; NAME_BYTES / 8],
@@ -798,8 +829,9 @@ impl Name {
         Some(((about >> 32) as u32, String::from_utf8_lossy(name).into_owned()))
     }
 
-    fn id(&self) -> Option<ObjectId> {
-        ObjectId::unpack(self.object.load(Ordering::Relaxed))
+    fn ids(&self) -> Option<(ObjectId, Option<ObjectId>)> {
+        let object = ObjectId::unpack(self.object.load(Ordering::Relaxed))?;
+        Some((object, ObjectId::unpack(self.companion.load(Ordering::Relaxed))))
     }
 }
 
@@ -1224,6 +1256,13 @@ impl<'r> Message<'r> {
             // Only memory that somebody wrote over leads here: the message reads as nothing.
             _ => core::ptr::null(),
         }
+    }
+
+    /// The objects that it has a reference to, in their order.
+    pub fn pins(&self) -> Vec<(ObjectId, ObjectKind)> {
+        let Some(block) = self.block() else { return Vec::new() };
+        let heap = &self.region.heap;
+        heap.pinned(block).filter_map(|id| Some((id, heap.object_kind(id)?))).collect()
     }
 
     /// Copies `bytes` to the payload, from `offset` on, as far as they are inside it.

@@ -261,8 +261,9 @@ impl Space {
     }
 
     fn mapped(&self) -> impl Iterator<Item = &Segment> {
+        let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
         // SAFETY: null or a segment, which is there as long as we are.
-        self.segments.iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
+        self.segments[..count].iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
     }
 
     /// Where in the file an address is.

@@ -406,6 +406,12 @@ pub mod model {
         DeadActed,
         DeadAwaited,
         DeadBroke,
+        // journal
+        JournalTaken,
+        JournalGivenBack,
+        JournalCommitted,
+        JournalRedone,
+        JournalOwnerDead,
         // memory
         ChangeBeforeSleepers,
         SleepersBeforeChange,

@@ -13,7 +13,7 @@ use multigil::layout::PeerId;
 use multigil::object::{Message, Region};
 use multigil::queue::Queue;
 
-use crate::support::limit;
+use crate::support::{limit, payload};
 
 /// Random numbers: Marsaglia's xorshift.
 struct Random(u64);
@@ -65,7 +65,7 @@ fn find(region: &Region, value: u64) -> usize {
 fn put(queue: &Queue, region: &Region, me: PeerId, number: u64) {
     let mut message = Message::new(region, me);
     if number % 3 == 0 {
-        if message.set_bytes(1, &[1; 300]).is_err() {
+        if message.set_bytes(1, &payload(number, 300)).is_err() {
             return;
         }
     } else {
@@ -107,8 +107,8 @@ fn whatever_a_queue_holds_everything_ends() {
     const MARK: u64 = 0x0123_4567_89AB_CDEF;
     let _limit = limit(300);
     let mut longest = (0, 0);
-    for seed in 1..=300 {
-        let random = &mut Random(seed * 0x9E37_79B9_7F4A_7C15);
+    for seed in 1..=100_u64 {
+        let random = &mut Random(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed));
         let region = Region::new().unwrap();
         let me = region.register().unwrap();
         let queue = region.create_queue(me, [0, 0, 10][random.below(3)]).unwrap();

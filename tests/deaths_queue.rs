@@ -14,7 +14,7 @@ use multigil::layout::{ObjectId, ObjectKind, PeerId};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::Queue;
 
-use crate::support::limit;
+use crate::support::{limit, payload};
 
 /// A region as one process has it.
 struct Process {
@@ -62,7 +62,7 @@ impl Process {
         let pins = inner.filter(|_| number % 3 == 2).map(|id| (id, ObjectKind::Queue));
         message.allocate(1, length, pins.as_slice()).unwrap();
         message.write(0, &number.to_ne_bytes());
-        message.write(length - 8, &number.to_ne_bytes());
+        message.write(8, &payload(number, length - 8));
         message
     }
 
@@ -85,11 +85,12 @@ impl Process {
 }
 
 fn number_of(message: &Message<'_>) -> u64 {
-    let (mut first, mut last) = ([0; 8], [0; 8]);
-    message.read(0, &mut first);
-    message.read(message.length() - 8, &mut last);
-    assert_eq!(first, last, "half-written");
-    u64::from_ne_bytes(first)
+    let mut bytes = vec![0; message.length()];
+    message.read(0, &mut bytes);
+    let (first, rest) = bytes.split_first_chunk().unwrap();
+    let number = u64::from_ne_bytes(*first);
+    assert_eq!(rest, payload(number, rest.len()), "half-written");
+    number
 }
 
 /// How a queue is when somebody comes who will die: messages that were put and got, and that are put then.

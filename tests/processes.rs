@@ -110,10 +110,12 @@ fn names_lead_to_objects() {
     assert!(Region::names().unwrap().contains(&name));
     let (me, other) = (here.register().unwrap(), there.register().unwrap());
     let queue = here.create_queue(me, 0).unwrap();
-    here.give_name(me, 1, "inbox", &queue).unwrap();
+    let named = (queue.id(), ObjectKind::Queue);
+    here.give_name(me, 1, "inbox", named, None).unwrap();
     let lock = here.create_queue(me, 0).unwrap();
-    assert!(here.give_name(me, 1, "inbox", &lock).is_err());
-    here.give_name(me, 2, "inbox", &lock).unwrap();
+    let lock_id = (lock.id(), ObjectKind::Queue);
+    assert!(here.give_name(me, 1, "inbox", lock_id, None).is_err());
+    here.give_name(me, 2, "inbox", lock_id, None).unwrap();
     let id = queue.id();
     drop((queue, lock));
     assert_eq!(there.open_named::<Queue>(other, 1, "inbox").unwrap().id(), id);
@@ -124,6 +126,18 @@ fn names_lead_to_objects() {
     assert!(there.take_name(other, 1, "inbox"));
     assert!(!there.take_name(other, 1, "inbox"));
     assert!(matches!(here.attach::<Queue>(id, me), Err(AttachError::Gone)));
+    let (object, companion) = (here.create_queue(me, 0).unwrap(), here.create_queue(me, 0).unwrap());
+    let (object_id, companion_id) = (object.id(), companion.id());
+    let travelling = Some((companion_id, ObjectKind::Queue));
+    here.give_name(me, 3, "two", (object_id, ObjectKind::Queue), travelling).unwrap();
+    drop((object, companion));
+    assert_eq!(there.find_name(other, 3, "two"), Some((object_id, Some(companion_id))));
+    assert!(there.attach::<Queue>(companion_id, other).is_ok());
+    assert!(there.take_name(other, 3, "two"));
+    for id in [object_id, companion_id] {
+        assert!(matches!(there.attach::<Queue>(id, other), Err(AttachError::Gone)));
+    }
+    assert!(Region::create_named(&name).unwrap().is_none(), "there is one");
     drop(here);
     assert!(Region::find(&name).unwrap().is_some(), "somebody uses it");
     drop(there);

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from multigil._core import (
     Array,
+    AuthenticationError,
     Barrier,
     BoundedSemaphore,
     Condition,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     )
     from multigil.interpreter import activeCount as activeCount
     from multigil.interpreter import currentThread as currentThread
+    from multigil.region import Region
     from multigil.shared_memory import SharedMemory
 else:
     # Imported when they are asked for: every interpreter imports this package, and most only need the queue.
@@ -89,6 +91,7 @@ else:
         "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
+        "multigil.region": ("Region",),
         "multigil.shared_memory": ("SharedMemory",),
     }
 
@@ -111,6 +114,7 @@ _NOT_IN_ALL = ("__excepthook__", "activeCount", "currentThread")
 __all__ = [
     "TIMEOUT_MAX",
     "Array",
+    "AuthenticationError",
     "Barrier",
     "BoundedSemaphore",
     "BrokenBarrierError",
@@ -132,6 +136,7 @@ __all__ = [
     "Process",
     "Queue",
     "RLock",
+    "Region",
     "RegionCorrupt",
     "RemoteTraceback",
     "Semaphore",

@@ -15,6 +15,9 @@ class MultigilError(Exception):
 class StaleHandle(MultigilError, ValueError):
     """A pickled queue or lock was unpickled after the last handle to it had gone."""
 
+class AuthenticationError(MultigilError, ValueError):
+    """A message in a region with a key was made or changed by somebody without the key."""
+
 class RegionCorrupt(MultigilError, ValueError):
     """Shared memory holds something that no version of multigil wrote."""
 
@@ -341,6 +344,10 @@ class Memory:
     """Bytes that have a name and are shared by threads and interpreters, as a buffer; for `multigil.SharedMemory`."""
 
     @property
+    def region(self) -> int:
+        """The number of the region that it is in."""
+
+    @property
     def views(self) -> int:
         """How many buffers of it are in use."""
     def __len__(self) -> int: ...
@@ -422,8 +429,48 @@ def create_memory(name: str, size: int) -> Memory | None:
 def open_memory(name: str, /) -> Memory | None:
     """Give the memory of that name; None if there is none."""
 
-def unlink_memory(name: str, /) -> bool:
+def unlink_memory(name: str, region: int) -> bool:
     """Take a name away from its memory; whether there was one."""
+
+def open_region(name: str | None, create: bool | None) -> int | None:
+    """Open a region until close_region(), and give its number.
+
+    With None as name, a new one; with None as create, it is made if there is none. Gives None if there is one although
+    create is true, or none although it is false.
+    """
+
+def join_region(number: int, location: str) -> None:
+    """Open a region of another process until close_region()."""
+
+def close_region(number: int, /) -> None:
+    """The end of open_region() and join_region(); objects keep it open."""
+
+def region_location(number: int, /) -> str:
+    """How other processes get at a region."""
+
+def region_names() -> list[str]:
+    """The names of this user's regions."""
+
+def retire_regions() -> None:
+    """At the end of the program: take away the names of regions that nobody else uses."""
+
+def set_key(number: int, key: bytes) -> None:
+    """Have the messages of a region sealed with a key."""
+
+def make_in(number: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call a function that makes its objects in a region."""
+
+def find_object(number: int, class_: Callable[..., Any], name: str) -> Any:
+    """Give the object of that name in a region; None if there is none."""
+
+def name_object(number: int, class_: Callable[..., Any], name: str, object: object) -> bool:
+    """Name an object of a region; False if another has the name."""
+
+def unname_object(number: int, class_: Callable[..., Any], name: str) -> bool:
+    """Take a name away from its object; whether there was one."""
+
+def object_names(number: int, /) -> list[tuple[str, str]]:
+    """The names in a region, as (name of the class, name)."""
 
 def current_interpreter_id() -> int: ...
 def new_number() -> int:

@@ -203,7 +203,6 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _worker.renew_main_thread()
     _all.lock = threading.RLock()
-    _worker.renew_main_thread()
     # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.
     _all.lost.extend(_all.in_use)
     _all.in_use.clear()

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
     # What tells the locals of all interpreters apart: what a `Lock` of the first one's is pickled as.
-    type Key = tuple[int, int, int, int]
+    type Key = tuple[int, int, str, int, int]
+    type Name = tuple[int, int, int, int]
 
 
 class local(_thread._local):  # noqa: N801, SLF001  (what `threading.local` is)
@@ -42,14 +43,14 @@ class local(_thread._local):  # noqa: N801, SLF001  (what `threading.local` is)
             if self._key is None:
                 self._token = Lock()
                 self._key = _key_of(self._token)
-                _here[self._key] = self
+                _here[_name(self._key)] = self
         return _arrive, (self._key, type(self), *self._arguments)
 
 
 _lock = _thread.RLock()
 
 # All that were sent or have arrived here, and of the latter those that are kept although nobody may hold them.
-_here: WeakValueDictionary[Key, local] = WeakValueDictionary()
+_here: WeakValueDictionary[Name, local] = WeakValueDictionary()
 _kept: dict[Key, local] = {}
 _enough = 64  # entries of `_kept`, at which it is time to look for some that can go
 
@@ -59,16 +60,22 @@ def _key_of(token: Lock) -> Key:
     return key  # type: ignore[no-any-return]
 
 
+def _name(key: Key) -> Name:
+    """Leave out where the region is, which each process says in its own way."""
+    kind, region, _, index, generation = key
+    return kind, region, index, generation
+
+
 def _arrive(key: Key, kind: type[local], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> local:
-    found = _here.get(key)
+    found = _here.get(_name(key))
     if found is not None:
         return found
     made = kind(*args, **kwargs)
     with _lock:
-        found = _here.get(key)  # another thread may have been quicker
+        found = _here.get(_name(key))  # another thread may have been quicker
         if found is None:
             made._key = key  # noqa: SLF001
-            found = _here[key] = made
+            found = _here[_name(key)] = made
             _keep(key, made)
     return found
 

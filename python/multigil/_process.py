@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from multigil._core import Queue
     from multigil._worker import Queues
 
-# How it hears of its region, until it has joined that: "number:descriptor".
+# How it hears of its region, until importing `_core` has joined that: "number:descriptor".
 _REGION = "MULTIGIL_REGION"
 
 # Seconds between `terminate()` and the signals that end a child that does not listen, if there is no other time limit.
@@ -67,25 +67,20 @@ class ProcessWorker(Worker):
 
     body: Child
 
-    def __init__(self, name: str, daemon: bool, executable: str | None) -> None:
+    def __init__(self, name: str, daemon: bool, executable: str) -> None:
         self._name = name
         self._daemonic = daemon
         self._executable = executable
         super().__init__(_worker.wanted_stack_size())
 
     def _begin(self, queues: Queues, stack_size: int) -> Child:
-        foreign = self._executable is not None and self._executable != sys.executable
-        executable = self._executable or sys.executable
-        if not executable:
-            raise RuntimeError("this Python does not know its executable: name one with executable=")
-        if foreign:
-            _check(executable)
+        foreign = self._executable != sys.executable
         left_out = _own_folders() if foreign else None
         by_value = "multigil._by_value" in sys.modules
         about = (stack_size, by_value, self._name, self._daemonic, left_out, self._known)
         answered = Value("Q", lock=False)
         line = dumps((queues, self.asked, answered, *about))
-        return Child(executable, [] if foreign else self._known["path"], line, queues, answered)
+        return Child(self._executable, [] if foreign else self._known["path"], line, queues, answered)
 
     @property
     def returncode(self) -> int | None:
@@ -247,13 +242,14 @@ class _Watcher:
     def watch(self, child: Child) -> None:
         """Have `child.end()` called when it has ended."""
         with self._lock:
-            self._children[child.sentinel] = child
-            self._epoll.register(child.sentinel, select.EPOLLIN)
             if self._thread is None:
                 # A sub-interpreter allows no daemon threads, and ends its workers before it waits for threads.
                 daemon = _core.current_interpreter_id() == 0
-                self._thread = threading.Thread(target=self._run, name="multigil-children", daemon=daemon)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="multigil-children", daemon=daemon)
+                thread.start()
+                self._thread = thread
+            self._children[child.sentinel] = child
+            self._epoll.register(child.sentinel, select.EPOLLIN)
 
     def children(self) -> list[Child]:
         """Those that have not ended."""
@@ -292,15 +288,18 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 # --- another Python ---------------------------------------------------------------------------------------------
 
 # Those that have told that they have this version of multigil.
-_checked: set[str] = set()
+_checked = {sys.executable}
 
 _PROBE = "import multigil._core; print('multigil', multigil._core.__version__)"
 
 
-def _check(executable: str) -> None:
-    """Raise what keeps another Python from running a worker."""
+def usable(executable: str | None) -> str:
+    """Give the Python that is meant, None being this one. Raises what keeps it from running a worker."""
+    executable = executable or sys.executable
+    if not executable:
+        raise RuntimeError("this Python does not know its executable: name one with executable=")
     if executable in _checked:
-        return
+        return executable
     try:
         told = subprocess.run(
             [executable, "-c", _PROBE],
@@ -319,6 +318,7 @@ def _check(executable: str) -> None:
     if told.stdout.split() != ["multigil", _core.__version__]:
         raise RuntimeError(f"{executable} is not a Python with multigil {_core.__version__}: {told.stdout.strip()!r}")
     _checked.add(executable)
+    return executable
 
 
 def _own_folders() -> list[str]:
@@ -334,7 +334,6 @@ def _own_folders() -> list[str]:
 def main(control: int, parent: int, line: bytes) -> None:
     """Serve tasks, then exit: what a worker's process runs, with SIGINT blocked at first."""
     signal.signal(signal.SIGINT, _core.answer_signal)
-    os.close(int(os.environ.pop(_REGION).partition(":")[2]))  # importing `_core` has joined the region
     try:
         arguments = loads(line)
     except StaleHandle:

@@ -284,7 +284,10 @@ class Interpreter:
         Waits for it at most `timeout` seconds, then raises TimeoutError. Raises RuntimeError before the start, and
         InterpreterDied if the interpreter ended without an outcome.
         """
-        return _give(self._wait(timeout))
+        try:
+            return _give(self._wait(timeout))
+        finally:
+            del self  # the exception's traceback leads here, and this object to the exception
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """The exception that the target raised, or None. Waits and raises as `result` does."""
@@ -523,7 +526,8 @@ class Interpreter:
             return _exit.take_worker()
         from multigil import _process
 
-        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, self._executable))
+        executable = _process.usable(self._executable)
+        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, executable))
 
     def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here."""

@@ -45,6 +45,7 @@ class SharedMemory:
 
     def _hold(self, path: str, memory: _core.Memory) -> None:
         self._path = path
+        self._region = memory.region
         self._size = len(memory)
         self._memory: _core.Memory | None = memory
         self._buf: memoryview | None = memoryview(memory)
@@ -84,7 +85,7 @@ class SharedMemory:
 
     def unlink(self) -> None:
         """Take the name away. The block stays for those who have it open, and no one else will open it."""
-        if not _core.unlink_memory(self._path):
+        if not _core.unlink_memory(self._path, self._region):
             raise _os_error(errno.ENOENT, self._path)
 
 

@@ -13,7 +13,7 @@ use multigil::model::{AtomicU64, OwnedWord, Part};
 use multigil::waiters::{Call, Sitting};
 
 use crate::waiters::Workshop;
-use crate::{check, dead, doomed, me, twin};
+use crate::{check, dead, die_at, me, twin};
 
 #[derive(Default)]
 struct Meeting {
@@ -98,7 +98,7 @@ impl Meeting {
 
     /// Passes as one who dies after so many fault points; None if it died.
     fn pass_doomed(&self, points: u32) -> Option<Result<u32, BarrierError>> {
-        doomed(points, || self.pass_as(dead(), || {}))
+        die_at(points, || self.pass_as(dead(), || {}))
     }
 
     fn recover(&self) {
@@ -583,7 +583,7 @@ fn death_of_one_who_breaks() {
     let meeting = Meeting::of(2);
     let other = meeting.clone();
     let waiter = thread::spawn(move || assert_eq!(other.pass(), Err(BarrierError::Broken)));
-    assert_eq!(doomed(0, || meeting.abort()), None);
+    assert_eq!(die_at(0, || meeting.abort()), None);
     meeting.recover();
     waiter.join().unwrap();
     meeting.assert_empty();
@@ -605,7 +605,7 @@ fn death_of_one_who_resets() {
     let meeting = Meeting::of(2);
     let other = meeting.clone();
     let waiter = thread::spawn(move || while other.pass().is_err() {});
-    assert_eq!(doomed(0, || meeting.reset()), None);
+    assert_eq!(die_at(0, || meeting.reset()), None);
     assert_eq!(meeting.pass().map(drop), Ok(()));
     waiter.join().unwrap();
     meeting.assert_empty();

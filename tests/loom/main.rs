@@ -15,6 +15,7 @@
 mod barrier;
 mod event;
 mod flag;
+mod journal;
 mod lock;
 mod memory;
 mod ring;
@@ -63,6 +64,9 @@ fn check_deaths(preemptions: usize, model: impl Fn(u32) -> bool + Send + Sync + 
 }
 
 /// Runs what a participant does who is killed at the point that it reaches after so many others; None if it is.
+///
+/// Words that are modified while a thread unwinds stay as they are (see `multigil::model`), but no more than that: it is
+/// not for what has destructors that do other things.
 fn die_at<T>(points: u32, action: impl FnOnce() -> T) -> Option<T> {
     doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
     let result = catch_unwind(AssertUnwindSafe(action));
@@ -82,19 +86,4 @@ fn me() -> PeerId {
 /// Another participant, which dies.
 fn dead() -> PeerId {
     PeerId::new(2).unwrap()
-}
-
-/// Does what a participant does that dies at the fault point that it reaches after so many others; None if it died there.
-///
-/// Words that are modified while a thread unwinds stay as they are (see `multigil::model`), but no more than that: it is
-/// not for what has destructors that do other things.
-fn doomed<T>(points: u32, body: impl FnOnce() -> T) -> Option<T> {
-    doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
-    let result = catch_unwind(AssertUnwindSafe(body));
-    doom(None);
-    match result {
-        Ok(value) => Some(value),
-        Err(killed) if killed.is::<Killed>() => None,
-        Err(panic) => resume_unwind(panic),
-    }
 }

@@ -1,17 +1,15 @@
 //! The semaphore.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use loom::thread;
 use multigil::error::TooManyReleases;
 use multigil::event::{Bell, Patience};
-use multigil::fault::{Killed, doom};
 use multigil::layout::PeerId;
 use multigil::model::{OwnedWord, Part};
 use multigil::semaphore::Semaphore;
 
-use crate::{check, twin};
+use crate::{check, die_at, twin};
 
 /// A semaphore, and a word for whoever is alone inside.
 #[derive(Default)]
@@ -66,10 +64,7 @@ fn peer(number: u16) -> PeerId {
 
 /// Lets this thread be killed at the point that it reaches after so many others; whether it was.
 fn killed_after(points: u32, run: impl FnOnce()) -> bool {
-    doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
-    let result = catch_unwind(AssertUnwindSafe(run));
-    doom(None);
-    result.is_err_and(|error| error.is::<Killed>() || resume_unwind(error))
+    die_at(points, run).is_none()
 }
 
 /// A semaphore of one is a lock: one thread at a time, and each sees what the one before has written.

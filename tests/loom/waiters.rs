@@ -12,7 +12,7 @@ use multigil::lock::{Lock, Owner};
 use multigil::model::{AtomicU64, OwnedWord, Part};
 use multigil::waiters::{Bench, Benches, Call, Sitting};
 
-use crate::{check, dead, doomed, me, twin};
+use crate::{check, dead, die_at, me, twin};
 
 /// A workshop for a few benches.
 #[derive(Default)]
@@ -528,7 +528,7 @@ fn death_of_one_who_sits<const POINTS: u32>() {
     let room = Arc::new(Room::default());
     let other = room.clone();
     let dying = thread::spawn(move || {
-        doomed(POINTS, || core::mem::forget(other.condition.sit(&other.workshop, Owner { peer: dead(), thread: 2 })));
+        die_at(POINTS, || core::mem::forget(other.condition.sit(&other.workshop, Owner { peer: dead(), thread: 2 })));
     });
     let other = room.clone();
     let waiter = thread::spawn(move || {

@@ -263,6 +263,7 @@ fn a_full_disk() {
         assert!(std::fs::write("/dev/shm/other", &full).is_err());
         match Region::named("none").unwrap_err() {
             RegionError::OutOfMemory(error) => assert_clear(error, 4096),
+            RegionError::System(error) => assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}"),
             error => panic!("{error}"),
         }
         assert_eq!(Region::names().unwrap(), [""; 0], "nothing half made is left");

@@ -68,7 +68,7 @@ unsafe fn encode_all<K: Kind>(
         }
         messages.push(Message::new(queue.region(), queue.owner()));
         let last = messages.len() - 1;
-        codec::encode(state, item.as_ptr(), &mut messages[last])?;
+        codec::encode(state, queue, item.as_ptr(), &mut messages[last])?;
         if K::COMPARES {
             kept.push(item);
         }
@@ -126,7 +126,7 @@ unsafe fn take_all<K: Kind>(
         if codec::runs_python(&message) {
             batch.tell(); // nobody knows how long that takes, and what it waits for
         }
-        let item = codec::decode(state, &message);
+        let item = codec::decode(state, queue, &message);
         let appended = item.and_then(|item| check(ffi::PyList_Append(items.as_ptr(), item.as_ptr())));
         appended.inspect_err(|_| annotate_items(items))?;
         if left == 0 {

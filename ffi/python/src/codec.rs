@@ -8,12 +8,13 @@
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 
-use multigil::object::Message;
+use multigil::object::{Handle, Message, SharedState};
 use pyo3::ffi;
 
 use crate::errors;
 use crate::handle::Pins;
 use crate::py::{self, Owned, Raised, Result, check};
+use crate::seal;
 use crate::state::State;
 
 /// What a message's kind byte says. Part of the format of shared memory.
@@ -31,13 +32,21 @@ mod kind {
     pub(super) const PICKLE: u8 = 10;
 }
 
-/// Makes `message` one of an object.
+/// Makes `message` one of an object, for a queue.
 #[inline(always)]
-pub(crate) unsafe fn encode(
+pub(crate) unsafe fn encode<T: SharedState>(
     state: &'static State,
+    queue: &Handle<'static, T>,
     object: *mut ffi::PyObject,
     message: &mut Message<'_>,
 ) -> Result<()> {
+    encode_as_it_is(state, object, message)?;
+    // The process's own region has no key.
+    if state.is_home(queue.region()) { Ok(()) } else { seal::seal(queue, message) }
+}
+
+#[inline(always)]
+unsafe fn encode_as_it_is(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
     let class = ffi::Py_TYPE(object);
     if class == &raw mut ffi::PyLong_Type {
         let mut overflow = 0;
@@ -82,21 +91,41 @@ unsafe fn encode_bytes(kind: u8, start: *const u8, length: usize, message: &mut 
 
 /// Whether making an object of the message may run any code of Python's.
 pub(crate) fn runs_python(message: &Message<'_>) -> bool {
-    message.kind() == kind::PICKLE
+    message.kind() & !seal::SEALED == kind::PICKLE
 }
 
-/// Makes an object of a message.
+/// Makes an object of a message of a queue.
 #[inline(always)]
-pub(crate) unsafe fn decode(state: &'static State, message: &Message<'_>) -> Result<Owned> {
-    let length = message.length() as ffi::Py_ssize_t;
-    let start = message.as_ptr();
+pub(crate) unsafe fn decode<T: SharedState>(
+    state: &'static State,
+    queue: &Handle<'static, T>,
+    message: &Message<'_>,
+) -> Result<Owned> {
+    if state.is_home(queue.region()) { decode_as_it_is(state, message) } else { seal::decode(state, queue, message) }
+}
+
+/// Makes an object of a message without a seal.
+#[inline(always)]
+pub(crate) unsafe fn decode_as_it_is(state: &'static State, message: &Message<'_>) -> Result<Owned> {
     match message.kind() {
         kind::INTEGER => Owned::from_raw(ffi::PyLong_FromLongLong(message.first_word() as i64)),
         kind::FLOAT => Owned::from_raw(ffi::PyFloat_FromDouble(f64::from_bits(message.first_word()))),
+        kind => decode_payload(state, kind, message.as_ptr(), message.length()),
+    }
+}
+
+/// Makes an object of a payload.
+#[inline(always)]
+pub(crate) unsafe fn decode_payload(state: &'static State, kind: u8, start: *const u8, length: usize) -> Result<Owned> {
+    let word = || start.cast::<u64>().read_unaligned();
+    let length = length as ffi::Py_ssize_t;
+    match kind {
         kind::NONE => Ok(Owned::none()),
         kind::TRUE => Ok(Owned::bool(true)),
         kind::FALSE => Ok(Owned::bool(false)),
         _ if start.is_null() => errors::corrupt(state, "a message names memory outside of its region"),
+        kind::INTEGER if length == 8 => Owned::from_raw(ffi::PyLong_FromLongLong(word() as i64)),
+        kind::FLOAT if length == 8 => Owned::from_raw(ffi::PyFloat_FromDouble(f64::from_bits(word()))),
         kind::BYTES => Owned::from_raw(ffi::PyBytes_FromStringAndSize(start.cast(), length)),
         kind @ (kind::STRING_1 | kind::STRING_2 | kind::STRING_4) => {
             let unit = 1 << (kind - kind::STRING_1);

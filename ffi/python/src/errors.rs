@@ -1,8 +1,9 @@
 //! The one place where the engine's errors become exceptions.
 
+use std::io::{Error, ErrorKind};
+
 use multigil::error::{AttachError, BarrierError, GetError, OutOfMemory, OwnerDied, PutError, RegionError};
 use pyo3::ffi;
-use std::io::ErrorKind;
 
 use crate::py::{Raised, Result, raise};
 use crate::state::State;
@@ -65,12 +66,31 @@ pub(crate) unsafe fn owner_died<T>(state: &State, died: OwnerDied) -> Result<T> 
 pub(crate) unsafe fn region<T>(error: RegionError) -> Result<T> {
     let class = match &error {
         RegionError::OutOfMemory(error) => return out_of_memory(*error),
+        RegionError::System(error) => return system(error),
         RegionError::Foreign(_) => ffi::PyExc_PermissionError,
         RegionError::TooManyPeers => ffi::PyExc_RuntimeError,
         RegionError::NoRegion(_) | RegionError::Version { .. } => ffi::PyExc_ValueError,
-        RegionError::System(_) => ffi::PyExc_OSError,
     };
     raise(class, &error.to_string())
+}
+
+/// Raises what the operating system said.
+#[cold]
+pub(crate) unsafe fn system<T>(error: &Error) -> Result<T> {
+    *libc::__errno_location() = error.raw_os_error().unwrap_or_default();
+    ffi::PyErr_SetFromErrno(ffi::PyExc_OSError);
+    Err(Raised)
+}
+
+/// The same of one that has or gets a name.
+#[cold]
+pub(crate) unsafe fn named_region<T>(state: &State, error: RegionError) -> Result<T> {
+    match error {
+        RegionError::NoRegion(_) => raise(state.object(&state.objects.region_corrupt)?.as_ptr(), &error.to_string()),
+        // What is full is the file system.
+        RegionError::OutOfMemory(_) => system(&Error::from_raw_os_error(libc::ENOSPC)),
+        error => region(error),
+    }
 }
 
 /// Raises why the region of an object that is being unpickled was not opened.

@@ -49,7 +49,7 @@ pub(crate) fn is_child() -> bool {
 impl Prepared {
     unsafe fn for_all_of(state: &State) -> core::result::Result<Prepared, RegionError> {
         let mut prepared = Prepared::default();
-        for place in state.places().0 {
+        for place in state.places().all.iter().copied() {
             prepared.regions.push((place, place.region.prepare_fork()?));
         }
         for object in &state.known.lock().objects {

@@ -327,8 +327,8 @@ static TYPES: &[SharedType] = &[
     shared_type::<PriorityQueue>(11, |objects| &objects.priority_queue_type).watched_as(itself::<PriorityQueue>),
     shared_type::<Queue>(1, |objects| &objects.queue_type).watched_as(itself::<Queue>),
     shared_type::<Queue>(2, |objects| &objects.simple_queue_type).watched_as(itself::<Queue>),
-    shared_type::<SharedLock>(3, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
-    shared_type::<SharedRLock>(4, |objects| &objects.rlock_type).watched_as(rlock::watch),
+    shared_type::<SharedLock>(LOCK as i64, |objects| &objects.lock_type).watched_as(itself::<SharedLock>),
+    shared_type::<SharedRLock>(RLOCK as i64, |objects| &objects.rlock_type).watched_as(rlock::watch),
     shared_type::<SharedCondition>(5, |objects| &objects.condition_type),
     shared_type::<SharedFlag>(6, |objects| &objects.event_type).watched_as(event::watch),
     shared_type::<SharedSemaphore>(8, |objects| &objects.bounded_semaphore_type).watched_as(itself::<SharedSemaphore>),
@@ -363,6 +363,49 @@ unsafe fn take_over<T: SharedState>(object: *mut ffi::PyObject, me: PeerId, refe
         handle.take_over(me, reference);
     }
 }
+
+/// What travels with an object of a shared type.
+pub(crate) unsafe fn companion(object: *mut ffi::PyObject) -> Option<Owned> {
+    HandleObject::<Queue>::companion(object)
+}
+
+/// What a shared type is called in pickles, and among the names of a region.
+pub(crate) unsafe fn number_of_class(state: &State, class: *mut ffi::PyObject) -> Result<u32> {
+    match TYPES.iter().find(|known| (known.class)(&state.objects).get() == class) {
+        Some(known) => Ok(known.number as u32),
+        None => raise(ffi::PyExc_TypeError, "it has to be one of the shared types"),
+    }
+}
+
+/// The class of that number.
+pub(crate) unsafe fn class_of_number(state: &State, number: u32) -> Result<Option<Owned>> {
+    let known = TYPES.iter().find(|known| known.number == i64::from(number));
+    known.map(|known| state.object((known.class)(&state.objects))).transpose()
+}
+
+/// The object of an id, of the shared type of that number.
+pub(crate) unsafe fn attach_as(
+    state: &'static State,
+    place: Place,
+    number: u32,
+    id: ObjectId,
+    companion: Option<Owned>,
+) -> Result<Owned> {
+    let companion = companion.as_ref().map_or(null_mut(), Owned::as_ptr);
+    match TYPES.iter().find(|known| known.number == i64::from(number)) {
+        Some(known) => (known.find)(state, place, id, known, Attachment { class: null_mut(), companion }),
+        None => errors::attach(state, multigil::error::AttachError::Corrupt),
+    }
+}
+
+/// The lock of an id, of whichever kind it is.
+pub(crate) unsafe fn attach_lock(state: &'static State, place: Place, id: ObjectId) -> Result<Owned> {
+    let number = if place.region.attach::<SharedRLock>(id, place.me).is_ok() { RLOCK } else { LOCK };
+    attach_as(state, place, number, id, None)
+}
+
+const LOCK: u32 = 3;
+const RLOCK: u32 = 4;
 
 /// Where the object is that a handle leads to.
 pub(crate) unsafe fn whereabouts_of(

@@ -18,6 +18,7 @@
 //! | [`errors`] | the one place where the engine's errors become exceptions |
 //! | [`wait`] | waiting without the GIL, signals, and being interrupted |
 //! | [`codec`] | objects to messages and back |
+//! | [`seal`] | messages that nobody can forge |
 //! | [`handle`] | what queues and locks share: one object for each id, pickling, staying alive in messages |
 //! | [`ordered`], [`custom`] | queues that keep an order, and those that Python keeps |
 //! | [`queue`], [`lock`], [`rlock`], [`condition`], [`event`], [`semaphore`], [`barrier`] | the types |
@@ -26,6 +27,7 @@
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`process`] | a worker that is a process, and its parent |
 //! | [`wait_any`] | waiting for the first of several things |
+//! | [`region`] | regions that are opened by name, and names of objects |
 //! | [`fork`] | what a forked child has of all this |
 //! | this one | the module |
 
@@ -48,7 +50,9 @@ mod ordered;
 mod process;
 mod py;
 mod queue;
+mod region;
 mod rlock;
+mod seal;
 mod semaphore;
 mod state;
 mod typecode;
@@ -67,7 +71,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 24] = [
+static mut METHODS: [ffi::PyMethodDef; 36] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -140,10 +144,68 @@ after timeout seconds if that is not None. Whoever takes what was ready may come
         memory::open,
         c"open_memory($module, name, /)\n--\n\nGive the memory of that name; None if there is none.",
     ),
-    py::method_one(
+    py::method_fast(
         c"unlink_memory",
         memory::unlink,
-        c"unlink_memory($module, name, /)\n--\n\nTake a name away from its memory; whether there was one.",
+        c"unlink_memory($module, name, region)\n--\n\nTake a name away from its memory; whether there was one.",
+    ),
+    py::method_fast(
+        c"open_region",
+        region::open,
+        c"open_region($module, name, create)\n--\n\n\
+Open a region until close_region(), and give its number. With None as name, a new one; with None as create, it is made if\n\
+there is none. Gives None if there is one although create is true, or none although it is false.",
+    ),
+    py::method_fast(
+        c"join_region",
+        region::join,
+        c"join_region($module, number, location)\n--\n\nOpen a region of another process until close_region().",
+    ),
+    py::method_one(
+        c"close_region",
+        region::close,
+        c"close_region($module, number, /)\n--\n\nThe end of open_region() and join_region(); objects keep it open.",
+    ),
+    py::method_one(
+        c"region_location",
+        region::location,
+        c"region_location($module, number, /)\n--\n\nHow other processes get at a region.",
+    ),
+    py::method_no_args(c"region_names", region::region_names, c"The names of this user's regions."),
+    py::method_no_args(
+        c"retire_regions",
+        region::retire,
+        c"At the end of the program: take away the names of regions that nobody else uses.",
+    ),
+    py::method_fast(
+        c"set_key",
+        seal::set_key,
+        c"set_key($module, number, key)\n--\n\nHave the messages of a region sealed with a key.",
+    ),
+    py::method_fast(
+        c"make_in",
+        region::make_in,
+        c"make_in($module, number, function, args, kwargs)\n--\n\nCall a function that makes its objects in a region.",
+    ),
+    py::method_fast(
+        c"find_object",
+        region::find_object,
+        c"find_object($module, number, class_, name)\n--\n\nGive the object of that name in a region; None if there is none.",
+    ),
+    py::method_fast(
+        c"name_object",
+        region::name_object,
+        c"name_object($module, number, class_, name, object)\n--\n\nName an object of a region; False if another has the name.",
+    ),
+    py::method_fast(
+        c"unname_object",
+        region::unname_object,
+        c"unname_object($module, number, class_, name)\n--\n\nTake a name away from its object; whether there was one.",
+    ),
+    py::method_one(
+        c"object_names",
+        region::object_names,
+        c"object_names($module, number, /)\n--\n\nThe names in a region, as (name of the class, name).",
     ),
     py::method_no_args(c"region_number", process::region_number, c"The number of this process's region."),
     py::method_no_args(c"region_descriptor", process::region_descriptor, c"The file of this process's region."),

@@ -42,7 +42,8 @@ pub(crate) unsafe extern "C" fn create(
             return raise(ffi::PyExc_ValueError, "'size' must be a positive integer");
         };
         let state = crate::state_of_module(module);
-        match state.home().region.create_named_memory(state.home().me, py::utf8(name)?, BYTES, size) {
+        let place = state.here();
+        match place.region.create_named_memory(place.me, py::utf8(name)?, BYTES, size) {
             Ok(memory) => wrap(state, memory),
             Err(NameError::Exists) => Ok(Owned::none()),
             Err(error @ NameError::TooLong) => raise(ffi::PyExc_ValueError, &error.to_string()),
@@ -55,19 +56,30 @@ pub(crate) unsafe extern "C" fn create(
 pub(crate) unsafe extern "C" fn open(module: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
         let state = crate::state_of_module(module);
-        match state.home().region.open_memory(state.home().me, py::utf8(name)?) {
+        let place = state.here();
+        match place.region.open_memory(place.me, py::utf8(name)?) {
             Some(memory) => wrap(state, memory),
             None => Ok(Owned::none()),
         }
     })
 }
 
-/// `unlink_memory(name) -> bool`
-pub(crate) unsafe extern "C" fn unlink(module: *mut ffi::PyObject, name: *mut ffi::PyObject) -> *mut ffi::PyObject {
+/// `unlink_memory(name, region) -> bool`
+pub(crate) unsafe extern "C" fn unlink(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
     py::guard_bool(|| {
-        let state = crate::state_of_module(module);
-        Ok(state.home().region.unlink_memory(state.home().me, py::utf8(name)?))
+        let [name, region] = Arguments::new(values, count, names).parse("unlink_memory", [c"name", c"region"], 2)?;
+        let visit = crate::region::visit(crate::state_of_module(module), region)?;
+        Ok(visit.place.region.unlink_memory(visit.place.me, py::utf8(name)?))
     })
+}
+
+unsafe extern "C" fn get_region(object: *mut ffi::PyObject, _: *mut c_void) -> *mut ffi::PyObject {
+    py::guard(|| Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(Object::of(object).1.region().number())))
 }
 
 unsafe extern "C" fn memory_length(object: *mut ffi::PyObject) -> ffi::Py_ssize_t {
@@ -104,7 +116,14 @@ static mut METHODS: [ffi::PyMethodDef; 2] = [
     py::METHODS_END,
 ];
 
-static mut ATTRIBUTES: [ffi::PyGetSetDef; 2] = [
+static mut ATTRIBUTES: [ffi::PyGetSetDef; 3] = [
+    ffi::PyGetSetDef {
+        name: c"region".as_ptr(),
+        get: Some(get_region),
+        set: None,
+        doc: c"The number of the region that it is in.".as_ptr(),
+        closure: null_mut(),
+    },
     ffi::PyGetSetDef {
         name: c"views".as_ptr(),
         get: Some(get_views),

@@ -33,7 +33,7 @@ impl<O: Order> Kind for OrderedQueue<O> {
         willing: Willing,
     ) -> Result<()> {
         let mut message = Message::new(queue.region(), queue.owner());
-        codec::encode(state, item, &mut message)?;
+        codec::encode(state, queue, item, &mut message)?;
         let keys = if O::BY_PRIORITY { [key(item)] } else { [Key::default()] };
         let mut put = Put { messages: core::slice::from_mut(&mut message), keys: &keys, put: 0 };
         perform(state, queue, &mut put, &[item], &willing)?.or_else(|error| errors::put(state, error))
@@ -232,7 +232,7 @@ unsafe fn attempt<O: Order, P: Operation<O>>(
     willing: &Willing,
 ) -> Result<Attempt<P::Error>> {
     // Its objects go when the lock is free again: nobody knows what that runs.
-    let mut values = Values { state, items, queued: Vec::new() };
+    let mut values = Values { state, queue, items, queued: Vec::new() };
     let result = match try_lock(queue)? {
         Some(mut locked) => operation.perform(&mut locked, |one, other| values.is_less(&one, &other)),
         None => match wait_for_lock(state, queue, operation, willing)? {
@@ -272,15 +272,16 @@ unsafe fn wait_for_lock<'a, O: Order, P: Operation<O>>(
 }
 
 /// Items as Python's objects, for comparing them by value.
-struct Values<'a> {
+struct Values<'a, O: Order> {
     state: &'static State,
+    queue: &'a Handle<'static, OrderedQueue<O>>,
     /// Those that are being put.
     items: &'a [*mut ffi::PyObject],
     /// Those of the queue that were compared already.
     queued: Vec<(Name, Owned)>,
 }
 
-impl Values<'_> {
+impl<O: Order> Values<'_, O> {
     /// Whether Python says `one < other`.
     #[cold]
     unsafe fn is_less(&mut self, one: &Contender<'_, '_>, other: &Contender<'_, '_>) -> Result<bool> {
@@ -296,7 +297,7 @@ impl Values<'_> {
         if let Some((_, known)) = self.queued.iter().find(|(name, _)| *name == contender.name) {
             return Ok(known.as_ptr());
         }
-        let value = codec::decode(self.state, contender.message)?;
+        let value = codec::decode(self.state, self.queue, contender.message)?;
         let borrowed = value.as_ptr();
         self.queued.push((contender.name, value));
         Ok(borrowed)

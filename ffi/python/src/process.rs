@@ -40,7 +40,8 @@ const REQUEST_BYTES: usize = 17;
 /// `region_number()`: the number of this process's region.
 pub(crate) unsafe extern "C" fn region_number(module: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard(|| {
-        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(crate::state_of_module(module).home().region.number()))
+        let number = crate::state_of_module(module).home().region.number();
+        Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(number))
     })
 }
 

@@ -118,7 +118,7 @@ impl Kind for Queue {
         willing: Willing,
     ) -> Result<()> {
         let mut message = Message::new(queue.region(), queue.owner());
-        codec::encode(state, item, &mut message)?;
+        codec::encode(state, queue, item, &mut message)?;
         match queue.put(&mut message, queue.region(), queue.owner(), None) {
             Ok(()) => Ok(()),
             Err(PutError::Full) => put_waiting(state, queue, &mut message, willing),
@@ -289,7 +289,7 @@ unsafe fn get<K: Kind>(
 ) -> Result<core::result::Result<Owned, GetError>> {
     let mut message = Message::new(queue.region(), queue.owner());
     match K::get(state, queue, &mut message, willing)? {
-        Ok(()) => codec::decode(state, &message).map(Ok),
+        Ok(()) => codec::decode(state, queue, &message).map(Ok),
         Err(error) => Ok(Err(error)),
     }
 }
@@ -437,7 +437,7 @@ unsafe extern "C" fn peek(
                 let willing = get_willing(state, &**queue, block, timeout)?;
                 let mut copy = Message::new(queue.region(), queue.owner());
                 match Kind::peek(state, queue, &mut copy, &willing)? {
-                    Ok(()) => codec::decode(state, &copy),
+                    Ok(()) => codec::decode(state, queue, &copy),
                     Err(error) => errors::get(state, error),
                 }
             },

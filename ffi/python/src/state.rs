@@ -87,6 +87,8 @@ objects! {
     /// The exception of the name.
     region_corrupt,
     /// The exception of the name.
+    authentication_error,
+    /// The exception of the name.
     owner_died,
     /// The exception of the name.
     not_shareable,
@@ -204,13 +206,22 @@ pub(crate) fn make_in<T>(place: Place, body: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Looks for the dead of several regions.
+/// All regions that an interpreter takes part in. They stay open meanwhile.
 #[derive(Debug)]
-pub(crate) struct Places(pub(crate) Vec<Place>);
+pub(crate) struct Places<'a> {
+    state: &'a State,
+    pub(crate) all: Vec<Place>,
+}
 
-impl Lookout for Places {
+impl Lookout for Places<'_> {
     fn look_out(&self) {
-        self.0.iter().for_each(Lookout::look_out);
+        self.all.iter().for_each(Lookout::look_out);
+    }
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        self.all.drain(..).for_each(|place| self.state.let_go(place));
     }
 }
 
@@ -264,13 +275,20 @@ impl State {
         HERE.get().unwrap_or(self.home())
     }
 
-    fn is_home(&self, place: Place) -> bool {
-        core::ptr::eq(place.region, self.home().region)
+    /// Whether it is the process's own region.
+    #[inline(always)]
+    pub(crate) fn is_home(&self, region: &Region) -> bool {
+        core::ptr::eq(region, self.home().region)
     }
 
     /// All regions that the interpreter takes part in.
-    pub(crate) fn places(&self) -> Places {
-        Places(core::iter::once(self.home()).chain(self.visited.lock().iter().map(|visited| visited.place)).collect())
+    pub(crate) fn places(&self) -> Places<'_> {
+        let mut all = vec![self.home()];
+        for visited in self.visited.lock().iter_mut() {
+            visited.users += 1;
+            all.push(visited.place);
+        }
+        Places { state: self, all }
     }
 
     /// The region of that number, which is joined at that place if need be.
@@ -294,6 +312,20 @@ impl State {
             }
         };
         Ok(Visit { state: self, place })
+    }
+
+    /// Keeps a region open that was just [kept](Region::keep) for it, until it is [let go](State::let_go). Gives its number.
+    pub(crate) fn keep(&self, region: &'static Region) -> core::result::Result<u64, RegionError> {
+        let mut visited = self.visited.lock();
+        let known = visited.iter_mut().find(|visited| core::ptr::eq(visited.place.region, region));
+        if let Some(known) = known {
+            known.users += 1;
+            // SAFETY: there is the other use that the interpreter has of it.
+            unsafe { Region::part(region) };
+        } else {
+            self.enter(&mut visited, region)?;
+        }
+        Ok(region.number())
     }
 
     /// Begins to take part in a region that was just joined for it.
@@ -326,7 +358,7 @@ impl State {
 
     /// Keeps a region open, which is so already, until it is [let go](State::let_go).
     pub(crate) fn hold(&self, place: Place) {
-        if self.is_home(place) {
+        if self.is_home(place.region) {
             return;
         }
         if let Some(known) = self.visited.lock().iter_mut().find(|visited| visited.is(place)) {
@@ -336,7 +368,7 @@ impl State {
 
     /// The end of a use of a region. With the last one, the interpreter leaves.
     pub(crate) fn let_go(&self, place: Place) {
-        if self.is_home(place) {
+        if self.is_home(place.region) {
             return;
         }
         let mut visited = self.visited.lock();
@@ -385,6 +417,12 @@ impl State {
             &[base.as_ptr(), ffi::PyExc_ValueError],
         )?;
         add(c"RegionCorrupt", &objects.region_corrupt, region_corrupt)?;
+        let authentication_error = exception(
+            c"multigil.AuthenticationError",
+            c"A message in a region with a key was made or changed by somebody without the key.",
+            &[base.as_ptr(), ffi::PyExc_ValueError],
+        )?;
+        add(c"AuthenticationError", &objects.authentication_error, authentication_error)?;
         let owner_died = exception(
             c"multigil.OwnerDied",
             c"The process that held a lock died. What the lock guards may be half changed; the lock can be taken again.",
@@ -524,6 +562,11 @@ impl Drop for State {
     fn drop(&mut self) {
         // SAFETY: the module's last reference is dropped attached.
         unsafe { self.clear() };
+        for Visited { place, .. } in self.visited.get_mut().drain(..) {
+            leave(place);
+            // SAFETY: the objects that are in it have a reference to this state, so there are none.
+            unsafe { Region::part(place.region) };
+        }
         leave(self.home());
     }
 }

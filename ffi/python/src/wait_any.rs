@@ -26,10 +26,10 @@ use multigil::flag::Flag;
 use pyo3::ffi;
 
 use crate::handle::{self, Watched};
-use crate::interpreter;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Place, State};
 use crate::wait::{self, Subject};
+use crate::{errors, interpreter};
 
 /// `wait_any(*objects, timeout=None)`.
 pub(crate) unsafe extern "C" fn wait_any(
@@ -64,7 +64,7 @@ unsafe fn first_ready(
     // Where this thread sleeps. What has no place of its own rings the bell of the process's region.
     let place = things.iter().map(|watched| watched.place).min_by_key(Option::is_some).flatten().unwrap_or(home);
     let bell = place.region.bell();
-    descriptors.check(bell).or_else(|error| raise_os_error(error))?;
+    descriptors.check(bell).or_else(|error| errors::system(&error))?;
     let ready = things.iter().position(|watched| watched.thing.is_ready());
     if ready.is_some() || deadline.is_some_and(|deadline| deadline <= Instant::now()) {
         return Ok(ready);
@@ -106,12 +106,6 @@ unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: 
         ..0 => Err(Raised),
         descriptor => Ok(Watched { thing: Box::new(descriptors.add(descriptor)), place: Some(state.home()) }),
     }
-}
-
-unsafe fn raise_os_error<T>(error: Error) -> Result<T> {
-    *libc::__errno_location() = error.raw_os_error().unwrap_or_default();
-    ffi::PyErr_SetFromErrno(ffi::PyExc_OSError);
-    Err(Raised)
 }
 
 /// File descriptors, each with a flag that is set when it is ready: a read would not wait, or fail.
@@ -164,7 +158,7 @@ impl Descriptors {
         }
         let (ours, theirs) = match eventfd().and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
             Ok(both) => both,
-            Err(error) => return raise_os_error(error),
+            Err(error) => return errors::system(&error),
         };
         let run = move || match self.poll(Some(&theirs)) {
             Ok(events) => self.set_flags(&events, place.region.bell()),
