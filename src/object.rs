@@ -260,13 +260,15 @@ impl Region {
 
     /// Takes part: gives a number to name oneself by. None if 4,095 take part already.
     pub fn register(&self) -> Option<PeerId> {
-        let registered = self.heap.space().register();
-        if registered.is_some() {
-            return registered;
-        }
-        // Some numbers may be those of the dead.
-        self.heap.space().peers().filter(|peer| self.heap.space().is_dead(*peer)).for_each(|dead| self.bury(dead));
-        self.heap.space().register()
+        let space = self.heap.space();
+        let of_the_dead = || {
+            // One is enough: what the others left is put right by those who look out, and takes them time.
+            space.peers().filter(|peer| space.is_dead(*peer)).find_map(|dead| {
+                self.bury(dead);
+                space.register()
+            })
+        };
+        space.register().or_else(of_the_dead)
     }
 
     /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
