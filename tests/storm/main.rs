@@ -574,7 +574,9 @@ fn waits(round: &mut Round<'_>) {
     assert_eq!(barrier.waiters().count(region), 0, "nobody waits");
 }
 
-const SCENES: [(&str, fn(&mut Round<'_>)); 10] = [
+type Scene = fn(&mut Round<'_>);
+
+const SCENES: [(&str, Scene); 10] = [
     ("growing", growing),
     ("locks", locks),
     ("bounded", bounded),
@@ -602,9 +604,7 @@ fn rounds(weather: Weather, strokes: usize, dice: &mut Dice) -> Report {
         let (region, report) = (&region, &mut report);
         let mut round =
             Round { region, me, book, weather, dice, report, crew, stopped, strokes: [0, in_a_round], deaths };
-        let began = Instant::now();
         scene(&mut round);
-        let spent = began.elapsed();
         if weather == Weather::Stops {
             assert_eq!(round.deaths.all, 0);
         }
@@ -612,8 +612,10 @@ fn rounds(weather: Weather, strokes: usize, dice: &mut Dice) -> Report {
         let memory = |usage: &Statistics| (usage.memory.blocks, usage.memory.in_use);
         assert_eq!((memory(&after), after.objects), (memory(&before), before.objects), "{name}: all is given back");
         assert_eq!(after.peers, before.peers, "{name}");
-        assert!(spent < HANG * 5);
         report.rounds += 1;
+        if report.rounds % 200 == 0 {
+            println!("{} kills and {} stops so far", report.kills, report.stops);
+        }
     }
     let nanoseconds = |count: &std::sync::atomic::AtomicU64| Duration::from_nanos(count.load(Ordering::SeqCst));
     report.longest_wait = nanoseconds(&book.counts.longest_wait);
