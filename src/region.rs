@@ -415,6 +415,11 @@ impl Space {
         self.ours.lock().contains(&peer)
     }
 
+    /// Whether this process has that peer, and no other one.
+    pub(crate) fn is_last_of_ours(&self, peer: PeerId) -> bool {
+        *self.ours.lock() == [peer]
+    }
+
     /// The numbers that are taken, by the living or the dead.
     pub(crate) fn peers(&self) -> impl Iterator<Item = PeerId> {
         self.header().taken.iter().enumerate().flat_map(|(word, bits)| {
