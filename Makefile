@@ -63,7 +63,9 @@ bench: build $(done_there)/requirements-bench ## measure multigil and its peers
 	cargo bench --package multigil
 	$(python) benches/python/run.py
 
-soak: build ## pass messages for 5 minutes, and share a lock, a condition and a barrier for one each
+soak: build ## kill 100,000 processes, pass messages for 5 minutes, and share a lock, a condition and a barrier for one each
+	MULTIGIL_KILLS=100000 MULTIGIL_STOPS=10000 cargo test --package multigil --features faults --test storm -- \
+		--nocapture storm_of
 	$(python) tests/python/soak.py --minutes 5
 	$(python) tests/python/soak_locks.py --minutes 1
 

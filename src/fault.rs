@@ -27,9 +27,11 @@ mod doomed {
     #[cfg(loom)]
     use loom::thread_local;
 
+    /// How many points a thread still passes, and what happens at the next one, of that name.
+    type Fate = (u32, fn(&'static str));
+
     thread_local! {
-        /// How many points the thread still passes, and what happens then.
-        static DOOMED: Cell<Option<(u32, fn(&'static str))>> = Cell::new(None);
+        static DOOMED: Cell<Option<Fate>> = Cell::new(None);
     }
 
     /// What a doomed thread of a model unwinds with.
@@ -39,9 +41,9 @@ mod doomed {
         pub &'static str,
     );
 
-    /// Ends this thread at the point that it reaches after `points` others, by calling `end` with that point's name;
-    /// `end` does not return. None spares it again. Gives what was left of an earlier doom.
-    pub fn doom(fate: Option<(u32, fn(&'static str))>) -> Option<u32> {
+    /// Ends this thread at the point that it reaches after so many others, by a call with that point's name. If that
+    /// returns, the thread was only stopped, and goes on. None spares it. Gives what was left of an earlier doom.
+    pub fn doom(fate: Option<Fate>) -> Option<u32> {
         DOOMED.with(|doomed| doomed.replace(fate)).map(|(left, _)| left)
     }
 

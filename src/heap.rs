@@ -442,7 +442,7 @@ impl Heap {
 
     /// The end of an object that has no reference, or none but its owner's, which ends: its block is free.
     pub(crate) fn end_object(&self, me: PeerId, id: ObjectId, kind: Option<ObjectKind>) {
-        self.transact(me, |transaction| {
+        let ended = self.transact(me, |transaction| {
             let (_, descriptor) = self.find(id.index)?;
             let seen = descriptor.load(Ordering::Relaxed);
             let is_it = seen & STATE == OBJECT && (seen >> GENERATION_SHIFT) as u32 == id.generation;
@@ -454,8 +454,10 @@ impl Heap {
                 transaction.set(count, count.load(Ordering::Relaxed).wrapping_sub(1));
             }
             Some(())
-        })
-        .map(|()| self.give_back(me, id.index));
+        });
+        if ended.is_some() {
+            self.give_back(me, id.index);
+        }
     }
 
     /// [`Heap::hand_over`] as a part of a transaction.
@@ -746,19 +748,45 @@ impl Heap {
         &self.space.header().objects[place]
     }
 
-    /// Claims a block of a class for `me`.
+    /// Claims a block of a class for `me`. Where memory has a limit, what is kept for other sizes goes first.
     fn claim(&self, family: Family, bytes: usize, me: PeerId) -> Result<Claimed, OutOfMemory> {
         let number = class_of(bytes)
             .ok_or_else(|| OutOfMemory { requested: bytes as u64, available: crate::region::available_memory() })?;
+        let used = &*self.classes(family)[number];
+        loop {
+            let claimed = self.claim_with_memory(family, number, me);
+            let is_refused = claimed.is_err() && self.space.file().must_commit();
+            if !(is_refused && (self.evict(me, Family::Data, used) || self.evict(me, Family::Ring, used))) {
+                return claimed;
+            }
+        }
+    }
+
+    fn claim_with_memory(&self, family: Family, number: usize, me: PeerId) -> Result<Claimed, OutOfMemory> {
         let claimed = self.claim_any(family, number, me)?;
-        if claimed.is_zero && self.space.file().must_commit() && class_bytes(number) >= LARGE_BYTES {
+        // Each time: DIRTY does not say that the pages are there. Somebody may have been killed before they were taken, or
+        // while they were given back.
+        if self.space.file().must_commit() && class_bytes(number) >= LARGE_BYTES {
+            fault!(BeforeCommit);
             let offset = self.find(claimed.index).map_or(0, |(slab, _)| slab.block_offset(place(claimed.index)));
             if let Err(error) = self.space.commit(offset, class_bytes(number) as u64) {
-                self.give_back(me, claimed.index);
+                self.give_back_without_memory(claimed.index);
                 return Err(error);
             }
         }
         Ok(claimed)
+    }
+
+    /// Gives a large block back as one that nobody has written to: those with memory are taken before it is.
+    #[cold]
+    fn give_back_without_memory(&self, index: u32) {
+        let Some((slab, descriptor)) = self.find(index) else { return };
+        // Counted as one that is free and has pages, until it has none.
+        self.idle_large(slab.family).fetch_add(slab.block_bytes as u64, Ordering::Relaxed);
+        self.discard_block(slab, place(index));
+        let free = descriptor.load(Ordering::Relaxed) & !0 << GENERATION_SHIFT;
+        descriptor.store(free, Ordering::Release); // as in `give_back`
+        count_down(&self.class(slab).taken, 1);
     }
 
     fn claim_any(&self, family: Family, number: usize, me: PeerId) -> Result<Claimed, OutOfMemory> {

@@ -259,21 +259,25 @@ impl Region {
 
     /// Takes part: gives a number to name oneself by. None if 4,095 take part already.
     pub fn register(&self) -> Option<PeerId> {
-        let registered = self.heap.space().register();
-        if registered.is_some() {
-            return registered;
-        }
-        // Some numbers may be those of the dead. One is enough.
-        self.heap.space().peers().filter(|peer| self.heap.space().is_dead(*peer)).find_map(|dead| {
-            self.bury(dead);
-            self.heap.space().register()
-        })
+        let space = self.heap.space();
+        let of_the_dead = || {
+            // One is enough: what the others left is put right by those who look out, and takes them time.
+            space.peers().filter(|peer| space.is_dead(*peer)).find_map(|dead| {
+                self.bury(dead);
+                space.register()
+            })
+        };
+        space.register().or_else(of_the_dead)
     }
 
-    /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
+    /// Ends taking part: whatever the peer still owns is given back, but the locks that it has, as a thread may end with
+    /// one that another gives back. If it is the last one of this process, it is as if that died.
     pub fn leave(&self, peer: PeerId) {
-        self.heap.close_ledger(peer);
-        self.sweep(peer, peer);
+        if self.heap.space().is_last_of_ours(peer) {
+            self.put_right(peer, peer);
+        } else {
+            self.sweep(peer, peer);
+        }
         self.heap.space().leave(peer);
     }
 
@@ -406,6 +410,9 @@ impl Region {
 
     /// Frees what a participant owned that has ended; what it had not acknowledged goes back to its queue.
     fn sweep(&self, ended: PeerId, me: PeerId) {
+        if ended == me {
+            self.heap.close_ledger(me); // its blocks are found as all others
+        }
         self.heap.sweep(ended, me, |envelope| Queue::give_back_taken(self, me, envelope), |id| self.end(id, me));
     }
 
