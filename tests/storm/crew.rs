@@ -132,12 +132,16 @@ fn die(point: &'static str) {
 }
 
 fn stop(point: &'static str) {
-    if let Some((_, slot)) = MINE.get() {
-        slot.note_point(point);
+    let Some((book, slot)) = MINE.get() else { return };
+    slot.note_point(point);
+    // Either the parent waits for us, or we see that it will not have us go on any more.
+    slot.stops.store(true, Ordering::SeqCst);
+    if !book.stops() {
+        // SAFETY: as above. The parent has it go on.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        doom(Some(((nanoseconds() % 500) as u32, stop)));
     }
-    // SAFETY: as above. The parent has it go on.
-    unsafe { libc::raise(libc::SIGSTOP) };
-    doom(Some(((nanoseconds() % 500) as u32, stop)));
+    slot.stops.store(false, Ordering::SeqCst);
 }
 
 struct Child {
