@@ -9,6 +9,7 @@
 PYTHON ?=
 VENV ?= .venv
 DEMO ?=
+INPUTS ?= 1000000
 
 # Where rustup puts cargo: the shell that installed it has not read its new profile yet.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -33,7 +34,7 @@ loom := RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(or $(CARGO_TARGET_DIR),target)
 # All of them write to the same environment and the same folder of cargo's.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-rust test-python bench soak lint lint-rust lint-python clean FORCE
+.PHONY: help build demo test test-rust test-python bench soak fuzz lint lint-rust lint-python clean FORCE
 
 help: ## what there is to make
 	@echo 'usage: make TARGET [PYTHON=python3.14] [VENV=.venv] [DEMO=PATH]'
@@ -67,6 +68,9 @@ soak: build ## kill 100,000 processes, pass messages for 5 minutes, and share a 
 		--nocapture storm_of
 	$(python) tests/python/soak.py --minutes 5
 	$(python) tests/python/soak_locks.py --minutes 1
+
+fuzz: ## try a million regions that somebody wrote over, or INPUTS of them
+	MULTIGIL_INPUTS=$(INPUTS) cargo test --package multigil --test overwritten -- --nocapture
 
 lint: lint-rust lint-python ## check format, style and types
 

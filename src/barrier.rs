@@ -135,7 +135,7 @@ impl Barrier {
             fault!(BarrierSeated);
             // SYNC POINT: Release publishes what came before, and the seat, to the last one and to whoever breaks it.
             let release = essential!(Arrived: Ordering::Release);
-            if self.word.compare_exchange(seen, seen + ARRIVED_ONE, release, Ordering::Relaxed).is_ok() {
+            if self.word.compare_exchange(seen, seen.wrapping_add(ARRIVED_ONE), release, Ordering::Relaxed).is_ok() {
                 fault!(BarrierArrived);
                 return Ok(Some(Arrival::Waiting(arrived(seen), sitting)));
             }

@@ -248,7 +248,7 @@ pub(crate) fn task_done(queue: &(impl AnyQueue + ?Sized), region: &Region) -> Re
             return Err(TooManyDone);
         }
         // Release: what was done comes before `join` returns.
-        match rest.done.compare_exchange_weak(seen, seen + 1, Ordering::AcqRel, Ordering::Relaxed) {
+        match rest.done.compare_exchange_weak(seen, seen.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => {
                 if now_done == put {
                     all_done.notify_all(region.bell());

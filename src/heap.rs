@@ -72,6 +72,8 @@ const RETAINED_RING_BYTES: usize = 8 << 20;
 const RETAINED_SMALL_BYTES: usize = 4 << 20;
 /// Bytes of a class's largest slab, if a block is smaller.
 const MAX_SLAB_BYTES: usize = 16 << 20;
+/// So many slabs somebody adds for one block. Others may take all that was added, but not each time: somebody wrote over it.
+const MOST_GROWTH: u32 = 64;
 /// How many descriptors a search looks at in each slab before it gives up on it.
 const SEARCH: usize = 256;
 /// Pages are given back in pieces of at least this size, when all blocks in a piece are free.
@@ -273,7 +275,7 @@ impl Heap {
             if class_bytes(number) < LARGE_BYTES || !idle || core::ptr::eq(&raw const **class, used) {
                 continue;
             }
-            for (slab, place) in self.places(class) {
+            for (slab, place) in self.places(family, number, class) {
                 let Some(descriptor) = slab.descriptor(place) else { continue };
                 if let Some(seen) = hold(descriptor, me, DIRTY) {
                     self.discard_block(slab, place);
@@ -286,10 +288,19 @@ impl Heap {
     }
 
     /// Every place of a class.
-    fn places<'a>(&'a self, class: &Class) -> impl Iterator<Item = (&'a Slab, usize)> {
-        let newest = self.named_slab(class.newest.load(Ordering::Acquire));
-        core::iter::successors(newest, |slab| self.named_slab(slab.older))
-            .flat_map(|slab| (0..slab.count).map(move |place| (slab, place)))
+    fn places<'a>(&'a self, family: Family, number: usize, class: &Class) -> impl Iterator<Item = (&'a Slab, usize)> {
+        self.slabs(family, number, class.newest.load(Ordering::Acquire))
+            .flat_map(|(_, slab)| (0..slab.count).map(move |place| (slab, place)))
+    }
+
+    /// The slabs of a class with their numbers, from the one of that name on: those that are of that class.
+    fn slabs(&self, family: Family, number: usize, newest: u64) -> impl Iterator<Item = (u32, &Slab)> {
+        let named = move |name: u64| {
+            let slab = self.named_slab(name)?;
+            // Another one only if somebody wrote over the links. Its blocks are of another size.
+            (slab.family == family && slab.class == number).then_some((name as u32 - 1, slab))
+        };
+        core::iter::successors(named(newest), move |(_, slab)| named(slab.older))
     }
 
     /// Gives a large block's pages back to the kernel. The block is the caller's.
@@ -311,10 +322,13 @@ impl Heap {
     ) -> Result<(ObjectId, Note), OutOfMemory> {
         let id = self.take_for_object(me, kind, bytes)?;
         let note = self.note(me).inspect_err(|_| self.give_back(me, id.index))?;
-        let noted = self.noted(note).expect("it is a place of a ledger");
-        let is_made = self.make_object(me, id, kind, noted, 0, id.pack());
-        debug_assert!(is_made, "nobody else knows of them");
-        Ok((id, note))
+        // Nobody else knows of them, unless somebody wrote over the ledger.
+        if self.noted(note).is_some_and(|noted| self.make_object(me, id, kind, noted, 0, id.pack())) {
+            return Ok((id, note));
+        }
+        self.forget_note(me, note);
+        self.give_back(me, id.index);
+        Err(OutOfMemory { requested: bytes as u64, available: 0 })
     }
 
     /// Takes a block for an object, all zero but for its kind. It is the caller's until [`Heap::make_object`].
@@ -323,7 +337,9 @@ impl Heap {
         // Blocks for a multiple of the smallest one are such multiples themselves, and so aligned to it in their slab.
         let room = bytes.checked_next_multiple_of(MIN_BLOCK_BYTES).unwrap_or(usize::MAX);
         let Claimed { index, generation, is_zero } = self.claim(Family::Data, room, me).map_err(refused)?;
-        let (memory, _) = self.memory(index).expect("it was just taken");
+        let Some((memory, _)) = self.memory(index) else {
+            return Err(OutOfMemory { requested: bytes as u64, available: 0 });
+        };
         if !is_zero {
             // SAFETY: the block is ours alone until its id is known, and it is that large.
             unsafe { memory.write_bytes(0, bytes) };
@@ -380,7 +396,7 @@ impl Heap {
         kind: ObjectKind,
     ) -> Result<(), AttachError> {
         let descriptor = self.referable(id, kind)?;
-        transaction.set(descriptor, descriptor.load(Ordering::Relaxed) + REFERENCE);
+        transaction.set(descriptor, descriptor.load(Ordering::Relaxed).wrapping_add(REFERENCE));
         Ok(())
     }
 
@@ -483,6 +499,11 @@ impl Heap {
         self.find(index).is_some_and(|(_, seen)| seen.load(Ordering::Acquire) & (STATE | PEER | TAKEN) == mine)
     }
 
+    /// Whether the id is an object's that somebody refers to.
+    pub(crate) fn is_alive(&self, id: ObjectId) -> bool {
+        self.object_kind(id).is_some_and(|kind| self.referable(id, kind).is_ok())
+    }
+
     /// Whether the id is an object's that exists.
     pub(crate) fn is_object(&self, id: ObjectId) -> bool {
         self.find(id.index).is_some_and(|(_, descriptor)| {
@@ -501,7 +522,7 @@ impl Heap {
                 // A name that leads nowhere stays one, so that the places of the others do not change.
                 let added = self.add_reference(transaction, *id, *kind).is_ok();
                 transaction.set(word, if added { id.pack() } else { 0 });
-                transaction.set(descriptor, seen + REFERENCE);
+                transaction.set(descriptor, seen.wrapping_add(REFERENCE));
                 Some(())
             });
         }
@@ -509,25 +530,25 @@ impl Heap {
 
     /// The objects that a block refers to.
     pub(crate) fn pinned(&self, index: u32) -> impl Iterator<Item = ObjectId> {
-        let count = self.find(index).map_or(0, |(slab, descriptor)| {
-            let most = slab.block_bytes / size_of::<AtomicU64>();
-            pins(descriptor.load(Ordering::Relaxed)).min(most)
-        });
+        let count = self
+            .find(index)
+            .map_or(0, |(slab, descriptor)| pins(descriptor.load(Ordering::Relaxed)).min(most_pins(slab)));
         let id = move |pin| ObjectId::unpack(self.pinned_word(index, pin)?.load(Ordering::Relaxed));
         (0..count).filter_map(id)
     }
 
     /// Takes the references back that a block holds; `last` is told of the objects that end with that.
     pub(crate) fn unpin(&self, me: PeerId, index: u32, mut last: impl FnMut(ObjectId)) {
-        loop {
+        for _ in 0..=u16::MAX {
             let released = self.transact(me, |transaction| {
-                let (_, descriptor) = self.find(index)?;
+                let (slab, descriptor) = self.find(index)?;
                 let seen = descriptor.load(Ordering::Relaxed);
                 if !matches!(seen & STATE, OWNED | QUEUED) {
                     return None;
                 }
-                let pin = pins(seen).checked_sub(1)?;
-                transaction.set(descriptor, seen - REFERENCE);
+                // More than there can be are those of somebody who wrote over them.
+                let pin = pins(seen).min(most_pins(slab)).checked_sub(1)?;
+                transaction.set(descriptor, seen & !REFERENCES | pin as u64 * REFERENCE);
                 let id = self.pinned_word(index, pin).and_then(|word| {
                     transaction.set(word, 0);
                     ObjectId::unpack(word.load(Ordering::Relaxed))
@@ -777,24 +798,25 @@ impl Heap {
             return Ok(block);
         }
         if class.dirty.load(Ordering::Relaxed) > class.taken.load(Ordering::Relaxed)
-            && let Some(found) = self.search(class, DIRTY, me)
+            && let Some(found) = self.search(family, number, DIRTY, me)
         {
             return Ok(found); // one whose pages the kernel need not give again
         }
-        loop {
+        let mut added = 0;
+        while added < MOST_GROWTH {
             let newest = class.newest.load(Ordering::Acquire);
-            if let Some(found) = self.search(class, 0, me) {
+            if let Some(found) = self.search(family, number, 0, me) {
                 return Ok(found);
             }
-            self.grow(family, number, newest, me)?;
+            added += u32::from(self.grow(family, number, newest, me)?);
         }
+        Err(OutOfMemory { requested: class_bytes(number) as u64, available: 0 })
     }
 
     /// Claims a free block of a class that has the flag `wanted`, if there is one where it looks.
-    fn search(&self, class: &Class, wanted: u64, me: PeerId) -> Option<Claimed> {
-        let mut name = class.newest.load(Ordering::Acquire);
-        while let Some(slab) = self.named_slab(name) {
-            let number = (name - 1) as u32;
+    fn search(&self, family: Family, class: usize, wanted: u64, me: PeerId) -> Option<Claimed> {
+        let newest = self.classes(family)[class].newest.load(Ordering::Acquire);
+        for (number, slab) in self.slabs(family, class, newest) {
             let start = slab.cursor.load(Ordering::Relaxed);
             for step in 0..slab.count.min(SEARCH) {
                 let place = if start + step < slab.count { start + step } else { start + step - slab.count };
@@ -808,7 +830,6 @@ impl Heap {
                 }
             }
             slab.cursor.store((start + slab.count.min(SEARCH)) % slab.count, Ordering::Relaxed);
-            name = slab.older;
         }
         None
     }
@@ -834,18 +855,19 @@ impl Heap {
         Some(Claimed { index, generation, is_zero: seen & DIRTY == 0 })
     }
 
-    /// Adds a slab to a class, unless somebody did so since `newest` was read.
+    /// Adds a slab to a class, unless somebody did so since `newest` was read; whether it did.
     #[cold]
-    fn grow(&self, family: Family, number: usize, newest: u64, me: PeerId) -> Result<(), OutOfMemory> {
+    fn grow(&self, family: Family, number: usize, newest: u64, me: PeerId) -> Result<bool, OutOfMemory> {
         let (class, header) = (&self.classes(family)[number], self.space.header());
         let block_bytes = class_bytes(number);
         let mut refused = None;
-        self.transact(me, |transaction| {
+        let added = self.transact(me, |transaction| {
             if class.newest.load(Ordering::Acquire) != newest {
                 return None;
             }
             let slabs = header.slab_count.load(Ordering::Relaxed);
-            let before = self.named_slab(newest).map_or(0, |slab| slab.count);
+            let known = self.slabs(family, number, newest).next();
+            let before = known.map_or(0, |(_, slab)| slab.count);
             let count = (2 * before).max(FIRST_SLAB_BYTES / block_bytes).clamp(1, MAX_PLACES);
             let count = count.min((MAX_SLAB_BYTES / block_bytes).max(1));
             let lead = lead_bytes(family, count);
@@ -868,12 +890,13 @@ impl Heap {
             transaction.set(&entry.offset, cut.offset);
             transaction
                 .set(&entry.shape, u64::from(family == Family::Ring) << 40 | (number as u64) << 32 | count as u64);
-            transaction.set(&entry.links, cut.segment << 32 | newest);
+            // A link that leads nowhere ends here.
+            transaction.set(&entry.links, cut.segment << 32 | known.map_or(0, |_| newest));
             transaction.set(&header.slab_count, slabs + 1);
             transaction.set(&class.newest, slabs + 1);
             Some(())
         });
-        refused.map_or(Ok(()), Err)
+        refused.map_or(Ok(added.is_some()), Err)
     }
 
     /// Makes the slab of that number known here, if there is one that can be.
@@ -1151,6 +1174,11 @@ fn count_down(count: &AtomicU64, by: u64) {
 fn lead_bytes(family: Family, count: usize) -> usize {
     let headers = if family == Family::Ring { (count + 1) * size_of::<RingHeader>() } else { 0 };
     (count * size_of::<AtomicU64>() + headers).next_multiple_of(page_bytes())
+}
+
+/// The most references that a block can hold in its last words.
+fn most_pins(slab: &Slab) -> usize {
+    (slab.block_bytes / size_of::<AtomicU64>()).min(usize::from(u16::MAX))
 }
 
 /// How many references a block holds.

@@ -10,7 +10,8 @@
 //! makes the changes again, which is no matter as often as it is done. So all of the words change or none.
 //!
 //! One lock serves a whole region. What needs it is rare: references to objects, rings that are linked, growth. It
-//! names its holder, as every lock does, and is taken over only from one who is dead for certain.
+//! names its holder, as every lock does, and is taken over only from one who is dead for certain. A process's own threads
+//! take turns beforehand: so a holder that is one of them and not the caller is one that somebody wrote there.
 #![forbid(unsafe_code)]
 
 #[cfg(not(loom))]
@@ -54,8 +55,9 @@ pub trait Place {
     /// The word there, if there is one.
     fn word(&self, offset: u64) -> Option<&AtomicU64>;
 
-    /// Whether nobody of that name takes part any more.
-    fn is_dead(&self, peer: PeerId) -> bool;
+    /// Whether nobody of that name has the lock: it takes part no more, or it is of this process, where only the caller
+    /// wants it just now.
+    fn cannot_hold(&self, peer: PeerId) -> bool;
 }
 
 /// Changes that are being collected, while the journal's lock is held.
@@ -64,6 +66,7 @@ pub struct Transaction<'a, P> {
     journal: &'a Journal,
     region: &'a P,
     count: usize,
+    is_whole: bool,
 }
 
 impl Journal {
@@ -77,9 +80,13 @@ impl Journal {
         self.lock(region, me);
         let _unlock = Unlock(self);
         essential!(JournalRedone: self.redo(region)); // of somebody who died
-        let mut transaction = Transaction { journal: self, region, count: 0 };
+        let mut transaction = Transaction { journal: self, region, count: 0, is_whole: true };
         let result = body(&mut transaction)?;
         let count = transaction.count;
+        debug_assert!(transaction.is_whole, "transactions have few words, all of their region");
+        if !transaction.is_whole {
+            return None;
+        }
         fault!(BeforeJournalCommit);
         // The commit. Release, here and below: each step is in memory after all those before it, whenever we are killed.
         essential!(JournalCommitted: self.count.store(count as u64, Ordering::Release));
@@ -140,7 +147,7 @@ impl Journal {
                 let holder = PeerId::new(u16::try_from(seen & !CONTENDED).unwrap_or(0));
                 // Nobody else takes it over: the one whose exchange succeeds.
                 if self.holder.load(Ordering::Relaxed) == contended
-                    && essential!(JournalOwnerDead: holder.is_none_or(|holder| region.is_dead(holder)))
+                    && essential!(JournalOwnerDead: holder.is_none_or(|holder| region.cannot_hold(holder)))
                     && take(contended, CONTENDED)
                 {
                     return;
@@ -168,7 +175,10 @@ impl<P: Place> Transaction<'_, P> {
     /// Has the word become `value`. Nobody else may change it but in a transaction.
     pub fn set(&mut self, word: &AtomicU64, value: u64) {
         let change = self.journal.changes.get(self.count).zip(self.region.offset(word));
-        let (change, place) = change.expect("transactions have few words, all of their region");
+        let Some((change, place)) = change else {
+            self.is_whole = false;
+            return;
+        };
         change.place.store(place, Ordering::Relaxed);
         change.value.store(value, Ordering::Relaxed);
         self.count += 1;

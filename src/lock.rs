@@ -72,22 +72,23 @@ impl Lock {
                 self.thread.store(owner.thread, Ordering::Relaxed);
                 Ok(true)
             }
-            Err(seen) if seen & (LOCKED | ABANDONED) == ABANDONED => self.take_abandoned(seen, owner, state),
+            Err(seen) if seen & LOCKED == 0 => self.take_unlocked(seen, owner, state),
             Err(_) => Ok(false),
         }
     }
 
-    /// Makes a lock free whose owner died. If somebody else just has, it is one like any other.
+    /// Makes a lock free whose owner died, or that nobody holds and somebody wrote over. If somebody else just has, it is
+    /// one like any other.
     #[cold]
-    fn take_abandoned(&self, seen: u32, owner: Owner, state: u32) -> Result<bool, OwnerDied> {
+    fn take_unlocked(&self, seen: u32, owner: Owner, state: u32) -> Result<bool, OwnerDied> {
         // SYNC POINT: the word was seen; Acquire sees what came before the Release in `recover`.
         essential!(AbandonedSeen: fence(Ordering::Acquire));
         let died = OwnerDied { peer: peer(seen), thread: self.dead_thread.load(Ordering::Relaxed) };
         // Nobody sleeps: all were woken, and who finds it abandoned does not fall asleep.
         // Relaxed: what `recover` published goes on to whoever takes the lock, because this is a read-modify-write.
         match self.word.compare_exchange(seen, 0, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => Err(died),
-            Err(_) => self.take(owner, state),
+            Ok(_) if seen & ABANDONED != 0 => Err(died),
+            _ => self.take(owner, state),
         }
     }
 
@@ -206,7 +207,7 @@ impl Lock {
         while seen & LOCKED != 0 && peer(seen) == dead.get() {
             fault!(LockDeadFound);
             let abandoned = seen & !(LOCKED | CONTENDED | WATCHED) | ABANDONED;
-            // SYNC POINT: Release publishes what was put right to the Acquire in `take_abandoned`, and the name.
+            // SYNC POINT: Release publishes what was put right to the Acquire in `take_unlocked`, and the name.
             let release = essential!(Abandoned: Ordering::Release);
             // It fails if somebody has given the lock back meanwhile, or has begun to wait.
             match self.word.compare_exchange(seen, abandoned, release, Ordering::Relaxed) {

@@ -24,7 +24,6 @@ use crate::fault::fault;
 use crate::file::RegionFile;
 use crate::flag::Flag;
 use crate::heap::{Heap, Note, Usage};
-use crate::journal::Place;
 use crate::layout::{Entry, Envelope, INLINE_BYTES, INLINE_WORDS, Meta, ObjectHeader, ObjectId, ObjectKind, PeerId};
 use crate::lock::{Lock, Owner, RLock};
 use crate::memory::{Element, Format, Memory};
@@ -271,10 +270,14 @@ impl Region {
         space.register().or_else(of_the_dead)
     }
 
-    /// Ends taking part: whatever the peer still owns is given back, but the locks and seats that it has.
+    /// Ends taking part: whatever the peer still owns is given back, but the locks that it has, as a thread may end with
+    /// one that another gives back. If it is the last one of this process, it is as if that died.
     pub fn leave(&self, peer: PeerId) {
-        self.heap.close_ledger(peer);
-        self.sweep(peer, peer);
+        if self.heap.space().is_last_of_ours(peer) {
+            self.put_right(peer, peer);
+        } else {
+            self.sweep(peer, peer);
+        }
         self.heap.space().leave(peer);
     }
 
@@ -348,10 +351,12 @@ impl Region {
         self.recover_dead(me)
     }
 
-    /// The same at once.
+    /// The same at once. Of very many, the rest is left to the next call.
     pub fn recover_dead(&self, me: PeerId) -> usize {
+        /// Each costs a walk over all blocks. More do not die together, unless somebody wrote over the numbers.
+        const MOST: usize = 256;
         let space = self.heap.space();
-        let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).collect();
+        let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).take(MOST).collect();
         dead.iter().filter(|dead| self.recover(**dead, me)).count()
     }
 
@@ -387,6 +392,9 @@ impl Region {
     }
 
     fn put_right(&self, dead: PeerId, me: PeerId) {
+        if self.process(dead) == 0 {
+            return; // the number never was anybody's: somebody wrote over the bits, maybe all of them
+        }
         // First of all what the journal's log holds, if the dead had its lock: its changes may be half made.
         self.heap.transact(me, |_| None::<()>);
         for id in self.heap.objects() {
@@ -402,6 +410,9 @@ impl Region {
 
     /// Frees what a participant owned that has ended; what it had not acknowledged goes back to its queue.
     fn sweep(&self, ended: PeerId, me: PeerId) {
+        if ended == me {
+            self.heap.close_ledger(me); // its blocks are found as all others
+        }
         self.heap.sweep(ended, me, |envelope| Queue::give_back_taken(self, me, envelope), |id| self.end(id, me));
     }
 
@@ -549,7 +560,7 @@ impl Region {
         entry.companion.store(companion.map_or(0, |(id, _)| id.pack()), Ordering::Relaxed);
         let first = &self.heap.space().header().names;
         let named = self.heap.transact(me, |transaction| {
-            if self.links().any(|(_, entry)| entry.is(kind, name)) {
+            if self.of_name(kind, name).is_some() {
                 return None;
             }
             for (id, kind) in core::iter::once(object).chain(companion) {
@@ -567,11 +578,12 @@ impl Region {
 
     /// A handle to the object of that name, if there is one and it is such an object.
     pub fn open_named<T: SharedState>(&self, me: PeerId, kind: u32, name: &str) -> Option<Handle<'_, T>> {
+        let mut gone = None;
         loop {
-            let (id, _) = self.find_name(me, kind, name)?;
+            let (id, _) = self.find_name(me, kind, name).filter(|(id, _)| gone != Some(*id))?;
             match self.attach(id, me) {
                 Ok(handle) => return Some(handle),
-                Err(AttachError::Gone) => {} // it was unlinked in between
+                Err(AttachError::Gone) => gone = Some(id), // it was unlinked in between, or somebody wrote over it
                 Err(_) => return None,
             }
         }
@@ -582,7 +594,7 @@ impl Region {
         let mut found = None;
         // With the lock, since entries come and go; nothing is changed.
         self.heap.transact(me, |_| {
-            found = self.links().find(|(_, entry)| entry.is(kind, name)).and_then(|(_, entry)| entry.ids());
+            found = self.of_name(kind, name);
             None::<()>
         });
         found
@@ -592,7 +604,7 @@ impl Region {
     pub fn take_name(&self, me: PeerId, kind: u32, name: &str) -> bool {
         let taken = self.heap.transact(me, |transaction| {
             let (link, entry) = self.links().find(|(_, entry)| entry.is(kind, name))?;
-            let block = u32::try_from(link.load(Ordering::Relaxed) - 1).ok()?;
+            let block = u32::try_from(link.load(Ordering::Relaxed).checked_sub(1)?).ok()?;
             transaction.set(link, entry.next.load(Ordering::Relaxed));
             self.heap.hand_over_with(transaction, block, Some(me))?;
             let (object, companion) = entry.ids().map_or((None, None), |(object, other)| (Some(object), other));
@@ -615,13 +627,29 @@ impl Region {
         found
     }
 
+    /// What has that name. Whoever asks holds the journal's lock.
+    fn of_name(&self, kind: u32, name: &str) -> Option<(ObjectId, Option<ObjectId>)> {
+        let mut named = self.links().filter(|(_, entry)| entry.is(kind, name)).filter_map(|(_, entry)| entry.ids());
+        // An entry is a reference. Without an object there is none, since somebody wrote over one or the other.
+        let is_alive = |(object, _): &(ObjectId, _)| self.heap.is_alive(*object);
+        named.find(is_alive)
+    }
+
     /// The list of names: each entry with the word that leads to it. Whoever walks along it holds the journal's lock.
     fn links(&self) -> impl Iterator<Item = (&AtomicU64, &Name)> {
-        /// So many, in case that the list leads back into itself because somebody wrote over it.
+        /// Nobody has as many.
         const MOST: usize = 1 << 20;
         let mut link = &self.heap.space().header().names;
+        // Should the list lead back into itself, because somebody wrote over it, then to one that is remembered: ever
+        // later ones are, until one of them is in the circle (Richard Brent, 1980).
+        let (mut steps, mut remembered) = (0_u32, None);
         let next = move || {
-            let entry = self.entry(link)?;
+            let entry =
+                self.entry(link).filter(|entry| !remembered.is_some_and(|other| core::ptr::eq(other, *entry)))?;
+            steps += 1;
+            if steps.is_power_of_two() {
+                remembered = Some(entry);
+            }
             Some((core::mem::replace(&mut link, &entry.next), entry))
         };
         core::iter::from_fn(next).take(MOST)
@@ -1146,8 +1174,9 @@ impl<'r> Message<'r> {
         if let Some(mine) = self.block()
             && let (Some((from, _)), Some((to, _))) = (memory(theirs), memory(mine))
         {
-            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's.
-            unsafe { from.copy_to_nonoverlapping(to, meta.length as usize) };
+            // SAFETY: ours holds as many bytes, nobody else uses it, and the other is not written while it is a queue's. Where
+            // somebody wrote over what tells where blocks are, they may overlap.
+            unsafe { from.copy_to(to, meta.length as usize) };
             self.cell.meta = cell.meta;
             let pins: Vec<_> = heap.pinned(theirs).filter_map(|id| Some((id, heap.object_kind(id)?))).collect();
             heap.pin(self.me, mine, &pins);
@@ -1274,7 +1303,9 @@ impl<'r> Message<'r> {
         let (Some(_), false) = (end, bytes.is_empty()) else { return };
         if meta.is_inline() {
             bytemuck::bytes_of_mut(&mut self.cell.payload)[offset..offset + bytes.len()].copy_from_slice(bytes);
-        } else if let Some((memory, _)) = self.region.heap.memory(self.cell.payload[0] as u32) {
+        } else if let Some((memory, size)) = self.region.heap.memory(self.cell.payload[0] as u32)
+            && size as u64 >= meta.length
+        {
             // SAFETY: the block is ours and holds `meta.length` bytes, and the copy ends within them. The source is
             // no part of a block: those are never handed out as slices.
             unsafe { memory.add(offset).copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };

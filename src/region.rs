@@ -19,7 +19,7 @@ use crate::error::{OutOfMemory, RegionError};
 use crate::file::RegionFile;
 use crate::journal::{Place, Transaction};
 use crate::layout::{Header, Identity, MAX_SEGMENTS, PeerId, SegmentEntry};
-use crate::sync::{AtomicPtr, AtomicU64, Ordering};
+use crate::sync::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of the first segment: enough for a program that never has more than a few thousand messages waiting.
 /// The kernel gives pages only when they are touched.
@@ -38,6 +38,10 @@ pub(crate) struct Space {
     file: RegionFile,
     /// What is mapped of the segments, by their numbers. Null, or made by `Box::into_raw` and there as long as this.
     segments: Box<[AtomicPtr<Segment>]>,
+    /// No segment from this number on is mapped.
+    mapped_count: AtomicUsize,
+    /// Held by the thread of this process that changes words together.
+    transacting: Mutex<()>,
     /// Participants of this process; whose locks the kernel does not tell from ours.
     ours: Mutex<Vec<PeerId>>,
 }
@@ -114,7 +118,15 @@ impl Space {
     fn map(file: RegionFile, identity: Identity) -> Result<Space, RegionError> {
         let header = MmapOptions::new().len(header_bytes() as usize).map_raw(file.file())?;
         let segments = (0..MAX_SEGMENTS).map(|_| AtomicPtr::default()).collect();
-        Ok(Space { header, identity, file, segments, ours: Mutex::default() })
+        Ok(Space {
+            header,
+            identity,
+            file,
+            segments,
+            mapped_count: AtomicUsize::new(0),
+            transacting: Mutex::default(),
+            ours: Mutex::default(),
+        })
     }
 
     #[inline(always)]
@@ -137,6 +149,7 @@ impl Space {
         me: PeerId,
         body: impl FnOnce(&mut Transaction<'_, Space>) -> Option<T>,
     ) -> Option<T> {
+        let _one_thread = self.transacting.lock();
         self.header().journal.transact(self, me, body)
     }
 
@@ -159,7 +172,7 @@ impl Space {
         let mut fitting = None;
         for (number, entry) in header.segments.iter().take(count as usize).enumerate() {
             let (offset, length) = self.shape(entry).ok_or_else(refused)?;
-            let used = entry.used.load(Ordering::Relaxed).min(length);
+            let used = entry.used.load(Ordering::Relaxed).min(length).next_multiple_of(page_bytes() as u64);
             end = end.max(offset + length);
             if length - used >= bytes {
                 fitting = Some((number as u64, entry, offset, used));
@@ -233,6 +246,7 @@ impl Space {
             let _ = memory.advise(Advice::HugePage);
         }
         let fresh = Box::into_raw(Box::new(Segment { memory, offset }));
+        self.mapped_count.fetch_max(number + 1, Ordering::AcqRel);
         let null = core::ptr::null_mut();
         // Release publishes the segment. Failure: somebody was quicker.
         match place.compare_exchange(null, fresh, Ordering::AcqRel, Ordering::Acquire) {
@@ -261,7 +275,8 @@ impl Space {
     }
 
     fn mapped(&self) -> impl Iterator<Item = &Segment> {
-        let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
+        // How many the region has may have been written over.
+        let count = self.mapped_count.load(Ordering::Acquire);
         // SAFETY: null or a segment, which is there as long as we are.
         self.segments[..count].iter().filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
     }
@@ -362,7 +377,10 @@ impl Space {
         self.file.take_over(file)?;
         self.header().peers[usize::from(me.get())].process.store(u64::from(std::process::id()), Ordering::Relaxed);
         // SAFETY: nobody else is here. Whoever had it locked has stayed with the parent, and may have been changing it.
-        unsafe { core::ptr::from_ref(&self.ours).cast_mut().write(Mutex::new(vec![me])) };
+        unsafe {
+            core::ptr::from_ref(&self.ours).cast_mut().write(Mutex::new(vec![me]));
+            core::ptr::from_ref(&self.transacting).cast_mut().write(Mutex::default());
+        }
         Ok(())
     }
 
@@ -387,9 +405,19 @@ impl Space {
         bits.load(Ordering::Acquire) & bit != 0
     }
 
+    /// Whether nobody of that name takes part any more.
+    pub(crate) fn is_dead(&self, peer: PeerId) -> bool {
+        !self.is_taken(peer) || (!self.is_ours(peer) && !self.file.is_claimed_elsewhere(peer))
+    }
+
     /// Whether this process has the peer.
     pub(crate) fn is_ours(&self, peer: PeerId) -> bool {
         self.ours.lock().contains(&peer)
+    }
+
+    /// Whether this process has that peer, and no other one.
+    pub(crate) fn is_last_of_ours(&self, peer: PeerId) -> bool {
+        *self.ours.lock() == [peer]
     }
 
     /// The numbers that are taken, by the living or the dead.
@@ -426,15 +454,17 @@ impl Place for Space {
             let count = self.header().segment_count.load(Ordering::Acquire).min(MAX_SEGMENTS as u64) as usize;
             let inside =
                 |segment: &&Segment| (segment.offset..segment.offset + segment.memory.len() as u64).contains(&offset);
-            let segment = (0..count).filter_map(|number| self.segment(number)).find(inside)?;
+            // Of words that this process has just changed, what is mapped tells for certain.
+            let known = self.mapped().find(inside);
+            let segment = known.or_else(|| (0..count).filter_map(|number| self.segment(number)).find(inside))?;
             segment.memory.as_mut_ptr().wrapping_add((offset - segment.offset) as usize)
         };
         // SAFETY: it is inside of what is mapped, and aligned.
         Some(unsafe { AtomicU64::from_ptr(start.cast()) })
     }
 
-    fn is_dead(&self, peer: PeerId) -> bool {
-        !self.is_taken(peer) || (!self.is_ours(peer) && !self.file.is_claimed_elsewhere(peer))
+    fn cannot_hold(&self, peer: PeerId) -> bool {
+        self.is_ours(peer) || self.is_dead(peer)
     }
 }
 

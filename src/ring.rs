@@ -450,7 +450,7 @@ pub(crate) const MOST_CLAIMED: usize = 16;
 
 /// After so many steps without an end the memory holds something that no chain ever wrote. Each step is one that others
 /// made necessary, or got done.
-const MOST_STEPS: u32 = 1 << 20;
+const MOST_STEPS: u32 = 1 << 16;
 /// So many messages one consumer takes before it pushes `head`: others would have to, one by one.
 const MOST_UNTOLD: u64 = 1 << 10;
 /// So many rings, of 512 KiB each, no machine has.
@@ -590,10 +590,10 @@ impl Chain {
             claimed += 1;
         }
         // Before a consumer can take one: `head` is never beyond `tail`.
-        essential!(TailFirst: advance(&self.back.tail, first.position, first.position + claimed as u64));
+        essential!(TailFirst: advance(&self.back.tail, first.position, first.position.wrapping_add(claimed as u64)));
         fault!(TailPushed);
         for place in 0..claimed {
-            first.life.spot(first.position + place as u64).write(me, cell(place), || on_claim(place));
+            first.life.spot(first.position.wrapping_add(place as u64)).write(me, cell(place), || on_claim(place));
         }
         Ok(claimed)
     }
@@ -638,7 +638,7 @@ impl Chain {
     /// before it, and stays a ring of this chain.
     #[inline(always)]
     fn claim_next(&self, first: &Spot<'_>, offset: u64, me: PeerId, limit: u64) -> bool {
-        let spot = first.life.spot(first.position + offset);
+        let spot = first.life.spot(first.position.wrapping_add(offset));
         let free = word(FREE, spot.turn, 0);
         // SYNC POINT: Acquire; what the last reader of the slot did is done.
         spot.slot.word.load(essential!(NextSeen: Ordering::Acquire)) == free

@@ -247,7 +247,7 @@ impl Semaphore {
             }
             let Some(payer) = self.payer(seen, me) else { continue };
             let paid = if accounts > 0 { payer.held.min(owed) } else { 0 };
-            let given = if self.bound().is_some() || paid == 0 { to_give } else { paid };
+            let given = if self.bound().is_some() || paid == 0 { to_give } else { paid.min(to_give) };
             if self.give(seen, payer.minus(paid), given) {
                 to_give -= given;
                 owed = if paid == 0 { 0 } else { owed - paid };

@@ -7,6 +7,7 @@ run the same code. Between threads a queue hands on a reference, so large items 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import multiprocessing
 import queue
 import sys
@@ -21,14 +22,21 @@ from typing import Any, Protocol
 import roles
 from wakes import ConditionTrip, EventTrip, Trip, pair
 from workers import HAS_MULTIGIL, Kind
-from workloads import BATCH
+from workloads import BATCH, IN_FLIGHT
+
+HAS_FASTER_FIFO = importlib.util.find_spec("faster_fifo") is not None
 
 if HAS_MULTIGIL:
     import multigil
+if HAS_FASTER_FIFO:
+    import faster_fifo
+    import faster_fifo_reduction  # noqa: F401  (without it, its queues do not pickle)
 if sys.version_info >= (3, 14):
     from concurrent import interpreters
 
 PROCESSES = multiprocessing.get_context("forkserver")
+LONG = 3600.0
+"""Seconds, where a peer wants a limit."""
 
 
 class Channel(Protocol):
@@ -133,6 +141,20 @@ class Batches:
         return functools.partial(self.queue.get_many, BATCH)
 
 
+class FasterFifo:
+    """A queue of faster-fifo, whose `put` and `get` give up after ten seconds unless they are told a longer time."""
+
+    def __init__(self, _: int = 0) -> None:
+        # Its bound is in bytes, and all of them are there from the beginning.
+        self.queue = faster_fifo.Queue(max_size_bytes=IN_FLIGHT)
+
+    def put(self, item: Any) -> None:
+        self.queue.put(item, timeout=LONG)
+
+    def get(self) -> Any:
+        return self.queue.get(timeout=LONG)
+
+
 def batches() -> QueuePeer:
     """Ours between interpreters, several items in a call."""
     name = "multigil.Queue.put_many and get_many, interpreters"
@@ -164,6 +186,30 @@ def queues() -> list[QueuePeer]:
         ),
     ]
     return peers
+
+
+def process_queues() -> list[QueuePeer]:
+    """The queues between processes, ours first, and beside them ours between interpreters."""
+    peers: list[QueuePeer] = []
+    if HAS_MULTIGIL:
+        peers.append(QueuePeer("multigil.Queue, processes", Kind.PROCESS, multigil.Queue))
+        peers.append(QueuePeer("multigil.Queue, interpreters", Kind.INTERPRETER, multigil.Queue))
+    peers += [
+        QueuePeer("multiprocessing.Queue", Kind.FORKSERVER, PROCESSES.Queue),
+        QueuePeer("multiprocessing.SimpleQueue", Kind.FORKSERVER, lambda _: PROCESSES.SimpleQueue()),
+    ]
+    if HAS_FASTER_FIFO:
+        peers.append(QueuePeer("faster-fifo", Kind.FORKSERVER, FasterFifo))
+    return peers
+
+
+def process_locks() -> list[LockPeer]:
+    """The locks between processes, ours first, and beside them ours between interpreters."""
+    peers: list[LockPeer] = []
+    if HAS_MULTIGIL:
+        peers.append(LockPeer("multigil.Lock, processes", Kind.PROCESS, multigil.Lock))
+        peers.append(LockPeer("multigil.Lock, interpreters", Kind.INTERPRETER, multigil.Lock))
+    return [*peers, LockPeer("multiprocessing.Lock", Kind.FORKSERVER, PROCESSES.Lock)]
 
 
 def priority_queues() -> list[QueuePeer]:

@@ -1,4 +1,4 @@
-"""The four kinds of workers, and the crew that starts some of them and collects their figures."""
+"""The kinds of workers, and the crew that starts some of them and collects their figures."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ class Kind(Enum):
     """What runs a worker."""
 
     INTERPRETER = "multigil.Interpreter"
+    PROCESS = "multigil.Process"
     THREAD = "threading.Thread"
     STANDARD_INTERPRETER = "concurrent.interpreters"
     FORKSERVER = "multiprocessing.Process, forkserver"
@@ -75,6 +76,8 @@ def worker(kind: Kind, target: Callable[..., None], args: tuple[Any, ...]) -> Wo
             return threading.Thread(target=target, args=args)
         case Kind.INTERPRETER:
             return multigil.Interpreter(target=target, args=args)
+        case Kind.PROCESS:
+            return multigil.Process(target=target, args=args)
         case Kind.STANDARD_INTERPRETER:
             return StandardInterpreter(target, args)
         case Kind.FORKSERVER:

@@ -218,10 +218,13 @@ class Owner(structseq[int], tuple[int, int]):
 
     @property
     def interpreter_id(self) -> int:
-        """`Interpreter.id` of its interpreter; -1 if that has ended."""
+        """`Interpreter.id` of its interpreter; -1 if that has ended or is in another process."""
     @property
     def native_id(self) -> int:
         """`threading.get_native_id()` in its thread."""
+    @property
+    def process_id(self) -> int:
+        """`os.getpid()` in its process."""
 
 @disjoint_base
 class Event:

@@ -29,7 +29,7 @@ impl Place for Region {
         self.words.get(offset as usize)
     }
 
-    fn is_dead(&self, peer: PeerId) -> bool {
+    fn cannot_hold(&self, peer: PeerId) -> bool {
         peer.get() == 1 && self.is_dead.load(Ordering::Acquire)
     }
 }

@@ -105,7 +105,7 @@ def test_what_the_parent_holds_stays_its_own(run_program: ProgramRunner) -> None
 lock, rlock, done = multigil.Lock(), multigil.RLock(), multigil.Event()
 lock.acquire(); rlock.acquire()
 def work():
-    assert lock.locked() and lock.owner.interpreter_id == -1
+    assert lock.locked() and lock.owner.interpreter_id == -1 and lock.owner.process_id == os.getppid()
     assert not rlock.acquire(blocking=False)
     try:
         rlock.release()
@@ -114,6 +114,7 @@ def work():
     done.set()
 child = fork(work)
 done.wait()
+assert lock.owner.process_id == os.getpid()
 print(lock.owner == (0, threading.get_native_id()), rlock.owner == (0, threading.get_native_id()), end(child))
 """
     )
@@ -215,6 +216,23 @@ print([q.get() for _ in range(6)], _core.statistics()["interpreters"])
     )
     # Those who have ended are put right when somebody looks.
     assert output.startswith("[5, 4, 3, 2, 1, 0] ")
+
+
+def test_who_forks_and_never_waits_collects_no_dead(run_program: ProgramRunner) -> None:
+    output = run_program.output(
+        FORK
+        + """
+import time
+locks = [multigil.Lock() for _ in range(100)]
+assert end(fork(locks.clear)) == 0
+alone = _core.statistics()["bytes_in_use"]
+for _ in range(60):
+    assert end(fork(locks.clear)) == 0
+    time.sleep(0.021)  # those who look do so every 20 ms
+print(_core.statistics()["interpreters"] <= 3, _core.statistics()["bytes_in_use"] <= 2 * alone)
+"""
+    )
+    assert output == "True True\n"
 
 
 def test_a_fork_beside_busy_threads(run_program: ProgramRunner) -> None:

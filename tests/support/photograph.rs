@@ -38,10 +38,16 @@ impl Photograph {
 
     /// A region in which all is as it was then, and nobody is alive who took part.
     pub(crate) fn open(&self) -> Result<Region, RegionError> {
+        self.open_changed(|_| {})
+    }
+
+    /// The same, with changes.
+    pub(crate) fn open_changed(&self, change: impl FnOnce(&File)) -> Result<Region, RegionError> {
         // SAFETY: the name is a C string, and nobody else has the descriptor.
         let file = unsafe { File::from_raw_fd(libc::memfd_create(c"photograph".as_ptr(), libc::MFD_CLOEXEC)) };
         file.set_len(self.bytes).unwrap();
         self.parts.iter().for_each(|(start, data)| file.write_all_at(data, *start).unwrap());
+        change(&file);
         Region::open(file.as_fd())
     }
 }

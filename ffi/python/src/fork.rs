@@ -9,7 +9,8 @@
 //!
 //! Whatever the parent holds stays the parent's: the child gives back none of it. Python calls these functions for every
 //! `os.fork`; a fork by C code that knows nothing of Python leaves the child with handles that are its parent's, and the
-//! parent's death is not noticed until that child has ended or started another program.
+//! parent's death is not noticed until that child has ended or started another program. Nor may a fork come from within
+//! what a `get` unpickles: the child would give back its parent's message when that is done.
 
 use core::cell::RefCell;
 use core::ptr::null_mut;
@@ -50,6 +51,8 @@ impl Prepared {
     unsafe fn for_all_of(state: &State) -> core::result::Result<Prepared, RegionError> {
         let mut prepared = Prepared::default();
         for place in state.places().all.iter().copied() {
+            // Who forks and never waits here would collect the dead.
+            place.region.look_for_deaths(place.me);
             prepared.regions.push((place, place.region.prepare_fork()?));
         }
         for object in &state.known.lock().objects {

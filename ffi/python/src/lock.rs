@@ -194,7 +194,8 @@ pub(crate) unsafe fn describe_owner(state: &State, region: &Region, owner: Optio
     let Some(owner) = owner else { return Ok(Owned::none()) };
     let class = state.object(&state.objects.owner_type)?;
     let described = Owned::from_raw(ffi::PyStructSequence_New(class.as_ptr().cast()))?;
-    let fields = [state::interpreter_id(region, owner.peer), owner.thread.into()];
+    let process = region.process(owner.peer);
+    let fields = [state::interpreter_id(region, owner.peer), owner.thread.into(), process.into()];
     for (place, field) in fields.into_iter().enumerate() {
         let field = Owned::from_raw(ffi::PyLong_FromLongLong(field))?;
         ffi::PyStructSequence_SetItem(described.as_ptr(), place as ffi::Py_ssize_t, field.into_raw());
@@ -211,6 +212,7 @@ pub(crate) unsafe fn make_owner_type() -> Result<Owned> {
     let mut fields = [
         field(c"interpreter_id", c"Interpreter.id of its interpreter; -1 if that has ended or is in another process"),
         field(c"native_id", c"threading.get_native_id() in its thread"),
+        field(c"process_id", c"os.getpid() in its process"),
         ffi::PyStructSequence_Field { name: null_mut(), doc: null_mut() },
     ];
     let mut description = ffi::PyStructSequence_Desc {
