@@ -251,6 +251,7 @@ impl Child {
             let number = ledger.got(&message);
             drop(message);
             if queue.redelivers() {
+                thread::yield_now(); // the time in which it is worked on, and its consumer may die
                 self.slot.begin(Doing::Acknowledging);
                 queue.task_done(self.region).expect("it has got one");
                 if let Some(Number { stream, number }) = number {
@@ -513,7 +514,7 @@ pub(crate) fn step(book: &Book, memory: &Handle<'_, SharedMemory>) {
         done.store(number);
     }
     begun.store(number + 1);
-    core::hint::spin_loop();
+    thread::yield_now();
     assert_eq!((begun.load(), done.load()), (number + 1, number), "nobody else is inside");
     done.store(number + 1);
     book.counts.steps.fetch_add(1, Ordering::SeqCst);
