@@ -37,6 +37,8 @@ pub(crate) struct RegionFile {
     file: File,
     /// Of a file with a name: that, and the directory.
     named: Option<Named>,
+    /// Its memory is taken before it is touched; see [`RegionFile::commit`].
+    must_commit: bool,
 }
 
 #[derive(Debug)]
@@ -54,6 +56,14 @@ enum Hold {
 }
 
 impl RegionFile {
+    fn over(file: File, named: Option<Named>) -> RegionFile {
+        // Only a memfd is sealed so. Whoever opened a file by a descriptor does not know of its name.
+        // SAFETY: no memory is passed.
+        let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+        let is_memfd = seals >= 0 && seals & libc::F_SEAL_SHRINK != 0;
+        RegionFile { file, named, must_commit: !is_memfd || is_strict() }
+    }
+
     /// A file without a name.
     pub(crate) fn anonymous() -> Result<RegionFile, RegionError> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
@@ -63,7 +73,7 @@ impl RegionFile {
         let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
         // SAFETY: no memory is passed.
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
-        let file = RegionFile { file, named: None };
+        let file = RegionFile::over(file, None);
         file.lock(USED, Hold::Shared)?;
         Ok(file)
     }
@@ -76,7 +86,7 @@ impl RegionFile {
     /// The same, opened once more: for a child. It may be another user's by now, if the program has become another one.
     pub(crate) fn again(&self) -> Result<RegionFile, RegionError> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let file = RegionFile { file: File::options().read(true).write(true).open(path)?, named: None };
+        let file = RegionFile::over(File::options().read(true).write(true).open(path)?, None);
         file.lock(USED, Hold::Shared)?;
         Ok(file)
     }
@@ -92,7 +102,7 @@ impl RegionFile {
             return Err(RegionError::NoRegion("it is no file"));
         }
         let file = File::options().read(true).write(true).open(path)?;
-        let region = RegionFile { file, named: None };
+        let region = RegionFile::over(file, None);
         region.is_ours()?;
         region.lock(USED, Hold::Shared)?;
         Ok(region)
@@ -108,7 +118,7 @@ impl RegionFile {
         // SAFETY: no memory is passed. Whatever the umask says.
         check(unsafe { libc::fchmod(file.as_raw_fd(), 0o600) })?;
         file.set_len(size_limit())?;
-        let file = RegionFile { file, named: Some(named) };
+        let file = RegionFile::over(file, Some(named));
         file.lock(USED, Hold::Shared)?;
         Ok(file)
     }
@@ -137,7 +147,7 @@ impl RegionFile {
             // SAFETY: the name is a C string.
             let opened = unsafe { owned(libc::openat(named.directory.as_raw_fd(), named.name.as_ptr(), flags)) };
             let mut file = match opened {
-                Ok(file) => RegionFile { file: File::from(file), named: None },
+                Ok(file) => RegionFile::over(File::from(file), None),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
@@ -197,11 +207,6 @@ impl RegionFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Whether it has a name.
-    pub(crate) fn is_named(&self) -> bool {
-        self.named.is_some()
-    }
-
     /// Its name.
     pub(crate) fn name(&self) -> Option<String> {
         self.named.as_ref().map(|named| named.name.to_string_lossy().into_owned())
@@ -212,7 +217,7 @@ impl RegionFile {
     /// A named file's come from a file system with a limit. A memfd's have none but the machine's, which ends programs as
     /// it does for any other memory; unless it is set never to promise more than it has.
     pub(crate) fn commit(&self, offset: u64, bytes: u64) -> io::Result<()> {
-        if !self.is_named() && !is_strict() {
+        if !self.must_commit {
             return Ok(());
         }
         loop {
@@ -227,7 +232,7 @@ impl RegionFile {
 
     /// Whether memory that was given back has to be taken again by [`RegionFile::commit`].
     pub(crate) fn must_commit(&self) -> bool {
-        self.is_named() || is_strict()
+        self.must_commit
     }
 
     /// Says that a participant is alive, until [`RegionFile::forget`] or the end of this process; false if another

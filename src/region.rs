@@ -209,7 +209,7 @@ impl Space {
             let descriptor = std::os::fd::AsRawFd::as_raw_fd(&self.file.as_fd());
             (libc::fstatvfs(descriptor, &raw mut about) == 0).then(|| about.f_bavail as u64 * about.f_frsize as u64)
         };
-        left.filter(|_| self.file.is_named()).map_or_else(available_memory, |left| left.min(available_memory()))
+        left.filter(|_| self.file.must_commit()).map_or_else(available_memory, |left| left.min(available_memory()))
     }
 
     /// Where a segment is, if it is inside the file.

@@ -108,6 +108,8 @@ pub(crate) struct Slot {
     /// Since when, in nanoseconds.
     since: AtomicU64,
     point: [AtomicU8; 32],
+    /// It stops itself, or is about to, or has just gone on.
+    pub(crate) stops: AtomicBool,
 }
 
 impl Slot {
@@ -116,6 +118,7 @@ impl Slot {
         self.peer.store(0, Ordering::SeqCst);
         self.begin(Doing::Nothing);
         self.point[0].store(0, Ordering::SeqCst);
+        self.stops.store(false, Ordering::SeqCst);
     }
 
     pub(crate) fn begin(&self, doing: Doing) {

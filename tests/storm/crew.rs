@@ -132,12 +132,16 @@ fn die(point: &'static str) {
 }
 
 fn stop(point: &'static str) {
-    if let Some((_, slot)) = MINE.get() {
-        slot.note_point(point);
+    let Some((book, slot)) = MINE.get() else { return };
+    slot.note_point(point);
+    // Either the parent waits for us, or we see that it will not have us go on any more.
+    slot.stops.store(true, Ordering::SeqCst);
+    if !book.stops() {
+        // SAFETY: as above. The parent has it go on.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        doom(Some(((nanoseconds() % 500) as u32, stop)));
     }
-    // SAFETY: as above. The parent has it go on.
-    unsafe { libc::raise(libc::SIGSTOP) };
-    doom(Some(((nanoseconds() % 500) as u32, stop)));
+    slot.stops.store(false, Ordering::SeqCst);
 }
 
 struct Child {
@@ -247,6 +251,7 @@ impl Child {
             let number = ledger.got(&message);
             drop(message);
             if queue.redelivers() {
+                thread::yield_now(); // the time in which it is worked on, and its consumer may die
                 self.slot.begin(Doing::Acknowledging);
                 queue.task_done(self.region).expect("it has got one");
                 if let Some(Number { stream, number }) = number {
@@ -509,7 +514,7 @@ pub(crate) fn step(book: &Book, memory: &Handle<'_, SharedMemory>) {
         done.store(number);
     }
     begun.store(number + 1);
-    core::hint::spin_loop();
+    thread::yield_now();
     assert_eq!((begun.load(), done.load()), (number + 1, number), "nobody else is inside");
     done.store(number + 1);
     book.counts.steps.fetch_add(1, Ordering::SeqCst);
