@@ -442,7 +442,7 @@ impl Heap {
 
     /// The end of an object that has no reference, or none but its owner's, which ends: its block is free.
     pub(crate) fn end_object(&self, me: PeerId, id: ObjectId, kind: Option<ObjectKind>) {
-        self.transact(me, |transaction| {
+        let ended = self.transact(me, |transaction| {
             let (_, descriptor) = self.find(id.index)?;
             let seen = descriptor.load(Ordering::Relaxed);
             let is_it = seen & STATE == OBJECT && (seen >> GENERATION_SHIFT) as u32 == id.generation;
@@ -454,8 +454,10 @@ impl Heap {
                 transaction.set(count, count.load(Ordering::Relaxed).wrapping_sub(1));
             }
             Some(())
-        })
-        .map(|()| self.give_back(me, id.index));
+        });
+        if ended.is_some() {
+            self.give_back(me, id.index);
+        }
     }
 
     /// [`Heap::hand_over`] as a part of a transaction.
@@ -548,7 +550,7 @@ impl Heap {
                 }
                 // More than there can be are those of somebody who wrote over them.
                 let pin = pins(seen).min(most_pins(slab)).checked_sub(1)?;
-                transaction.set(descriptor, seen & !REFERENCES | pin as u64 * REFERENCE);
+                transaction.set(descriptor, seen & !REFERENCES | (pin as u64 * REFERENCE));
                 let id = self.pinned_word(index, pin).and_then(|word| {
                     transaction.set(word, 0);
                     ObjectId::unpack(word.load(Ordering::Relaxed))

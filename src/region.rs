@@ -215,7 +215,7 @@ impl Space {
     /// Where a segment is, if it is inside the file.
     fn shape(&self, entry: &SegmentEntry) -> Option<(u64, u64)> {
         let (offset, bytes) = (entry.offset.load(Ordering::Acquire), entry.bytes.load(Ordering::Relaxed));
-        let pages = |number: u64| number.is_multiple_of(page_bytes() as u64);
+        let pages = |number: u64| number % page_bytes() as u64 == 0;
         let fits = offset >= header_bytes() && offset.checked_add(bytes)? <= self.identity.bytes;
         (fits && bytes > 0 && pages(offset) && pages(bytes)).then_some((offset, bytes))
     }
@@ -224,7 +224,7 @@ impl Space {
     pub(crate) fn span(&self, cut: Cut, bytes: usize) -> Option<Span> {
         let segment = self.segment(usize::try_from(cut.segment).ok()?)?;
         let from = usize::try_from(cut.offset.checked_sub(segment.offset)?).ok()?;
-        if from.checked_add(bytes)? > segment.memory.len() || !from.is_multiple_of(page_bytes()) {
+        if from.checked_add(bytes)? > segment.memory.len() || from % page_bytes() != 0 {
             return None;
         }
         // SAFETY: it is inside the mapping.
@@ -445,7 +445,7 @@ impl Place for Space {
     }
 
     fn word(&self, offset: u64) -> Option<&AtomicU64> {
-        if !offset.is_multiple_of(8) {
+        if offset % 8 != 0 {
             return None;
         }
         let start = if offset < header_bytes() {

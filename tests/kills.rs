@@ -15,8 +15,6 @@
 
 mod support;
 
-use std::sync::{Mutex, PoisonError};
-
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
 use multigil::layout::{ObjectId, ObjectKind, PeerId};
@@ -61,8 +59,8 @@ fn die_everywhere<S, B, K>(
     check: impl Fn(Peer, &K, bool),
 ) {
     // A child inherits the files of all tests, and lives when others' participants are to be dead.
-    static ONE: Mutex<()> = Mutex::new(());
-    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    static ONE: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+    let _one = ONE.lock();
     let _limit = limit(120);
     let here = Peer::of(Box::leak(Box::new(Region::new().unwrap())));
     let state = prepare(here);
@@ -304,7 +302,7 @@ fn consumers(length: usize) {
             &format!("get of {length} bytes, {state}"),
             |peer| filled(peer, gone, there, length),
             Handle::id,
-            |peer, queue| attached(peer, queue),
+            attached,
             |peer, _, queue| drop(get(peer, queue).unwrap()),
             |peer, id, ended| {
                 let queue = survive::<Queue>(peer, *id);
