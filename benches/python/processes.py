@@ -9,7 +9,7 @@ from model import RATE, Contender, PerSecond, Scenario, Settings, Target
 from peers import process_locks, process_queues
 from roundtrip import TRIP, RoundTrip
 from throughput import OneToOne
-from workloads import BLOCKS, INTEGERS, RECORDS
+from workloads import BLOCKS, INTEGERS, RECORDS, Workload
 
 INTERPRETERS = "multigil.Queue, interpreters"
 STANDARD = "multiprocessing.Queue"
@@ -27,7 +27,8 @@ TARGETS = {
 
 def scenarios(settings: Settings) -> Iterator[Scenario]:
     """Each workload from one to one, a round trip, and a lock that two want."""
-    for workload in (INTEGERS, RECORDS, *(each for each in BLOCKS if each.name in TARGETS)):
+    workloads: list[Workload] = [INTEGERS, RECORDS, *(each for each in BLOCKS if each.name in TARGETS)]
+    for workload in workloads:
         maxsize = workload.maxsize if settings.maxsize is None else settings.maxsize
         yield Scenario(
             f"processes/{workload.name}",

@@ -1,4 +1,4 @@
-"""The same storm of kills on every queue between processes: how many does it survive, and what becomes of its messages?
+"""The same storm of kills on every queue between processes, and what becomes of the messages.
 
 Two producers and two consumers pass messages of several sizes. Again and again one of the four is killed by SIGKILL,
 at a random moment, and replaced. A queue hangs when no message passes for three seconds.
@@ -50,7 +50,9 @@ SIZES = (0, 8, 200, 8, 5000, 8, 8, 100_000)
 CONTENT = random.Random(4).randbytes(max(SIZES))
 
 STOP = 0
-"""The first of the words: whether producers are to end. Then for each life one word `ready` and one `count`."""
+"""The first of the words: whether producers are to end. Then for each life one word `state` and one `count`."""
+STARTED, ENDED = 1, 2
+"""What `state` says."""
 
 
 class Notes:
@@ -80,8 +82,8 @@ class Notes:
             file.close()
 
 
-def ready(life: int) -> int:
-    """The word in which a worker writes 1 when it has started, and 2 when it ends by itself."""
+def state(life: int) -> int:
+    """The word that says whether a worker has started, or ended by itself."""
     return 1 + 2 * life
 
 
@@ -95,9 +97,9 @@ def noting(folder: str, lives: int, life: int) -> Iterator[Notes]:
     """The notes, for a worker that is ready from here on."""
     notes = Notes(folder, lives)
     try:
-        notes.words[ready(life)] = 1
+        notes.words[state(life)] = STARTED
         yield notes
-        notes.words[ready(life)] = 2
+        notes.words[state(life)] = ENDED
     finally:
         notes.close()
 
@@ -208,7 +210,7 @@ class Storm:
         self._seats[seat] = (life, new)
         new.start()
         until = time.monotonic() + START
-        while not self._notes.words[ready(life)]:
+        while not self._notes.words[state(life)]:
             if time.monotonic() > until:
                 raise Hung("a new worker does not start")
             self._glance(is_full=len(self._seats) >= SEATS)
@@ -251,7 +253,7 @@ class Storm:
 
     def _until_ended(self, seats: range) -> None:
         lives = [self._seats[seat][0] for seat in seats]
-        while any(self._notes.words[ready(life)] != 2 for life in lives):  # noqa: PLR2004  (see `ready`)
+        while any(self._notes.words[state(life)] != ENDED for life in lives):
             self._glance(is_full=True)
 
     def _count(self) -> None:
