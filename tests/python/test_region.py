@@ -499,3 +499,39 @@ class TestKey:
         with pytest.raises(TypeError):
             Region(name, key="text")  # type: ignore[arg-type]
         assert name not in Region.list()
+
+
+def test_two_programs_exchange_a_million_messages(name: str, tmp_path: Path) -> None:
+    """They know a name and nothing of each other, and a shell starts them."""
+    sender = tmp_path / "sender.py"
+    sender.write_text(
+        textwrap.dedent("""
+            import sys
+            from multigil import Region
+
+            with Region(sys.argv[1]) as region:
+                inbox, outbox = region.Queue("numbers", 10_000), region.Queue("sums")
+                for number in range(500_000):
+                    inbox.put(number)
+                print(sum(outbox.get() for _ in range(500_000)))
+        """)
+    )
+    receiver = tmp_path / "receiver.py"
+    receiver.write_text(
+        textwrap.dedent("""
+            import sys
+            from multigil import Region
+
+            with Region(sys.argv[1]) as region:
+                inbox, outbox = region.Queue("numbers", 10_000), region.Queue("sums")
+                for expected in range(500_000):
+                    number = inbox.get()
+                    assert number == expected
+                    outbox.put(2 * number)
+        """)
+    )
+    command = 'python="$1"; "$python" "$2" "$4" & "$python" "$3" "$4"; wait'
+    arguments = [sys.executable, str(receiver), str(sender), name]
+    done = subprocess.run(["sh", "-c", command, "sh", *arguments], capture_output=True, text=True, timeout=AMPLE)
+    assert (done.stdout, done.stderr) == (f"{500_000 * 499_999}\n", "")
+    assert not path_of(name).exists()

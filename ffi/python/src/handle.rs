@@ -99,6 +99,12 @@ fn name(region: &Region, id: ObjectId) -> Name {
     (region.number(), id.index, id.generation)
 }
 
+/// Whether somebody has died who may have stood in the way of an attempt that does not wait: it is worth another one.
+#[cold]
+pub(crate) fn finds_dead<T: SharedState>(handle: &Handle<'static, T>) -> bool {
+    handle.region().look_for_deaths(handle.owner()) > 0
+}
+
 /// Makes the object of a new handle, with what travels with it.
 pub(crate) unsafe fn wrap<T: SharedState>(
     state: &'static State,

@@ -21,6 +21,7 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
     let me = owner(lock);
     match (lock.try_acquire(me), willing) {
         (Ok(true), _) => Ok(true),
+        (Ok(false), Willing::No) if handle::finds_dead(lock) => acquire(object, Willing::No),
         (Ok(false), Willing::No) => Ok(false),
         (Ok(false), Willing::Until(deadline)) => {
             let taken = lock::wait_for(state, Subject::of(lock), lock.lock(), deadline)?;

@@ -18,6 +18,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
     let (state, semaphore) = Object::of(object);
     match (semaphore.try_acquire(semaphore.owner()), willing) {
         (true, _) => Ok(true),
+        (false, Willing::No) if handle::finds_dead(semaphore) => acquire(object, Willing::No),
         (false, Willing::No) => Ok(false),
         (false, Willing::Until(deadline)) => {
             let result = wait::wait(
