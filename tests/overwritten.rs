@@ -12,6 +12,8 @@
 #![expect(unsafe_code, reason = "fork, timers, and words that are written over")]
 #![expect(clippy::disallowed_types, reason = "not the engine's words")]
 
+#[path = "support/dice.rs"]
+mod dice;
 mod support;
 
 use std::ops::Range;
@@ -37,6 +39,7 @@ use multigil::ordered::{Get, Lifo, LifoQueue, Operation, Order, OrderedQueue, Pe
 use multigil::queue::Queue;
 use multigil::semaphore::Semaphore;
 
+use crate::dice::Dice;
 use crate::support::photograph::Photograph;
 
 /// How many inputs are a part of each run of the tests.
@@ -57,28 +60,17 @@ const MOST_CHANGES: u32 = 5_000;
 
 const WORD: u64 = 8;
 
-/// Numbers that are the same each time.
-struct Dice(u64);
-
 impl Dice {
-    /// Sebastiano Vigna's splitmix64.
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ mixed >> 31
+    fn under(&mut self, limit: u64) -> u64 {
+        self.below(limit as usize) as u64
     }
 
-    fn below(&mut self, limit: u64) -> u64 {
-        self.roll() % limit
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
+    fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
 
     fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len() as u64) as usize]
+        &all[self.below(all.len())]
     }
 }
 
@@ -178,15 +170,15 @@ impl Model {
 
     /// A place of a word, mostly of one that matters.
     fn place(&self, dice: &mut Dice) -> u64 {
-        let place = match dice.below(20) {
+        let place = match dice.under(20) {
             0..6 => dice.of(&self.used).0,
-            6..9 => dice.of(&self.used).0.wrapping_add(dice.below(33) * WORD).wrapping_sub(16 * WORD),
+            6..9 => dice.of(&self.used).0.wrapping_add(dice.under(33) * WORD).wrapping_sub(16 * WORD),
             9..15 => *dice.of(&self.states),
-            15..17 => dice.below(100) * WORD,
-            17..18 => dice.below(2_400) * WORD,
+            15..17 => dice.under(100) * WORD,
+            17..18 => dice.under(2_400) * WORD,
             _ => {
                 let (start, bytes) = *dice.of(&self.parts);
-                start + dice.below(bytes / WORD) * WORD
+                start + dice.under(bytes / WORD) * WORD
             }
         };
         place.min(self.photograph.bytes - WORD)
@@ -196,21 +188,21 @@ impl Model {
     fn value(&self, dice: &mut Dice, old: u64) -> u64 {
         const BORDERS: [u64; 12] =
             [0, 1, u64::MAX, i64::MAX as u64, 1 << 63, u32::MAX as u64, 1 << 32, 1 << 18, 4096, 128, 112, 1 << 37];
-        match dice.below(16) {
+        match dice.under(16) {
             0 => dice.roll(),
-            1 => dice.below(64),
-            2 => dice.of(&BORDERS).wrapping_add(dice.below(3)).wrapping_sub(1),
+            1 => dice.under(64),
+            2 => dice.of(&BORDERS).wrapping_add(dice.under(3)).wrapping_sub(1),
             3 => 0,
             4 => u64::MAX,
             5 => old.wrapping_add(1),
             6 => old.wrapping_sub(1),
-            7 | 8 => old ^ 1 << dice.below(64),
-            9 => old & !(u64::MAX << dice.below(64)),
-            10 => old | u64::MAX << dice.below(64),
+            7 | 8 => old ^ 1 << dice.under(64),
+            9 => old & !(u64::MAX << dice.under(64)),
+            10 => old | u64::MAX << dice.under(64),
             11 => dice.of(&self.used).0,
-            12 => old.wrapping_add(1 << dice.below(64)),
+            12 => old.wrapping_add(1 << dice.under(64)),
             // Another participant's name.
-            13 => old & !0xFFF0 | dice.below(8) << 4,
+            13 => old & !0xFFF0 | dice.under(8) << 4,
             _ => dice.of(&self.used).1,
         }
     }
@@ -296,11 +288,11 @@ fn changes(model: &Model, dice: &mut Dice) -> Vec<Change> {
     let mut changes = Vec::new();
     loop {
         let place = model.place(dice);
-        match dice.below(40) {
+        match dice.under(40) {
             0 => {
                 let most = if dice.one_in(4) { 70_000 } else { 400 };
-                let bytes = 1 + dice.below(most);
-                let filled = match dice.below(4) {
+                let bytes = 1 + dice.under(most);
+                let filled = match dice.under(4) {
                     0 => vec![0; bytes as usize],
                     1 => vec![0xFF; bytes as usize],
                     2 => (0..bytes).map(|_| dice.roll() as u8).collect(),
@@ -313,17 +305,17 @@ fn changes(model: &Model, dice: &mut Dice) -> Vec<Change> {
             }
             1 if dice.one_in(4) => {
                 let bytes = model.photograph.bytes;
-                changes.push(Change::Length(match dice.below(4) {
-                    0 => dice.below(bytes),
-                    1 => bytes + 1 + dice.below(1 << 30),
-                    2 => dice.below(1 << 20),
-                    _ => bytes - 1 - dice.below(1 << 24),
+                changes.push(Change::Length(match dice.under(4) {
+                    0 => dice.under(bytes),
+                    1 => bytes + 1 + dice.under(1 << 30),
+                    2 => dice.under(1 << 20),
+                    _ => bytes - 1 - dice.under(1 << 24),
                 }));
             }
             // The journal's log: something was committed, and may not have been done.
             2 | 3 => {
                 const COUNT: u64 = 256 + WORD;
-                let count = 1 + dice.below(40);
+                let count = 1 + dice.under(40);
                 changes.push(Change::Word(COUNT, count));
                 for number in 0..count.min(32) {
                     let at = model.place(dice);
@@ -454,7 +446,7 @@ impl<'r> Visitor<'r> {
         let mut message = self.message();
         let length = *dice.of(&[0, 8, 8, 60, 112, 113, 1000, 100_000]);
         let (kind, id) = *dice.of(&model.objects);
-        let pins = if dice.one_in(4) { vec![(id, kind); dice.below(5) as usize] } else { Vec::new() };
+        let pins = if dice.one_in(4) { vec![(id, kind); dice.under(5) as usize] } else { Vec::new() };
         if message.allocate(1, length, &pins).is_ok() {
             message.write(0, &[1; 112][..length.min(112)]);
         }
@@ -489,7 +481,7 @@ fn visit(region: &Region, model: &Model, dice: &mut Dice) {
         visit_object(&visitor, kind, id, model, dice);
     }
     for _ in 0..3 {
-        let id = ObjectId { index: dice.roll() as u32 >> dice.below(32), generation: dice.below(4) as u32 };
+        let id = ObjectId { index: dice.roll() as u32 >> dice.under(32), generation: dice.under(4) as u32 };
         visit_object(&visitor, *dice.of(ObjectKind::ALL), id, model, dice);
     }
     visit_names(&visitor, dice);
@@ -566,7 +558,7 @@ fn visit_queue(visitor: &Visitor<'_>, queue: &Queue, model: &Model, dice: &mut D
         let _ = wait_any(&[queue as &dyn Watchable], region.bell(), patience);
     });
     queue.set_maxsize(7, region);
-    match dice.below(6) {
+    match dice.under(6) {
         0 => queue.shut_down(false, region, me),
         1 => queue.shut_down(true, region, me),
         2 => {
@@ -726,7 +718,7 @@ fn visit_names(visitor: &Visitor<'_>, dice: &mut Dice) {
     region.open_named::<Queue>(me, 3, "nothing");
     region.unlink_memory(me, "cells");
     let _ =
-        region.create_named_memory(me, "more", Format { meaning: 0, width: 1 }, dice.below(10_000) as usize).is_ok();
+        region.create_named_memory(me, "more", Format { meaning: 0, width: 1 }, dice.under(10_000) as usize).is_ok();
     region.take_name(me, 2, "gate");
 }
 
