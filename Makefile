@@ -130,5 +130,5 @@ $(done_here)/test-rust: $(rust_sources) $(rust_tests)
 	@mkdir -p $(@D)
 	@scripts/check-cargo
 	cargo test --package multigil --features faults
-	LOOM_MAX_PREEMPTIONS=3 $(loom) cargo test --package multigil --release --test loom
+	LOOM_MAX_PREEMPTIONS=3 $(loom) cargo test --package multigil --test loom
 	@touch $@

@@ -5,7 +5,7 @@
 //! the model can see what that part is for, and the part is there for a reason.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg loom" cargo test --release --test loom
+//! RUSTFLAGS="--cfg loom" cargo test --test loom
 //! ```
 //! `LOOM_MAX_PREEMPTIONS` lowers the bound. Loom does not explore loads that are delayed past later stores; words that
 //! only one thread at a time may touch make up for it, since they fail on any two accesses that are not ordered.
