@@ -539,6 +539,11 @@ impl Heap {
         (0..count).filter_map(id)
     }
 
+    /// Whether a block holds references, for its owner: nobody else changes that while it lives.
+    pub(crate) fn is_pinning(&self, index: u32) -> bool {
+        self.find(index).is_some_and(|(_, descriptor)| pins(descriptor.load(Ordering::Relaxed)) > 0)
+    }
+
     /// Takes the references back that a block holds; `last` is told of the objects that end with that.
     pub(crate) fn unpin(&self, me: PeerId, index: u32, mut last: impl FnMut(ObjectId)) {
         for _ in 0..=u16::MAX {

@@ -1393,7 +1393,10 @@ impl<'r> Message<'r> {
     #[cold]
     pub(crate) fn give_back(&mut self, last: impl FnMut(ObjectId)) {
         if let Some(block) = self.block() {
-            self.region.heap.unpin(self.me, block, last);
+            // Most hold none: no transaction, for which all would wait for each other.
+            if self.region.heap.is_pinning(block) {
+                self.region.heap.unpin(self.me, block, last);
+            }
             self.region.heap.give_back(self.me, block);
         }
         self.disown();
