@@ -184,7 +184,7 @@ impl Event {
     ///
     /// # Errors
     /// [`WaitError::TimedOut`] at the deadline, [`WaitError::Interrupted`] when `patience`'s thread got a
-    /// signal or was interrupted. `attempt` has been called once more after the last sleep in either case.
+    /// signal or was interrupted. `attempt` has been called once more after the last sleep, unless it was interrupted.
     pub fn wait_until<T>(
         &self,
         bell: &Bell,
@@ -203,6 +203,9 @@ impl Event {
             // be one that we have seen already.
             let seen = self.sequence.load(essential!(Seen: Ordering::Acquire));
             self.look(&mut epoch);
+            if patience.is_interrupted() {
+                break Err(WaitError::Interrupted); // whoever has done it may rely on it that nothing is taken any more
+            }
             if let Some(value) = attempt() {
                 break Ok(value);
             }
@@ -213,7 +216,8 @@ impl Event {
         };
         fault!(EventLeaving);
         self.sleepers.leave(epoch);
-        if result.is_ok() && essential!(PassOn: more()) {
+        // The wake may have been ours. Who was interrupted has left what it was for.
+        if (result.is_ok() || patience.is_interrupted()) && essential!(PassOn: more()) {
             self.notify_one(bell);
         }
         result
@@ -439,6 +443,11 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// Whether the thread was interrupted by another one.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.parker.is_interrupted()
+    }
+
     /// Sleeps on `word` while it holds `expected`.
     pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
         let now = Instant::now();
@@ -476,6 +485,10 @@ impl Patience<'_> {
 
     pub(crate) fn spin<T>(&self, _attempt: &mut impl FnMut() -> Option<T>) -> Option<T> {
         None
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        false
     }
 
     pub(crate) fn sleep(&self, word: &FutexWord, expected: u32) -> Result<(), WaitError> {
@@ -534,6 +547,11 @@ mod parker {
                 drop(lent);
                 std::thread::yield_now();
             }
+        }
+
+        /// Whether the thread was interrupted since the last [`Parker::take_interrupt`].
+        pub(super) fn is_interrupted(&self) -> bool {
+            self.interrupted.load(Ordering::SeqCst)
         }
 
         /// Whether the thread was interrupted since the last call.

@@ -615,14 +615,19 @@ impl Heap {
         ledger.free.push(note);
         let taken = ledger.blocks.entry(note.block).or_default();
         *taken = taken.saturating_sub(1);
-        // A block in reserve, or nearly, so that one reference more or less does not cost a block each time.
-        if *taken == 0 && (ledger.blocks.len() == 1 || ledger.free.len() >= WORDS + WORDS / 2) {
-            ledger.blocks.remove(&note.block);
-            ledger.free.retain(|free| free.block != note.block);
-            if let Some((_, descriptor)) = self.find(note.block) {
+        if *taken > 0 {
+            return;
+        }
+        // One stays in reserve, or nearly, so that one reference more or less does not cost a block each time.
+        while let Some(empty) = ledger.blocks.iter().find_map(|(block, taken)| (*taken == 0).then_some(*block))
+            && (ledger.blocks.len() == 1 || ledger.free.len() >= WORDS + WORDS / 2)
+        {
+            ledger.blocks.remove(&empty);
+            ledger.free.retain(|free| free.block != empty);
+            if let Some((_, descriptor)) = self.find(empty) {
                 descriptor.fetch_and(!REFERENCES, Ordering::Release); // its words are no ids any more
             }
-            self.give_back(me, note.block);
+            self.give_back(me, empty);
         }
     }
 

@@ -83,7 +83,7 @@ class TestCall:
             interpreter.call(q.put, 5)
             interpreter.call(lock.acquire)
             assert interpreter.call(workers.identity, [q, lock]) == [q, lock]
-        assert (q.get_nowait(), lock.locked()) == (5, True)
+            assert (q.get_nowait(), lock.locked()) == (5, True)
 
     def test_a_queue_that_only_the_result_holds_arrives(self) -> None:
         with Interpreter() as interpreter:
