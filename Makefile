@@ -79,6 +79,7 @@ lint-rust: $(VENV)/pyvenv.cfg
 	scripts/check-cargo
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --package multigil --features faults --all-targets -- -D warnings
 	$(loom) cargo clippy --package multigil --test loom -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --package multigil --no-deps
 

@@ -23,6 +23,8 @@ use crate::sync::{AtomicU64, FutexWord, Ordering, essential, spin_loop};
 
 /// The most words that a transaction changes. Few in models, where each costs interleavings.
 const MOST: usize = if cfg!(loom) { 2 } else { 32 };
+/// How often whoever wants the lock looks before it sleeps: for longer than a transaction takes.
+const LOOKS: u32 = if cfg!(loom) { 0 } else { 128 };
 /// The lock's word: the holder's number, and a flag that somebody may sleep.
 const CONTENDED: u32 = 1 << 31;
 /// How long somebody sleeps before it looks whether the holder is alive.
@@ -124,11 +126,12 @@ impl Journal {
         // Acquire: what the last holder changed is seen.
         let acquire = essential!(JournalTaken: Ordering::Acquire);
         let take = |seen, flag| self.holder.compare_exchange(seen, mine | flag, acquire, Ordering::Relaxed).is_ok();
-        for _ in 0..if cfg!(loom) { 0 } else { 128 } {
-            if self.holder.load(Ordering::Relaxed) == 0 && take(0, 0) {
-                return;
-            }
+        let is_taken = |_| {
             spin_loop();
+            self.holder.load(Ordering::Relaxed) == 0 && take(0, 0)
+        };
+        if (0..LOOKS).any(is_taken) {
+            return;
         }
         loop {
             let seen = self.holder.load(Ordering::Relaxed);

@@ -48,7 +48,7 @@
 //!
 //! All words are in the machine's own byte order, and all zero bytes are valid everywhere.
 //!
-//! The file of a region begins with [`Header`], behind which the segments follow. What a participant reads there it
+//! The file of a region begins with `Header`, behind which the segments follow. What a participant reads there it
 //! reads once and checks, for somebody may have written anything over it: offsets, counts and sizes are compared with
 //! the file and with each other, and then kept in private memory.
 #![forbid(unsafe_code)]

@@ -100,10 +100,10 @@ impl Lock {
     /// # Errors
     /// [`OwnerDied`].
     pub fn try_acquire_soon(&self, owner: Owner) -> Result<bool, OwnerDied> {
-        /// Of which each has twice as many pauses as the one before.
-        const LOOKS: u32 = if cfg!(loom) { 0 } else { 7 };
-        for look in 0..LOOKS {
-            (0..1 << look).for_each(|_| spin_loop());
+        /// Before each look.
+        const PAUSES: &[u32] = if cfg!(loom) { &[] } else { &[1, 2, 4, 8, 16, 32, 64] };
+        for pauses in PAUSES {
+            (0..*pauses).for_each(|_| spin_loop());
             if !self.is_locked() && self.try_acquire(owner)? {
                 return Ok(true);
             }

@@ -56,7 +56,7 @@ impl Memory {
 
     fn set_descriptor(&self, reference: RingRef, state: u64) {
         let descriptor = &self.blocks[reference.index() as usize].descriptor;
-        descriptor.store(u64::from(reference.generation()) * GENERATION | state, Ordering::Release);
+        descriptor.store((u64::from(reference.generation()) * GENERATION) | state, Ordering::Release);
     }
 }
 
@@ -71,7 +71,7 @@ impl Rings for Memory {
         for (index, block) in self.blocks.iter().enumerate() {
             let seen = block.descriptor.load(Ordering::Relaxed);
             let generation = seen / GENERATION + 1;
-            let taken = generation * GENERATION | u64::from(me.get()) << 1 | 1;
+            let taken = (generation * GENERATION) | u64::from(me.get()) << 1 | 1;
             if seen & 1 == 0
                 && block.descriptor.compare_exchange(seen, taken, Ordering::Acquire, Ordering::Relaxed).is_ok()
             {
