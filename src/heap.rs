@@ -166,6 +166,8 @@ pub(crate) struct Heap {
 struct Ledger {
     /// How many places of each block are taken.
     blocks: HashMap<u32, usize>,
+    /// How many blocks have none that is.
+    empty: usize,
     free: Vec<Note>,
 }
 
@@ -601,10 +603,13 @@ impl Heap {
                 descriptor.fetch_add(words as u64 * REFERENCE, Ordering::Release);
             }
             ledger.blocks.insert(block, 0);
+            ledger.empty += 1;
             ledger.free.extend((0..words as u32).rev().map(|word| Note { block, word }));
         }
         let note = ledger.free.pop().expect("there was one or more were made");
-        *ledger.blocks.entry(note.block).or_default() += 1;
+        let taken = ledger.blocks.entry(note.block).or_default();
+        ledger.empty -= usize::from(*taken == 0);
+        *taken += 1;
         Ok(note)
     }
 
@@ -615,13 +620,13 @@ impl Heap {
         ledger.free.push(note);
         let taken = ledger.blocks.entry(note.block).or_default();
         *taken = taken.saturating_sub(1);
-        if *taken > 0 {
-            return;
-        }
+        ledger.empty += usize::from(*taken == 0);
         // One stays in reserve, or nearly, so that one reference more or less does not cost a block each time.
-        while let Some(empty) = ledger.blocks.iter().find_map(|(block, taken)| (*taken == 0).then_some(*block))
+        while ledger.empty > 0
             && (ledger.blocks.len() == 1 || ledger.free.len() >= WORDS + WORDS / 2)
+            && let Some(empty) = ledger.blocks.iter().find_map(|(block, taken)| (*taken == 0).then_some(*block))
         {
+            ledger.empty -= 1;
             ledger.blocks.remove(&empty);
             ledger.free.retain(|free| free.block != empty);
             if let Some((_, descriptor)) = self.find(empty) {
