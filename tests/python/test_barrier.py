@@ -175,7 +175,7 @@ class TestPassing:
         start = time.thread_time()
         with pytest.raises(BrokenBarrierError):
             barrier.wait(1)
-        assert time.thread_time() - start < 0.005
+        assert time.thread_time() - start < 0.02
 
 
 class TestAction:

@@ -350,7 +350,7 @@ def test_notify_all_has_a_deprecated_name() -> None:
 def test_waiting_costs_no_processor_time(condition: Condition) -> None:
     start = time.thread_time()
     assert not wait(condition, 1)
-    assert time.thread_time() - start < 0.005
+    assert time.thread_time() - start < 0.02
 
 
 def test_a_subclass_may_have_its_own_arguments_and_its_own_wait() -> None:

@@ -145,7 +145,7 @@ def test_waiting_costs_no_processor_time() -> None:
     event = Event()
     start = time.thread_time()
     assert not event.wait(1)
-    assert time.thread_time() - start < 0.005
+    assert time.thread_time() - start < 0.02
 
 
 def test_it_outlives_the_interpreter_that_made_it() -> None:

@@ -160,7 +160,7 @@ def test_waiting_costs_no_processor_time() -> None:
     lock.acquire()
     start = time.thread_time()
     assert not lock.acquire(timeout=1)
-    assert time.thread_time() - start < 0.005
+    assert time.thread_time() - start < 0.02
 
 
 def test_threads_exclude_each_other() -> None:

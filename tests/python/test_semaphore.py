@@ -175,7 +175,7 @@ class TestBoth:
         semaphore = kind(0)
         start = time.thread_time()
         assert not semaphore.acquire(timeout=1)
-        assert time.thread_time() - start < 0.005
+        assert time.thread_time() - start < 0.02
 
     def test_it_outlives_the_interpreter_that_made_it(self, kind: type[Semaphore]) -> None:
         interpreter = started(kind, 3)
