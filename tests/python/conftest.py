@@ -60,6 +60,7 @@ def _no_thread_and_no_interpreter_is_left_over() -> Iterator[None]:
     for left in all_left:
         left.join(AMPLE / 4)
     left_over = [left for left in all_left if left.is_alive()]
-    for interpreter in left_interpreters:
-        interpreter.terminate(AMPLE)
+    for left in left_over:
+        if isinstance(left, multigil.Interpreter):
+            left.terminate(AMPLE)
     assert left_over == []
