@@ -437,7 +437,7 @@ impl Heap {
         }
         let last = seen & REFERENCES == REFERENCE;
         // An object without references names who ends it.
-        let ending = if last { u64::from(me.get()) << PEER_SHIFT } else { 0 };
+        let ending = if last { name_of(me) } else { 0 };
         transaction.set(descriptor, (seen - REFERENCE) & !PEER | ending);
         last
     }
@@ -499,7 +499,7 @@ impl Heap {
 
     /// Whether the block is an envelope that somebody has in hand.
     pub(crate) fn is_in_hand(&self, index: u32, by: PeerId) -> bool {
-        let mine = OWNED | TAKEN | u64::from(by.get()) << PEER_SHIFT;
+        let mine = OWNED | TAKEN | name_of(by);
         self.find(index).is_some_and(|(_, seen)| seen.load(Ordering::Acquire) & (STATE | PEER | TAKEN) == mine)
     }
 
@@ -666,7 +666,7 @@ impl Heap {
 
     /// Whether the object has no reference any more, and that peer is to end it.
     pub(crate) fn is_ended_by(&self, id: ObjectId, peer: PeerId) -> bool {
-        let ended = u64::from(id.generation) << GENERATION_SHIFT | u64::from(peer.get()) << PEER_SHIFT | OBJECT;
+        let ended = u64::from(id.generation) << GENERATION_SHIFT | name_of(peer) | OBJECT;
         self.find(id.index).is_some_and(|(_, descriptor)| descriptor.load(Ordering::Acquire) & !DIRTY == ended)
     }
 
@@ -698,7 +698,7 @@ impl Heap {
     ///
     /// It may be begun again after a kill: each step leaves what is left to the next one who comes.
     pub(crate) fn sweep(&self, dead: PeerId, me: PeerId, mut taken: impl FnMut(u32), mut ended: impl FnMut(ObjectId)) {
-        let name = u64::from(dead.get()) << PEER_SHIFT;
+        let name = name_of(dead);
         let mut owned = Vec::new();
         self.each_block(|_, index, seen| {
             if seen & PEER == name && matches!(seen & STATE, OWNED | OBJECT) {
@@ -711,7 +711,7 @@ impl Heap {
                 let taken_over = self.transact(me, |transaction| {
                     let (_, descriptor) = self.find(index)?;
                     let now = descriptor.load(Ordering::Relaxed);
-                    transaction.set(descriptor, now & !PEER | u64::from(me.get()) << PEER_SHIFT);
+                    transaction.set(descriptor, now & !PEER | name_of(me));
                     (now == seen && now & REFERENCES == 0).then_some(())
                 });
                 if taken_over.is_some() {
@@ -858,7 +858,7 @@ impl Heap {
         }
         let generation = ((seen >> GENERATION_SHIFT) as u32 + 1) & 0xFF_FFFF;
         // Counted as written from now on, whether or not its owner gets round to it.
-        let mine = u64::from(generation) << GENERATION_SHIFT | DIRTY | OWNED | u64::from(me.get()) << PEER_SHIFT;
+        let mine = u64::from(generation) << GENERATION_SHIFT | DIRTY | OWNED | name_of(me);
         // SYNC POINT: Acquire pairs with the Release in `give_back`.
         descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()?;
         fault!(BlockClaimed);
@@ -1170,13 +1170,18 @@ fn hold(descriptor: &AtomicU64, me: PeerId, wanted: u64) -> Option<u64> {
     if seen & STATE != FREE || seen & wanted != wanted {
         return None;
     }
-    let mine = seen | OWNED | u64::from(me.get()) << PEER_SHIFT;
+    let mine = seen | OWNED | name_of(me);
     descriptor.compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed).ok()
+}
+
+/// A participant in a descriptor.
+fn name_of(peer: PeerId) -> u64 {
+    u64::from(peer.get()) << PEER_SHIFT
 }
 
 /// The descriptor of a block that becomes a participant's, or a part of some structure.
 fn owned_by(descriptor: u64, owner: Option<PeerId>) -> u64 {
-    let state = owner.map_or(QUEUED, |peer| OWNED | u64::from(peer.get()) << PEER_SHIFT);
+    let state = owner.map_or(QUEUED, |peer| OWNED | name_of(peer));
     descriptor & !(STATE | PEER | TAKEN) | state
 }
 

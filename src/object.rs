@@ -261,9 +261,12 @@ impl Region {
     pub fn register(&self) -> Option<PeerId> {
         let space = self.heap.space();
         let of_the_dead = || {
-            // One is enough: what the others left is put right by those who look out, and takes them time.
+            // One is enough: what the others left is put right by those who look out, and takes them time. It is done
+            // in the name of the dead one, since we have none yet.
             space.peers().filter(|peer| space.is_dead(*peer)).find_map(|dead| {
-                self.bury(dead);
+                if self.recover(dead, dead) {
+                    self.heap.count_again();
+                }
                 space.register()
             })
         };
@@ -357,7 +360,11 @@ impl Region {
         const MOST: usize = 256;
         let space = self.heap.space();
         let dead: Vec<PeerId> = space.peers().filter(|peer| space.is_dead(*peer)).take(MOST).collect();
-        dead.iter().filter(|dead| self.recover(**dead, me)).count()
+        let count = dead.iter().filter(|dead| self.recover(**dead, me)).count();
+        if count > 0 {
+            self.heap.count_again(); // once for all of them
+        }
+        count
     }
 
     /// Puts right what a participant left that is dead for certain; false if it is not, or somebody else is at it.
@@ -378,19 +385,6 @@ impl Region {
         true
     }
 
-    /// Frees the number of the dead when nobody takes part who could do it.
-    fn bury(&self, dead: PeerId) {
-        let _one_thread = self.recovery.lock();
-        let space = self.heap.space();
-        if space.is_dead(dead) && space.file().claim(dead).unwrap_or(false) {
-            if space.is_taken(dead) {
-                self.put_right(dead, dead);
-                space.clear(dead);
-            }
-            space.file().forget(dead);
-        }
-    }
-
     fn put_right(&self, dead: PeerId, me: PeerId) {
         if self.process(dead) == 0 {
             return; // the number never was anybody's: somebody wrote over the bits, maybe all of them
@@ -404,7 +398,6 @@ impl Region {
             }
         }
         self.sweep(dead, me);
-        self.heap.count_again();
         self.bell().ring();
     }
 
