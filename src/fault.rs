@@ -18,11 +18,12 @@ macro_rules! fault {
 pub(crate) use fault;
 
 #[cfg(any(loom, feature = "faults"))]
-pub use doomed::{Killed, doom, reach};
+pub use doomed::{Killed, doom, reach, until_killed};
 
 #[cfg(any(loom, feature = "faults"))]
 mod doomed {
     use core::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
     #[cfg(loom)]
     use loom::thread_local;
@@ -40,6 +41,18 @@ mod doomed {
         /// The point where it ended.
         pub &'static str,
     );
+
+    /// Does what a participant does who is killed at the point that it reaches after so many others: the thread unwinds
+    /// from there to here.
+    ///
+    /// # Errors
+    /// [`Killed`], if there is such a point.
+    pub fn until_killed<T>(points: u32, action: impl FnOnce() -> T) -> Result<T, Killed> {
+        doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
+        let result = catch_unwind(AssertUnwindSafe(action));
+        doom(None);
+        result.map_err(|reason| reason.downcast::<Killed>().map_or_else(|panic| resume_unwind(panic), |killed| *killed))
+    }
 
     /// Ends this thread at the point that it reaches after so many others, by a call with that point's name. If that
     /// returns, the thread was only stopped, and goes on. None spares it. Gives what was left of an earlier doom.

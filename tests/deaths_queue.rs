@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
-use multigil::fault::{Killed, doom};
+use multigil::fault::until_killed;
 use multigil::layout::{ObjectId, ObjectKind, PeerId};
 use multigil::object::{Handle, Message, Region};
 use multigil::queue::Queue;
@@ -39,14 +39,7 @@ impl Process {
     /// What the process does until it is killed at the point that it reaches after so many others; false if it does not
     /// reach it. Either way it ends then, and nothing of it is dropped but its memory and its file.
     fn until_killed(self, points: u32, action: impl FnOnce(&Process)) -> bool {
-        doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
-        let result = catch_unwind(AssertUnwindSafe(|| action(&self)));
-        doom(None);
-        match result {
-            Ok(()) => false,
-            Err(reason) if reason.is::<Killed>() => true,
-            Err(reason) => resume_unwind(reason),
-        }
+        until_killed(points, || action(&self)).is_err()
     }
 
     fn message(&self) -> ManuallyDrop<Message<'_>> {

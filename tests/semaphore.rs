@@ -228,18 +228,13 @@ fn words_that_somebody_wrote_over_do_no_harm() {
 
 #[cfg(feature = "faults")]
 mod killed {
-    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-
-    use multigil::fault::{Killed, doom};
+    use multigil::fault::until_killed;
 
     use super::Gate;
 
     /// Kills whoever runs this at the point that it reaches after so many others. None if it ends before that.
     fn killed_after(points: u32, run: impl FnOnce()) -> Option<&'static str> {
-        doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
-        let result = catch_unwind(AssertUnwindSafe(run));
-        doom(None);
-        result.err().map(|error| error.downcast::<Killed>().unwrap_or_else(|error| resume_unwind(error)).0)
+        until_killed(points, run).err().map(|killed| killed.0)
     }
 
     /// Kills it at each of its points, each time from the start. `prepare` makes what it needs, and `check` sees what is

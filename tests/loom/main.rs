@@ -22,11 +22,10 @@ mod ring;
 mod semaphore;
 mod waiters;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use multigil::fault::{Killed, doom};
+use multigil::fault::until_killed;
 use multigil::layout::PeerId;
 use multigil::model::{Part, without};
 
@@ -68,10 +67,7 @@ fn check_deaths(preemptions: usize, model: impl Fn(u32) -> bool + Send + Sync + 
 /// Words that are modified while a thread unwinds stay as they are (see `multigil::model`), but no more than that: it is
 /// not for what has destructors that do other things.
 fn die_at<T>(points: u32, action: impl FnOnce() -> T) -> Option<T> {
-    doom(Some((points, |point| resume_unwind(Box::new(Killed(point))))));
-    let result = catch_unwind(AssertUnwindSafe(action));
-    doom(None);
-    result.map_or_else(|reason| if reason.is::<Killed>() { None } else { resume_unwind(reason) }, Some)
+    until_killed(points, action).ok()
 }
 
 /// Checks a model without a part of the protocol; it is expected to fail.

@@ -6,11 +6,10 @@
 
 use core::cell::{Cell, RefCell};
 use core::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::mpsc::Sender;
 use std::thread;
 
-use multigil::fault::{Killed, doom};
+use multigil::fault::{doom, until_killed};
 use multigil::ordered::Locked;
 
 use super::*;
@@ -39,14 +38,7 @@ const LENGTHS: [usize; 3] = [6, 50, 300];
 
 /// Does it, and dies at the point that comes after so many; false if there are not as many.
 fn dies_at(point: u32, act: impl FnOnce()) -> bool {
-    doom(Some((point, |point| resume_unwind(Box::new(Killed(point))))));
-    let result = catch_unwind(AssertUnwindSafe(act));
-    doom(None);
-    match result {
-        Ok(()) => false,
-        Err(end) if end.is::<Killed>() => true,
-        Err(panic) => resume_unwind(panic),
-    }
+    until_killed(point, act).is_err()
 }
 
 /// The `number`-th message: every length, and priorities of which some are equal.
