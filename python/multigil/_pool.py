@@ -19,9 +19,11 @@ behind another one while a worker is idle.
 from __future__ import annotations
 
 import itertools
+import pickle
 import signal
 import threading
 import types
+import weakref
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING  # as asyncio does not need to
@@ -49,13 +51,15 @@ from multigil._pool_worker import (
     READY,
     TICKET_BITS,
     UNUSABLE,
-    ByToken,
+    function_bytes,
     run_part,
 )
 from multigil._worker import SERVE, InterpreterDied, Worker, put_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from multigil import _by_value
 
 _TICKETS = 1 << TICKET_BITS
 _PLACE = _TICKETS - 1
@@ -265,7 +269,7 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
-        function = _by_token(function)
+        function = _packed(function)
         call = (function, args, kwargs) if hooks is None else (_hooks.call, (hooks, function, args, kwargs), {})
         future = PoolFuture(self)
         with self._lock:
@@ -646,7 +650,7 @@ class Pool:
     ) -> Iterator[Any]:
         """Send calls of a function, in parts, and give their results in the same order."""
         deadline = None if timeout is None else monotonic() + timeout
-        function = _by_token(function)
+        function = _packed(function)
         mapping = Mapping(self, function, calls, chunksize, buffersize)
         with self._lock:
             self.check()
@@ -947,16 +951,43 @@ class Mapping:
                 part = part.rest
 
 
-def _by_token(function: Any) -> Any:
-    """What is sent for a function: itself if it can be imported, else its code, which workers keep if they can."""
-    if not isinstance(function, types.FunctionType):
-        return function
-    if function.__module__ != "__main__" and "<" not in function.__qualname__:  # <lambda>, <locals>
-        return function
-    from multigil import _by_value
+# --- functions --------------------------------------------------------------------------------------------------
 
+# What stands for functions in tasks, by their ids: the function, and its pickle if that may have to be made anew.
+_known: dict[int, tuple[weakref.ref[Any], bytes, _by_value.Kept | None]] = {}
+_new_token = itertools.count(1).__next__
+
+
+def _packed(function: Any) -> Any:
+    """The bytes that stand for a function in tasks; the function itself if it may be another one each time."""
+    known = _known.get(id(function))
+    if known is not None and known[0]() is function and (known[2] is None or known[2].holds_for(function)):
+        return known[1]
+    return _pack(function)
+
+
+def _pack(function: Any) -> Any:
+    if type(function) not in (types.FunctionType, types.BuiltinFunctionType, type):
+        return function
+    kept: _by_value.Kept | None = None
     try:
-        kept = _by_value.keep(function)
+        module, name = function.__module__, function.__qualname__
+        if module == "__main__" or "<" in name:  # <lambda>, <locals>
+            if type(function) is type:
+                return function
+            from multigil import _by_value
+
+            kept = _by_value.keep(function)
+            if kept is None:
+                return function
+            pickled = kept.packed
+        else:
+            pickled = pickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
+            if b"__main__" in pickled:
+                return function
     except Exception:  # the task will say why it can't be sent
         return function
-    return function if kept is None else ByToken(function, *kept)
+    key = id(function)
+    packed = function_bytes(pickled, _new_token())
+    _known[key] = weakref.ref(function, lambda _: _known.pop(key, None)), packed, kept
+    return packed

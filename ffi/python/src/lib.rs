@@ -136,8 +136,9 @@ What unpickling the item raises is not raised, but the error, with None as the i
     py::method_fast(
         c"perform_next",
         pool::perform_next,
-        c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh)\n--\n\n\
-Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does.\n\n\
+        c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh, functions)\n--\n\n\
+Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does. Bytes stand for\n\
+the callable functions[bytes].\n\n\
 Gives (number, result, error), of which one is None; or None if the task was cancelled. Its ticket, the element of the\n\
 array that the low bits of its number name, tells from its beginning on which of the worker's tasks it is: the count-th.\n\
 interrupt() knows it by that count. refresh() is called before if the element after the tickets is not changes. If the\n\

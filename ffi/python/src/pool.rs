@@ -84,7 +84,7 @@ pub(crate) unsafe extern "C" fn put_numbered(
     })
 }
 
-/// `perform_next(tasks, results, tickets, worker, count, changes, refresh)`
+/// `perform_next(tasks, results, tickets, worker, count, changes, refresh, functions)`
 pub(crate) unsafe extern "C" fn perform_next(
     module: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -92,9 +92,9 @@ pub(crate) unsafe extern "C" fn perform_next(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        let parameters = [c"tasks", c"results", c"tickets", c"worker", c"count", c"changes", c"refresh"];
-        let [tasks, results, tickets, worker, count, changes, refresh] =
-            Arguments::new(values, count, names).parse("perform_next", parameters, 7)?;
+        let parameters = [c"tasks", c"results", c"tickets", c"worker", c"count", c"changes", c"refresh", c"functions"];
+        let [tasks, results, tickets, worker, count, changes, refresh, functions] =
+            Arguments::new(values, count, names).parse("perform_next", parameters, 8)?;
         let state = crate::state_of_module(module);
         let (tasks, results) = (queue(state, tasks)?, queue(state, results)?);
         let class = state.object(&state.objects.array_type)?;
@@ -126,21 +126,25 @@ pub(crate) unsafe extern "C" fn perform_next(
         if !word.is_some_and(|word| word.compare_exchange(number, begun)) {
             return Ok(Owned::none());
         }
-        let result = wait::expose(state, count, || call(state, &codec::decode_object(state, &message)?));
+        let result = wait::expose(state, count, || call(state, &codec::decode_object(state, &message)?, functions));
         drop(message);
         outcome(state, number, result)
     })
 }
 
-/// Makes the call (callable, args, kwargs).
-unsafe fn call(state: &State, call: &Owned) -> Result<Owned> {
+/// Makes the call (callable, args, kwargs); bytes stand for the callable that `functions` has for them.
+unsafe fn call(state: &State, call: &Owned, functions: *mut ffi::PyObject) -> Result<Owned> {
     let class = &raw mut ffi::PyTuple_Type;
     let is_tuple = ffi::Py_TYPE(call.as_ptr()) == class && ffi::PyTuple_Size(call.as_ptr()) == 3;
     let part = |place| ffi::PyTuple_GetItem(call.as_ptr(), place); // borrowed
     if !is_tuple || ffi::PyTuple_Check(part(1)) == 0 || ffi::PyDict_Check(part(2)) == 0 {
         return errors::corrupt(state, "a pool's task is no call");
     }
-    Owned::from_raw(ffi::PyObject_Call(part(0), part(1), part(2)))
+    if ffi::PyBytes_CheckExact(part(0)) == 0 {
+        return Owned::from_raw(ffi::PyObject_Call(part(0), part(1), part(2)));
+    }
+    let function = Owned::from_raw(ffi::PyObject_GetItem(functions, part(0)))?;
+    Owned::from_raw(ffi::PyObject_Call(function.as_ptr(), part(1), part(2)))
 }
 
 /// `(number, result, error)`. Termination has no outcome.
