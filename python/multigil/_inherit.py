@@ -5,9 +5,9 @@
     one thread  <====== one queue for all workers   Forwarder.emit(record), show_warning(message)
     getLogger(record.name).handle(record)
 
-A worker puts as it logs, into memory that outlives it: its records come in their order, and those of one that is killed
-come too. `flush` waits until what was put by then was handled. What a parent receives that is a worker itself goes on to
-its own parent, by the handler that it has there; nothing is ever sent to where it comes from.
+A worker puts as it logs, into memory that outlives it: its records come in their order, and those of one that is
+killed come too. `flush` waits until what was put by then was handled. What a parent receives that is a worker itself
+goes on to its own parent, by the handler that it has there; nothing is ever sent to where it comes from.
 
 Only those who use `inherit` import this, in the parent and in the worker.
 """
@@ -15,14 +15,12 @@ Only those who use `inherit` import this, in the parent and in the worker.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import pickle
 import sys
 import threading
 import warnings
-from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from multigil import _exit, _transfer, interpreter
@@ -30,6 +28,7 @@ from multigil._core import Event, Queue, ShutDown, current_interpreter_id, wait_
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TextIO
 
     # Level, `disabled`, `propagate`.
     type Settings = tuple[int, bool, bool]
@@ -245,7 +244,7 @@ class Inheritance(NamedTuple):
             return
         if self.filters is not None:
             _set_filters(self.filters)
-            _WarningForwarder(self.queue).install()
+            WarningForwarder.install(self.queue)
         if self.logging is not None:
             self.logging.apply(Forwarder.of(self.queue))
 
@@ -258,7 +257,7 @@ class Forwarder(logging.Handler):
 
     def __init__(self, queue: Queue[Any]) -> None:
         super().__init__()
-        self._queue = queue
+        self.queue = queue
 
     @classmethod
     def of(cls, queue: Queue[Any]) -> Forwarder:
@@ -266,13 +265,13 @@ class Forwarder(logging.Handler):
         global _forwarder
         if _forwarder is None:
             _forwarder = cls(queue)
-        _forwarder._queue = queue
+        _forwarder.queue = queue
         return _forwarder
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send a record, whatever is in it."""
         try:
-            self._queue.put(("record", *_packed(record)))
+            self.queue.put(("record", *_packed(record)))
         except ShutDown:  # the parent is at its end
             if logging.lastResort is not None and record.levelno >= logging.lastResort.level:
                 logging.lastResort.handle(record)
@@ -301,7 +300,9 @@ def _packed(record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, bytes]
     if record.processName == "MainProcess":  # as it says in every interpreter, and in processes not of multiprocessing
         fields["processName"] = interpreter.current_interpreter().name or record.processName
     packed = {name: _any_dumps(value) for name, value in fields.items() if type(value) not in _PLAIN}
-    return {name: value for name, value in fields.items() if name not in packed}, packed
+    for name in packed:
+        del fields[name]
+    return fields, packed
 
 
 def _any_dumps(value: object) -> bytes:
@@ -351,19 +352,20 @@ def _set_filters(filters: list[bytes]) -> None:
         pass
 
 
-class _WarningForwarder:
-    """Shows what this interpreter's filters let through in the parent."""
+class WarningForwarder:
+    """What has the place of `warnings.showwarning` in a worker: shows in the parent what the filters let through."""
 
     def __init__(self, queue: Queue[Any]) -> None:
-        self._queue = queue
+        self.queue = queue
         self._before = warnings.showwarning
 
-    def install(self) -> None:
-        """Take the place of `warnings.showwarning`, but not of `logging`, which will have them sent too."""
-        if isinstance(self._before, _WarningForwarder):
-            self._before = self._before._before
-        if not _captures_warnings():
-            warnings.showwarning = self
+    @classmethod
+    def install(cls, queue: Queue[Any]) -> None:
+        """Have warnings sent to that queue from now on."""
+        global _warning_forwarder
+        if _warning_forwarder is None:
+            warnings.showwarning = _warning_forwarder = cls(queue)
+        _warning_forwarder.queue = queue
 
     def __call__(
         self,
@@ -371,15 +373,18 @@ class _WarningForwarder:
         category: type[Warning],
         filename: str,
         lineno: int,
-        file: io.TextIOBase | None = None,
+        file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
         if file is None:
             warning = message if isinstance(message, Warning) else category(message)
             with contextlib.suppress(ShutDown):  # the parent is at its end
-                self._queue.put(("warning", _transfer.dumps_exception(warning), filename, lineno, line))
+                self.queue.put(("warning", _transfer.dumps_exception(warning), filename, lineno, line))
                 return
         self._before(message, category, filename, lineno, file, line)
+
+
+_warning_forwarder: WarningForwarder | None = None
 
 
 def _receive_warning(data: bytes, filename: str, lineno: int, line: str | None) -> None:

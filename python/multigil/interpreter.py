@@ -56,6 +56,8 @@ __all__ = [
 
 _new_task = itertools.count(1).__next__
 
+_NOTHING: frozenset[str] = frozenset()
+
 # The objects of other interpreters that there are in this one, by the process and the numbers of those.
 _known: weakref.WeakValueDictionary[tuple[int, int], Interpreter] = weakref.WeakValueDictionary()
 # Those that were started here and run for themselves, until they end. Open ones end when nobody holds them any more.
@@ -149,9 +151,8 @@ class Interpreter:
                 name += f" ({target_name})"
         daemon = current_interpreter().daemon if daemon is None else daemon
         path = None if executable is None else os.fspath(executable)
-        self._set_up(name, daemon, backend, target, args, kwargs or {}, path)
-        if inherit != ():
-            self._inherit = _inheritance().check(inherit)
+        wanted = _NOTHING if inherit == () else _inheritance().check(inherit)
+        self._set_up(name, daemon, backend, target, args, kwargs or {}, path, wanted)
 
     def _set_up(
         self,
@@ -162,16 +163,17 @@ class Interpreter:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         executable: str | None = None,
+        inherit: frozenset[str] = _NOTHING,
     ) -> None:
         self._name = name
         self._daemonic = daemon
         self._backend = backend
         self._executable = executable
+        self._inherit = inherit
         self._target = target
         self._args = args
         self._kwargs = kwargs or {}
         self._body: Subinterpreter | Child | _Body | None = None  # the interpreter itself, once there is one
-        self._inherit: frozenset[str] = frozenset()
         self._worker: Worker | None = None  # the line to it, if it was started from here
         self._box: SimpleQueue[Any] | None = None  # for the target's outcome
         self._outcome: list[Any] = []
