@@ -11,11 +11,12 @@ import sys
 import threading
 import types
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 import log_workers
+import multigil
 from harness import AMPLE, MOMENT
 from multigil import Event, Interpreter, InterpreterDied, Process, SimpleQueue, _inherit, wait_any
 from multigil._inherit import capture, check
@@ -416,6 +417,36 @@ class TestWarnings:
                 assert [record.name for record in kept.records] == expected
         assert "UserWarning: second" in kept.texts("py.warnings")[0]
         assert "UserWarning" not in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("each_backend")
+def test_it_may_be_applied_again(kept: Kept) -> None:
+    def applied_with(action: Literal["always", "default"], level: int) -> list[str]:
+        warnings.simplefilter(action)
+        logging.root.setLevel(level)
+        interpreter.call(capture(["logging", "warnings"]).apply)  # type: ignore[union-attr]
+        for _ in range(2):
+            interpreter.call(log_workers.warn_then_log)
+        return [str(one.message) for one in shown]
+
+    with warnings.catch_warnings(record=True) as shown, Interpreter(inherit=["logging"]) as interpreter:
+        assert applied_with("default", logging.CRITICAL) == ["second"]
+        assert applied_with("always", logging.WARNING) == ["second"] * 3
+    assert kept.texts() == ["first", "third"] * 2
+
+
+def test_what_comes_after_the_end_of_the_parent_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    queue = multigil.Queue[Any]()
+    queue.shutdown()
+    forwarder = _inherit.Forwarder(queue)
+    for level in (logging.INFO, logging.WARNING):
+        forwarder.handle(logging.makeLogRecord({"levelno": level, "msg": f"level {level}"}))
+    shown: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda *args, **_: shown.append(args)
+        _inherit.WarningForwarder(queue)("text", UserWarning, "file", 5)
+    assert capfd.readouterr().err == "level 30\n"
+    assert shown == [("text", UserWarning, "file", 5, None, None)]
 
 
 BACKENDS = pytest.mark.parametrize("backend", ["interpreter", "process"])
