@@ -410,11 +410,14 @@ class TestWarnings:
         logging.captureWarnings(True)
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            for inherit in (["logging", "warnings"], ["warnings"]):
+            for inherit in (["logging", "warnings"], ["logging"], ["warnings"]):
                 kept.records.clear()
                 started(log_workers.warn_then_log, inherit=inherit, name="worker").join(AMPLE)
-                expected = ["log", "py.warnings", "log"] if "logging" in inherit else ["py.warnings"]
-                assert [record.name for record in kept.records] == expected
+                found = [(record.name, record.processName) for record in kept.records]
+                if "logging" in inherit:
+                    assert found == [("log", "worker"), ("py.warnings", "worker"), ("log", "worker")]
+                else:
+                    assert found == [("py.warnings", "MainProcess")]
         assert "UserWarning: second" in kept.texts("py.warnings")[0]
         assert "UserWarning" not in capfd.readouterr().err
 
@@ -518,11 +521,13 @@ def test_a_forked_child_has_workers_of_its_own(run_program: ProgramRunner) -> No
             worker.join()
         work("parent")
         child = os.fork()
+        if child == 0:
+            logging.root.handlers[0].setFormatter(logging.Formatter("in the child: %(message)s"))
         work("child" if child == 0 else "parent again")
         if child:
             print("status", os.waitpid(child, 0)[1])
     """)
-    assert sorted(outcome.stdout.splitlines()) == ["child", "parent", "parent again", "status 0"]
+    assert sorted(outcome.stdout.splitlines()) == ["in the child: child", "parent", "parent again", "status 0"]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="contexts have filters of their own since 3.14")
