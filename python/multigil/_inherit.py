@@ -148,7 +148,8 @@ def _handle(receive: str, *sent: Any) -> None:
             _receive_warning(*sent)
     except BaseException as error:
         if logging.raiseExceptions:
-            sys.excepthook(type(error), error, error.__traceback__)
+            with contextlib.suppress(Exception):  # the user's may raise
+                sys.excepthook(type(error), error, error.__traceback__)
 
 
 _receiver: Receiver | None = None
@@ -194,9 +195,9 @@ class LoggingSettings(NamedTuple):
         return cls(
             {name: settings for name, settings in loggers.items() if settings != _UNCHANGED}
             | {logging.root.name: _settings(logging.root)},
-            manager.disable,
-            {level: logging.getLevelName(level) for level in levels},
-            {name: getattr(logging, name) for name in _SWITCHES},
+            int(manager.disable),
+            {int(level): logging.getLevelName(level) for level in levels},
+            {name: bool(getattr(logging, name)) for name in _SWITCHES},
             _captures_warnings(),
         )
 
@@ -224,7 +225,8 @@ _LOGGER = logging.Logger
 
 
 def _settings(logger: logging.Logger) -> Settings:
-    return logger.level, logger.disabled, logger.propagate
+    # A level may be of an IntEnum that only this program has.
+    return int(logger.level), bool(logger.disabled), bool(logger.propagate)
 
 
 def _captures_warnings() -> bool:
@@ -294,7 +296,13 @@ def _packed(record: logging.LogRecord) -> tuple[dict[str, Any], dict[str, bytes]
     As in `logging.handlers.QueueHandler` the message is formatted here and the exception becomes text, but that stays
     apart from the message, so that the parent's formatters place it.
     """
-    fields = {**vars(record), "msg": record.getMessage(), "args": None, "exc_info": None}
+    fields = {
+        **vars(record),
+        "msg": record.getMessage(),
+        "args": None,
+        "exc_info": None,
+        "levelno": int(record.levelno),
+    }
     if record.exc_info and not record.exc_text:
         fields["exc_text"] = _formatter.formatException(record.exc_info)
     if record.processName == "MainProcess":  # as it says in every interpreter, and in processes not of multiprocessing

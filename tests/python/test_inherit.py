@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import io
 import linecache
 import logging
@@ -148,16 +149,29 @@ class TestLogging:
         logging.getLogger("settings.off").disabled = True
         logging.getLogger("settings.apart").propagate = False
         logging.addLevelName(33, "NOTICE")
-        names = ["", "settings", "settings.strict", "settings.off", "settings.apart", "settings.strict.below"]
+        levels = enum.IntEnum("levels", {"NEVER": 100})  # nobody else can import it
+        logging.getLogger("settings.never").setLevel(levels.NEVER)
+        names = [
+            "",
+            "settings",
+            "settings.strict",
+            "settings.off",
+            "settings.apart",
+            "settings.strict.below",
+            "settings.never",
+        ]
         with Interpreter(inherit=["logging"]) as interpreter:
             assert interpreter.call(log_workers.settings_of, names) == log_workers.settings_of(names)
             for name in names[1:]:
                 interpreter.call(log_workers.log, name, 33, name)
             interpreter.call(log_workers.log, "settings.strict.below", logging.ERROR, "error")
+            interpreter.call(log_workers.log, "settings.never", levels.NEVER, "never")
         assert [(record.getMessage(), record.levelname) for record in kept.records] == [
             ("settings", "NOTICE"),
             ("error", "ERROR"),
+            ("never", "Level 100"),
         ]
+        assert type(kept.records[2].levelno) is int
 
     def test_those_are_as_when_it_was_started(self, kept: Kept) -> None:
         logging.disable(logging.INFO)
@@ -295,18 +309,24 @@ class TestLogging:
         ]
 
     def test_a_handler_that_raises_is_reported_and_the_next_record_handled(
-        self, kept: Kept, capfd: pytest.CaptureFixture[str]
+        self, kept: Kept, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def refuse(record: logging.LogRecord) -> None:
             raise (SystemExit if record.getMessage() == "0" else LookupError)("refused")
 
+        def hook(kind: type[BaseException], *_: object) -> None:
+            reported.append(kind)
+            raise NotImplementedError
+
+        reported: list[type[BaseException]] = []
+        monkeypatch.setattr(sys, "excepthook", hook)
         logging.getLogger("raises").addHandler(Calls(refuse))
         logging.getLogger("raises").propagate = False
         with Interpreter(inherit=["logging"]) as interpreter:
             interpreter.call(log_workers.log_numbers, "raises", 2)
             interpreter.call(log_workers.log_numbers, "fine", 1)
         assert kept.texts() == ["0"]
-        assert capfd.readouterr().err.count("LookupError: refused") == 1
+        assert reported == [SystemExit, LookupError]
 
     def test_a_worker_s_worker_sends_its_records_up_the_chain(self, kept: Kept) -> None:
         started(log_workers.log_and_start, ["logging"], backend(), name="outer").join(AMPLE)
