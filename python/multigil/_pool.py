@@ -58,6 +58,7 @@ from multigil._worker import SERVE, InterpreterDied, Worker, put_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import ModuleType
 
     from multigil import _by_value
 
@@ -214,7 +215,7 @@ class Pool:
         retries: int,
         cancel_running: bool,
         reset_main: bool,
-        inheritance: Any,
+        inherit: frozenset[str],
     ) -> None:
         self.max_workers = max_workers
         self.cancel_running = cancel_running
@@ -226,7 +227,7 @@ class Pool:
         self._max_tasks = max_tasks
         self._retries = retries
         self._reset_main = reset_main
-        self._inheritance = inheritance
+        self._inherit = inherit
 
         self._tasks: Queue[Any] = Queue(redeliver=retries > 0)
         self._results: Queue[Any] = Queue()
@@ -370,12 +371,13 @@ class Pool:
         """Make a worker. Raises what keeps it from being made."""
         index = next(index for index in itertools.count() if index not in self._workers)
         name = f"{self._name}_{self._made}"
+        inheritance = _inheritance().capture(self._inherit) if self._inherit else None
         worker = self._make(name)
         self._made += 1
         worker.body.daemon = False
         worker.body.name = name
         shared = (self._tasks, self._results, self._settings, self._tickets, self._spans)
-        how = (index, self._max_tasks, self._reset_main, self._retries > 0, self._inheritance)
+        how = (index, self._max_tasks, self._reset_main, self._retries > 0, inheritance)
         box: SimpleQueue[Any] = SimpleQueue()
         box.put((*shared, *how))
         put_any(box, self._initialization)
@@ -747,6 +749,8 @@ class Pool:
         if thread is not None and thread is not threading.current_thread():
             self._ring()
             thread.join()
+        if self._inherit:
+            _inheritance().flush(timeout)
 
     def end_workers(self, number: signal.Signals) -> None:
         """End all workers at once: by a signal if they are processes."""
@@ -768,6 +772,12 @@ class Pool:
         self._arrived.clear()
         self._thread = None
         self._results, self._tasks = Queue(), Queue()
+
+
+def _inheritance() -> ModuleType:
+    from multigil import _inherit  # imports logging
+
+    return _inherit
 
 
 class Part(PoolFuture):

@@ -108,7 +108,7 @@ class _PoolExecutor(Executor):
             retries=retries,
             cancel_running=cancel_running,
             reset_main=reset_main,
-            inheritance=None,
+            inherit=_checked(inherit),
         )
         weakref.finalize(self, self._pool.close).atexit = False
 
@@ -264,6 +264,14 @@ class ProcessPoolExecutor(_PoolExecutor):
 
 _new_interpreter_pool = itertools.count().__next__
 _new_process_pool = itertools.count().__next__
+
+
+def _checked(inherit: Iterable[str]) -> frozenset[str]:
+    if inherit == ():
+        return frozenset()
+    from multigil import _inherit  # imports logging
+
+    return _inherit.check(inherit)
 
 
 def _processors() -> int | None:
