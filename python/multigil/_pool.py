@@ -19,6 +19,7 @@ behind another one while a worker is idle.
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import signal
 import threading
@@ -40,6 +41,7 @@ from multigil._core import (
     Subinterpreter,
     current_interpreter_id,
     put_numbered,
+    take_outcomes,
 )
 from multigil._pool_worker import (
     ENDED,
@@ -235,6 +237,7 @@ class Pool:
         self._tickets = Array("Q", _TICKETS + 2, lock=False)
         self._spans = Array("Q", _TICKETS, lock=False)
         self._known = _worker.snapshot()
+        self._processors = len(os.sched_getaffinity(0))
 
         # Of what is sent, of who is there, and of outcomes. `_collecting` is taken before it; futures' conditions, then
         # `watching`, after it.
@@ -270,12 +273,15 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
-        function = _packed(function)
-        call = (function, args, kwargs) if hooks is None else (_hooks.call, (hooks, function, args, kwargs), {})
+        if hooks is None:
+            call = (_packed(function), args, kwargs)
+        else:
+            call = (_hooks.call, (hooks, function, args, kwargs), {})
         future = PoolFuture(self)
         with self._lock:
-            self.check()
-            if not self._has_room() or self._backlog:
+            if self._closing or self._failure is not None:
+                self.check()
+            if self._backlog or not self._has_room():
                 future.call = call
                 self._backlog.append(future)
             else:
@@ -422,9 +428,9 @@ class Pool:
     def _take(self, block: bool, timeout: float | None) -> None:
         """Take results and deal with them. Raises Empty."""
         if not self._arrived:
-            # In one step, so that no signal's handler strikes when they are taken and not yet kept.
-            arriving = itertools.starmap(self._results.get_many, ((None, block, timeout),))
-            self._arrived.extend(itertools.chain.from_iterable(arriving))
+            # Who spins while all processors are busy keeps them from the work that it waits for.
+            spin = len(self._pending) < self._processors
+            take_outcomes(self._results, self._arrived.extend, block, timeout, spin)
         with self._lock:
             # Whatever disturbs this comes back to the same one.
             while self._arrived:
@@ -436,10 +442,10 @@ class Pool:
                 self._go_on()
 
     def _handle(self, number: int, value: Any, error: BaseException | None) -> None:
-        if number & NEWS:
-            self._hear(number & ~_INDEX, number & _INDEX, value, error)
-            return
-        if number & FAILED:
+        if number >= FAILED:
+            if number & NEWS:
+                self._hear(number & ~_INDEX, number & _INDEX, value, error)
+                return
             number ^= FAILED
             value, error = None, error or value
         future = self._pending.get(number)
@@ -450,7 +456,7 @@ class Pool:
     def _settle(self, future: PoolFuture, state: str, value: Any, error: BaseException | None) -> None:
         """Give a future its outcome; the pool's thread will call back."""
         future.settle(state, value, error)
-        if future in self._watched and future._state in _DONE:
+        if self._watched and future in self._watched and future._state in _DONE:
             self._watched.discard(future)
             if future._done_callbacks:
                 self._to_call.append(future)

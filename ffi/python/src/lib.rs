@@ -73,7 +73,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 38] = [
+static mut METHODS: [ffi::PyMethodDef; 39] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -132,6 +132,13 @@ late for the call strikes nothing. With None as number, only terminate() strikes
         c"put_numbered($module, queue, number, item)\n--\n\n\
 Put an item with a number, and give the bytes that it takes. get() gives (number, item, error).\n\n\
 What unpickling the item raises is not raised, but the error, with None as the item; otherwise the error is None.",
+    ),
+    py::method_fast(
+        c"take_outcomes",
+        pool::take_outcomes,
+        c"take_outcomes($module, results, keep, block, timeout, spin)\n--\n\n\
+Take all that is in a queue, wait for something as get() does, and call keep(list of it) in the same step.\n\n\
+With spin, the wait begins with looking again and again for some microseconds. Raises Empty.",
     ),
     py::method_fast(
         c"perform_next",

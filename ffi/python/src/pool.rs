@@ -17,7 +17,11 @@
 //! worker that has not heard of the last change yet does so before the next task. The other one counts the tasks that can
 //! be split: as long as there are any, a worker with nothing to do says so before it waits.
 
+use core::time::Duration;
+
 use multigil::control::AnyQueue;
+use multigil::error::GetError;
+use multigil::event::Patience;
 use multigil::layout::ObjectKind;
 use multigil::object::{Handle, Message};
 use multigil::queue::Queue;
@@ -28,7 +32,7 @@ use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::queue::Kind;
 use crate::state::State;
-use crate::wait::{self, NO_TASK, Willing};
+use crate::wait::{self, NO_TASK, SPIN, Subject, Willing};
 use crate::{codec, errors};
 
 /// How many bits of a number are the ticket's place. `_pool.py` has the same numbers.
@@ -82,6 +86,64 @@ pub(crate) unsafe extern "C" fn put_numbered(
             Err(error) => errors::put(state, error),
         }
     })
+}
+
+/// `take_outcomes(results, keep, block, timeout, spin)`
+pub(crate) unsafe extern "C" fn take_outcomes(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let parameters = [c"results", c"keep", c"block", c"timeout", c"spin"];
+        let [results, keep, block, timeout, spin] =
+            Arguments::new(values, count, names).parse("take_outcomes", parameters, 5)?;
+        let state = crate::state_of_module(module);
+        let results = queue(state, results)?;
+        let willing = wait::queue_timeout(block, timeout)?;
+        let spin = if py::truth(spin, true)? { SPIN } else { Duration::ZERO };
+        let list = Owned::from_raw(ffi::PyList_New(0))?;
+        let taken = take_all(state, results, &willing, spin, &list);
+        py::finally(taken, || Owned::from_borrowed(keep).call(&[list.as_ptr()]).map(drop))
+    })
+}
+
+/// Appends what there is to the list, at least one.
+unsafe fn take_all(
+    state: &'static State,
+    results: &Handle<'static, Queue>,
+    willing: &Willing,
+    spin: Duration,
+    list: &Owned,
+) -> Result<()> {
+    let there = results.len().max(1);
+    for taken in 0..there {
+        let mut message = Message::new(results.region(), results.owner());
+        let mut take = |patience: Option<&Patience<'_>>| {
+            let result = results.get(&mut message, results.region(), results.owner(), patience);
+            let Err(GetError::Large(bytes)) = result else { return result };
+            message.prepare(bytes);
+            results.get(&mut message, results.region(), results.owner(), patience)
+        };
+        let result = match (take(None), willing) {
+            (Err(GetError::Empty), Willing::Until(deadline)) if taken == 0 => {
+                let interrupted = |error: &GetError| *error == GetError::Interrupted;
+                let take = |patience: &Patience<'_>| take(Some(patience));
+                wait::wait_spinning(state, Subject::of(results), *deadline, spin, take, interrupted)?
+            }
+            (result, _) => result,
+        };
+        match result {
+            Ok(()) => {
+                let outcome = codec::decode(state, results, &message)?;
+                py::check(ffi::PyList_Append(list.as_ptr(), outcome.as_ptr()))?;
+            }
+            Err(_) if taken > 0 => break,
+            Err(error) => return errors::get(state, error),
+        }
+    }
+    Ok(())
 }
 
 /// `perform_next(tasks, results, tickets, worker, count, changes, refresh, functions)`
