@@ -2,9 +2,9 @@
 
 Loaded only when something does travel that way, for cloudpickle takes longer to import than all of multigil.
 
-A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they do
-where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there. Each
-global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
+A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they
+do where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there.
+Each global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
 """
 
 from __future__ import annotations

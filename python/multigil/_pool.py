@@ -5,29 +5,26 @@
 
 **Who collects.** Nobody is told when an outcome arrives but who asks for one. `result()` takes what there is out of the
 results itself until its own is among it, so that no other thread has to be woken on the way. A future that is watched
-from outside (`wait`, `as_completed`, callbacks, another thread's `result()`) is recognized by its `_condition`, which is
+from outside (`wait`, `as_completed`, callbacks, another thread's `result()`) is known by its `_condition`, which is
 made when somebody asks for it: from then on, a thread of the pool's collects.
 
-**What a future is when.** A task's ticket says whether a worker has begun with it (`ffi/python/src/pool.rs`). `cancel()`
+**What becomes of a task.** Its ticket says whether a worker has begun with it (`ffi/python/src/pool.rs`). `cancel()`
 and the workers decide by one compare-and-swap whether it runs.
 
-**Parts of a map** are as large as their calls are quick: about `_SECONDS_OF_PART` of work. A worker that has nothing to
-do takes over the calls of another one's part that have not begun, so that a wrong guess costs nothing, and no call waits
-behind another one while a worker is idle.
+**Parts of a map** (`_pool_map`) are as large as their calls are quick. A worker with nothing to do takes over the calls
+of another one's part that have not begun, so that a wrong guess costs nothing, and no call waits behind another one
+while a worker is idle.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
-import pickle
 import signal
 import threading
-import types
-import weakref
 from collections import deque
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING  # as asyncio does not need to
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +40,9 @@ from multigil._core import (
     put_numbered,
     take_outcomes,
 )
+from multigil._pool_functions import packed
+from multigil._pool_future import DONE, PoolFuture
+from multigil._pool_map import Mapping, Part
 from multigil._pool_worker import (
     ENDED,
     FAILED,
@@ -53,16 +53,13 @@ from multigil._pool_worker import (
     READY,
     TICKET_BITS,
     UNUSABLE,
-    function_bytes,
-    run_part,
 )
 from multigil._worker import SERVE, InterpreterDied, Worker, put_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import BrokenExecutor
     from types import ModuleType
-
-    from multigil import _by_value
 
 _TICKETS = 1 << TICKET_BITS
 _PLACE = _TICKETS - 1
@@ -74,128 +71,10 @@ _BEGUN = 1 << 63
 _WORKER_SHIFT = 48
 _INDEX = (1 << 15) - 1
 _COUNT = (1 << _WORKER_SHIFT) - 1
-# What is not a worker's index in news.
-_KIND = ~_INDEX
-
-# How long a part of a map should run. The pool may need as long to send the next one, while the program keeps the GIL.
-_SECONDS_OF_PART = 0.005
-_MOST_CALLS = 1 << 14
-_MOST_BYTES = 1 << 20
+# A part's span is `end << 32 | next`.
 _FIRST_WORD = (1 << 32) - 1
 
-_DONE = (CANCELLED_AND_NOTIFIED, FINISHED)
-_WATCHED_PARTS = ("_condition", "_waiters", "_done_callbacks")
-
-
-class PoolFuture(Future[Any]):
-    """The future of a pool's task. What others need to watch it is made when they ask for it."""
-
-    _state = PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    number = 0  # of its task; 0 as long as that waits to be sent
-    attempts = 0
-    call: tuple[Any, ...] | None = None  # kept where it may have to be sent again
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _WATCHED_PARTS:
-            return self._pool.watch(self)[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def __repr__(self) -> str:
-        state = self._state if self.done() else RUNNING if self.running() else PENDING
-        outcome = ""
-        if state == FINISHED:
-            error = self._exception
-            outcome = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
-        shown = "cancelled" if state == CANCELLED_AND_NOTIFIED else state.lower()
-        return f"<{type(self).__name__} at {id(self):#x} state={shown}{outcome}>"
-
-    def done(self) -> bool:
-        """Whether it has an outcome or is cancelled."""
-        if self._state not in _DONE:
-            self._pool.collect_what_is_there()
-        return self._state in _DONE
-
-    def running(self) -> bool:
-        """Whether a worker has begun with the task."""
-        return not self.done() and self._pool.has_begun(self)
-
-    def cancelled(self) -> bool:
-        """Whether the task was cancelled."""
-        return self._state == CANCELLED_AND_NOTIFIED
-
-    def cancel(self) -> bool:
-        """Take the task back. One that a worker has begun with is interrupted if the pool does that; else False."""
-        return self._pool.cancel(self)
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Give what the call gave, or raise what it raised.
-
-        Raises TimeoutError after `timeout` seconds, and CancelledError if the task was cancelled.
-        """
-        try:
-            if self._state not in _DONE:
-                self._pool.wait_for(self, timeout)
-            if self._state == CANCELLED_AND_NOTIFIED:
-                raise CancelledError
-            if self._exception is not None:
-                raise self._exception
-            return self._result
-        finally:
-            del self  # the exception's traceback leads here, and this object to the exception
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Give the exception that the call raised, or None. Waits and raises as `result` does."""
-        if self._state not in _DONE:
-            self._pool.wait_for(self, timeout)
-        if self._state == CANCELLED_AND_NOTIFIED:
-            raise CancelledError
-        return self._exception
-
-    # --- what the pool calls ------------------------------------------------------------------------------------
-
-    def is_watched(self) -> bool:
-        """Whether others look at its parts."""
-        return "_condition" in vars(self)
-
-    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
-        """Give it its outcome, once, and tell who waits for it. With the pool's lock held."""
-        if self._state in _DONE:
-            return
-        self.call = None
-        with self._pool.watching:
-            if not self.is_watched():
-                self._result, self._exception, self._state = result, error, state
-                return
-        # Whoever watches several holds the conditions of some of them while it makes the next one.
-        with self._condition:
-            self._result, self._exception, self._state = result, error, state
-            for waiter in self._waiters:
-                if state != FINISHED:
-                    waiter.add_cancelled(self)
-                elif error is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._condition.notify_all()
-
-    def call_back(self) -> None:
-        """Call what was to be called when it is done."""
-        self._invoke_callbacks()  # type: ignore[attr-defined]
-
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The call to be sent under the number that it has now."""
-        return call
-
-    def wait_outside(self, timeout: float | None) -> None:
-        """Wait for another thread to settle it."""
-        with self._condition:
-            if self._state not in _DONE:
-                self._condition.wait(timeout)
+# ruff: noqa: SLF001  (the fields of futures are looked at where a call would cost as much as all else)
 
 
 class Pool:
@@ -224,7 +103,7 @@ class Pool:
         self._name = name
         self._make = make
         self._make_broken = broken
-        self._initialization = (initializer or type(None), initargs, {})
+        self._initialization: tuple[Any, ...] = (initializer or type(None), initargs, {})
         put_any(SimpleQueue(), self._initialization)  # what cannot be sent raises here
         self._max_tasks = max_tasks
         self._retries = retries
@@ -273,9 +152,8 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
-        if hooks is None:
-            call = (_packed(function), args, kwargs)
-        else:
+        call = (packed(function), args, kwargs)
+        if hooks is not None:
             call = (_hooks.call, (hooks, function, args, kwargs), {})
         future = PoolFuture(self)
         with self._lock:
@@ -398,7 +276,7 @@ class Pool:
         deadline = None if timeout is None else monotonic() + max(timeout, 0)
         if self._collecting.acquire(blocking=False):
             try:
-                while future._state not in _DONE:
+                while future._state not in DONE:
                     self._take(True, None if deadline is None else max(deadline - monotonic(), 0))
             except Empty:
                 pass
@@ -406,7 +284,7 @@ class Pool:
                 self._stop_collecting()
         else:
             future.wait_outside(timeout)
-        if future._state not in _DONE:
+        if future._state not in DONE:
             raise TimeoutError
 
     def collect_what_is_there(self) -> None:
@@ -456,7 +334,7 @@ class Pool:
     def _settle(self, future: PoolFuture, state: str, value: Any, error: BaseException | None) -> None:
         """Give a future its outcome; the pool's thread will call back."""
         future.settle(state, value, error)
-        if self._watched and future in self._watched and future._state in _DONE:
+        if self._watched and future in self._watched and future._state in DONE:
             self._watched.discard(future)
             if future._done_callbacks:
                 self._to_call.append(future)
@@ -469,7 +347,7 @@ class Pool:
                 return parts
             parts["_waiters"], parts["_done_callbacks"] = [], []
             parts["_condition"] = threading.Condition()
-            if future._state in _DONE:
+            if future._state in DONE:
                 return parts
             self._watched.add(future)
         self._ring()
@@ -477,7 +355,7 @@ class Pool:
 
     def _is_wanted(self) -> bool:
         """Whether the pool's thread has something to do."""
-        ending = self._closing and self._end._state not in _DONE
+        ending = self._closing and self._end._state not in DONE
         return bool(self._watched or self._to_call or self._backlog or self._maps or ending)
 
     def _ring(self) -> None:
@@ -489,14 +367,12 @@ class Pool:
                     daemon = current_interpreter_id() == 0
                     self._thread = threading.Thread(target=self._collect, name="multigil-pool", daemon=daemon)
                     self._thread.start()
-        try:
+        with contextlib.suppress(RuntimeError):  # it rings already
             self._bell.release()
-        except RuntimeError:  # it rings already
-            pass
 
     def _collect(self) -> None:
         """What the pool's thread does."""
-        while self._end._state not in _DONE or self._is_wanted():
+        while self._end._state not in DONE or self._is_wanted():
             self._bell.acquire()
             while self._is_wanted():
                 with self._collecting:
@@ -519,7 +395,7 @@ class Pool:
         self.collect_what_is_there()
         strike = None
         with self._lock:
-            if future._state in _DONE:
+            if future._state in DONE:
                 return future._state == CANCELLED_AND_NOTIFIED
             if not self._take_back(future):
                 if not (self.cancel_running if running is None else running):
@@ -602,7 +478,8 @@ class Pool:
                 continue
             future.attempts += 1
             if future.attempts > self._retries:
-                error = self._make_broken(f"{future.attempts} workers died while they performed the task, the last: {cause}")
+                text = f"{future.attempts} workers died while they performed the task, the last: {cause}"
+                error = self._make_broken(text)
                 error.__cause__ = cause
                 self._settle(future, FINISHED, None, error)
             else:
@@ -658,7 +535,7 @@ class Pool:
     ) -> Iterator[Any]:
         """Send calls of a function, in parts, and give their results in the same order."""
         deadline = None if timeout is None else monotonic() + timeout
-        function = _packed(function)
+        function = packed(function)
         mapping = Mapping(self, function, calls, chunksize, buffersize)
         with self._lock:
             self.check()
@@ -701,7 +578,8 @@ class Pool:
 
     def begun_calls(self, part: Part) -> int:
         """How many calls of a part have begun."""
-        return self._spans[part.number & _PLACE] & _FIRST_WORD
+        span: int = self._spans[part.number & _PLACE]
+        return span & _FIRST_WORD
 
     def count_splittable(self, change: int) -> None:
         """Tell workers whether there are parts that may be split."""
@@ -784,226 +662,3 @@ def _inheritance() -> ModuleType:
     from multigil import _inherit  # imports logging
 
     return _inherit
-
-
-class Part(PoolFuture):
-    """Some calls of a map, which one worker performs: its value is the seconds that they took, and the outcomes."""
-
-    bytes = 0
-    rest: Part | None = None  # what was taken from it for another worker, and is next in order
-
-    def __init__(self, pool: Pool, mapping: Mapping, calls: list[tuple[Any, ...]]) -> None:
-        super().__init__(pool)
-        self.mapping = mapping
-        self.calls = calls
-        self.splittable = False
-
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002
-        """The call to be sent under the number that it has now."""
-        ticket = self._pool.set_span(self.number, len(self.calls))
-        self.call = (run_part, (self.mapping.function, self.calls, ticket), {})
-        return self.call
-
-    def send(self) -> None:
-        """Send it, as one that may be split if it can be."""
-        self.splittable = len(self.calls) > 1
-        self.mapping.in_flight += 1
-        if self.splittable:
-            self._pool.count_splittable(1)
-        self._pool.send_part(self)
-
-    def split(self, place: int) -> None:
-        """Send the calls from that place on, which have not begun, to somebody else."""
-        rest = Part(self._pool, self.mapping, self.calls[place:])
-        self.calls = self.calls[:place]
-        self.rest, rest.rest = rest, self.rest
-        rest.send()
-
-    def give_back(self, place: int) -> None:
-        """Send the calls from that place on in smaller parts: the worker has not begun with them, and is done."""
-        rest, last = self.calls[place:], self
-        self.calls = self.calls[:place]
-        while rest:
-            count = min(self.mapping.calls_of_part(), len(rest))
-            part = Part(self._pool, self.mapping, rest[:count])
-            del rest[:count]
-            last.rest, part.rest = part, last.rest
-            part.send()
-            last = part
-
-    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
-        """Give it its outcome; or, if it could not be pickled or unpickled, send its calls one by one.
-
-        Then only those fail that can't be sent.
-        """
-        if self._state in _DONE:
-            return
-        self.mapping.in_flight -= 1
-        if self.splittable:
-            self._pool.count_splittable(-1)
-        unsent = error is not None and not isinstance(error, BrokenExecutor) and not self._pool.begun_calls(self)
-        if unsent and len(self.calls) > 1:
-            self.split(1)
-            self.send()
-            return
-        if state == FINISHED and error is None:
-            seconds, outcomes = result
-            self.mapping.learn(seconds, len(outcomes), self.bytes)
-            if len(outcomes) < len(self.calls):  # they take longer than was thought
-                self.give_back(len(outcomes))
-        super().settle(state, result, error)
-
-
-class Mapping:
-    """A map that is going on."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        function: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        chunksize: int | None,
-        buffersize: int | None,
-    ) -> None:
-        self.function = function
-        self.waiting: deque[tuple[Any, ...]] = deque()  # calls that were not sent yet
-        self.parts: deque[Part] = deque()  # those of which not all results were given, in their order
-        self.in_flight = 0  # parts without an outcome
-        self.error: BaseException | None = None  # of a pool that broke
-        self._pool = pool
-        self._calls = calls
-        self._chunksize = chunksize
-        self._buffersize = buffersize
-        self._buffered = 0  # calls whose results were not given yet
-        self._most_in_flight = 2 * pool.max_workers + 1
-        self._seconds: float | None = None  # that a call takes
-        self._bytes = 0.0  # and its arguments
-
-    def fetch(self) -> None:
-        """Take as many calls from the iterables as there is room for."""
-        if self._buffersize is None:
-            self.waiting.extend(self._calls)
-        else:
-            before = len(self.waiting)
-            self.waiting.extend(itertools.islice(self._calls, self._buffersize - self._buffered))
-            self._buffered += len(self.waiting) - before
-
-    def feed(self) -> None:
-        """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""
-        while self.waiting and (self.in_flight < self._most_in_flight or self._buffersize is not None):
-            count = min(self.calls_of_part(), len(self.waiting))
-            part = Part(self._pool, self, [self.waiting.popleft() for _ in range(count)])
-            self.parts.append(part)
-            part.send()
-
-    def calls_of_part(self) -> int:
-        """How many calls the next part should have."""
-        if self._chunksize is not None:
-            return self._chunksize
-        if self._seconds is None:
-            return 1
-        # Towards the end they become smaller, so that all workers end at the same time.
-        left = len(self.waiting) if self._buffersize is None else self._buffersize
-        wanted = min(_SECONDS_OF_PART / max(self._seconds, 1e-9), _MOST_BYTES / max(self._bytes, 1.0), _MOST_CALLS)
-        return max(min(int(wanted), left // (2 * self._pool.max_workers)), 1)
-
-    def learn(self, seconds: float, count: int, size: int) -> None:
-        """Note how long a part took, and how large it was."""
-        if count:
-            before = seconds / count if self._seconds is None else self._seconds
-            self._seconds = (before + seconds / count) / 2
-            self._bytes = max(size / count, self._bytes / 2)
-
-    def needs_pool(self) -> bool:
-        """Whether there is something to send, or to be split, although nobody may be asking for results."""
-        return bool(self.waiting or self.in_flight)
-
-    def results(self, deadline: float | None, cancel_running: bool | None) -> Iterator[Any]:
-        """Give the results, in their order."""
-        try:
-            while (part := self._next_part()) is not None:
-                self._pool.wait_for(part, None if deadline is None else deadline - monotonic())
-                self.parts.popleft()
-                if part.rest is not None:
-                    self.parts.appendleft(part.rest)
-                if part._exception is not None:
-                    raise part._exception
-                if part._state != FINISHED:
-                    raise CancelledError
-                outcomes = part._result[1]
-                self._buffered -= len(outcomes)
-                del part
-                outcomes.reverse()
-                # No result is kept here when it was given.
-                while outcomes:
-                    if type(outcomes[-1]) is not _transfer.Opened:
-                        yield outcomes.pop()
-                    elif outcomes[-1].error is None:
-                        yield outcomes.pop().value
-                    else:
-                        raise outcomes.pop().error
-        finally:
-            self._cancel(cancel_running)
-
-    def _next_part(self) -> Part | None:
-        if self._buffersize is not None:
-            if not self.waiting:
-                self.fetch()
-            self._pool.feed(self)
-        elif not self.parts:
-            self._pool.feed(self)
-        if self.parts:
-            return self.parts[0]
-        if self.error is not None:
-            raise self.error
-        return None
-
-    def _cancel(self, running: bool | None) -> None:
-        self.waiting.clear()
-        while self.parts:
-            part: Part | None = self.parts.popleft()
-            while part is not None:
-                self._pool.cancel(part, running=running)
-                part = part.rest
-
-
-# --- functions --------------------------------------------------------------------------------------------------
-
-# What stands for functions in tasks, by their ids: the function, and its pickle if that may have to be made anew.
-_known: dict[int, tuple[weakref.ref[Any], bytes, _by_value.Kept | None]] = {}
-_new_token = itertools.count(1).__next__
-
-
-def _packed(function: Any) -> Any:
-    """The bytes that stand for a function in tasks; the function itself if it may be another one each time."""
-    known = _known.get(id(function))
-    if known is not None and known[0]() is function and (known[2] is None or known[2].holds_for(function)):
-        return known[1]
-    return _pack(function)
-
-
-def _pack(function: Any) -> Any:
-    if type(function) not in (types.FunctionType, types.BuiltinFunctionType, type):
-        return function
-    kept: _by_value.Kept | None = None
-    try:
-        module, name = function.__module__, function.__qualname__
-        if module == "__main__" or "<" in name:  # <lambda>, <locals>
-            if type(function) is type:
-                return function
-            from multigil import _by_value
-
-            kept = _by_value.keep(function)
-            if kept is None:
-                return function
-            pickled = kept.packed
-        else:
-            pickled = pickle.dumps(function, protocol=pickle.HIGHEST_PROTOCOL)
-            if b"__main__" in pickled:
-                return function
-    except Exception:  # the task will say why it can't be sent
-        return function
-    key = id(function)
-    packed = function_bytes(pickled, _new_token())
-    _known[key] = weakref.ref(function, lambda _: _known.pop(key, None)), packed, kept
-    return packed

@@ -1,13 +1,14 @@
-"""The worker's end of a pool: one task after another, from the queue that its workers share. The other end is `_pool`."""
+"""A worker's end of a pool: one task after another from a queue that all workers share. The other end is `_pool`."""
 
 from __future__ import annotations
 
 import sys
+from _pickle import loads
 from functools import partial
 from time import perf_counter
 
 from multigil import _worker
-from multigil._core import InterpreterTerminated, ShutDown, expose, perform, perform_next, put_numbered
+from multigil._core import InterpreterTerminated, ShutDown, perform, perform_next, put_numbered
 from multigil._transfer import Sealed
 
 TYPE_CHECKING = False
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from multigil._core import Array, Queue, SimpleQueue
 
-    # Queues for tasks, outcomes and settings; the tickets; the spans of parts; which worker this is; the most tasks that
-    # it performs; whether `__main__` is reset after each; whether tasks come again that were not reported done; what it
-    # inherits.
+    # Queues for tasks, outcomes and settings; the tickets; the spans of parts; which worker this is; the most tasks
+    # that it performs; whether `__main__` is reset after each; whether tasks come again that were not reported done;
+    # what it inherits.
     type Place = tuple[Queue[Any], Queue[Any], Queue[Any], Array, Array, int, int | None, bool, bool, Any]
 
 # What is said beside a task's number, in bits that no number has. `ffi/python/src/pool.rs` has the rest of its format.
@@ -39,8 +40,8 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def serve(place: Place, box: SimpleQueue[Any]) -> None:
-    """Initialize this worker with what is in the box, and perform tasks until there are no more, or enough were done."""
-    global _spans  # noqa: PLW0603  (one for each interpreter)
+    """Initialize this worker with what is in the box, and perform tasks until there are no more, or as many as asked."""
+    global _spans
     tasks, results, settings, tickets, _spans, index, most, reset, redelivers, inheritance = place
     try:
         if inheritance is not None:
@@ -127,7 +128,7 @@ class Functions(dict[bytes, "Callable[..., Any]"]):
     """The functions that tasks name by their pickles: each is unpickled once, not each time."""
 
     def __missing__(self, packed: bytes) -> Callable[..., Any]:
-        function: Callable[..., Any] = _worker.loads(packed[_TOKEN_BYTES:][::-1])
+        function: Callable[..., Any] = loads(packed[_TOKEN_BYTES:][::-1])
         while len(self) >= _MOST_FUNCTIONS:
             del self[next(iter(self))]
         self[packed] = function
@@ -162,8 +163,8 @@ def run_part(
     unpickled takes no other value with it.
 
     The part's span, `end << 32 | next`, says which calls have begun: each is claimed by a compare-and-swap, and so the
-    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are left;
-    or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
+    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are
+    left; or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
     """
     if isinstance(function, bytes):
         function = _functions[function]

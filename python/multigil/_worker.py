@@ -232,8 +232,7 @@ def snapshot() -> dict[str, Any]:
 
 def is_current(known: dict[str, Any]) -> bool:
     """Whether a snapshot would be the same now."""
-    same = sys.path == known["path"] and sys.argv == known["argv"]
-    return same and environment() == known["environ"]
+    return bool(sys.path == known["path"] and sys.argv == known["argv"] and environment() == known["environ"])
 
 
 def environment() -> dict[bytes, bytes]:
