@@ -189,7 +189,7 @@ class Kept:
         self._globals = tuple(names)
         self.packed = dumps(function)
 
-    def holds_for(self, function: types.FunctionType) -> bool:
+    def holds_for(self, function: Any) -> bool:
         """Whether it still is the function's pickle, and no other one has changed those globals where it was sent."""
         if function.__code__ is not self._code or function.__defaults__ is not self._defaults:
             return False

@@ -209,8 +209,8 @@ class Pool:
                 self.collect_what_is_there()  # perhaps somebody is idle
                 if len(self._workers) < min(len(self._pending), self.max_workers):
                     self._add_worker()
-            except BaseException:
-                if not self._workers:  # otherwise the others will do
+            except BaseException as error:
+                if not self._workers or not isinstance(error, Exception):  # otherwise the others will do
                     self._forget(number)
                     raise
         return number
@@ -256,18 +256,18 @@ class Pool:
         index = next(index for index in itertools.count() if index not in self._workers)
         name = f"{self._name}_{self._made}"
         inheritance = _inheritance().capture(self._inherit) if self._inherit else None
-        worker = self._make(name)
-        self._made += 1
-        worker.body.daemon = False
-        worker.body.name = name
         shared = (self._tasks, self._results, self._settings, self._tickets, self._spans)
         how = (index, self._max_tasks, self._reset_main, self._retries > 0, inheritance)
         box: SimpleQueue[Any] = SimpleQueue()
         box.put((*shared, *how))
         put_any(box, self._initialization)
-        worker.send(SERVE, 0, box)
+        worker = self._make(name)
+        self._made += 1
+        worker.body.daemon = False
+        worker.body.name = name
         self._workers[index] = worker
         worker.body.tell(self._results, ENDED | index)
+        worker.send(SERVE, 0, box)
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
@@ -382,7 +382,11 @@ class Pool:
                         except Exception as error:
                             self._fail("The results of the pool's tasks could not be taken", error)
                 while self._to_call:
-                    self._to_call.popleft().call_back()
+                    try:
+                        self._to_call.popleft().call_back()
+                    except BaseException as error:  # which is no Exception: those were logged
+                        what = (type(error), error, error.__traceback__, self._thread)
+                        threading.excepthook(threading.ExceptHookArgs(what))
 
     # --- what has become of tasks and workers -------------------------------------------------------------------
 
@@ -483,17 +487,20 @@ class Pool:
                 error.__cause__ = cause
                 self._settle(future, FINISHED, None, error)
             else:
-                self._send_again(future)
+                self.send(future)
 
-    def _send_again(self, future: PoolFuture) -> None:
-        call = future.call
-        assert call is not None
+    def send(self, future: PoolFuture) -> None:
+        """Send a task that keeps its call, now or when there is room. With the lock held."""
+        if not self._has_room():
+            self._backlog.append(future)
+            return
         try:
             number = self._begin(future)
-        except Exception as error:
+            future.size = self._send(future, number, future.numbered_call())
+        except BaseException as error:
             self._settle(future, FINISHED, None, error)
-            return
-        self._send(future, number, future.renumbered(call))
+            if not isinstance(error, Exception):
+                raise
 
     def _fail(self, text: str, cause: BaseException | None) -> None:
         """Break the pool: nothing is sent any more, what has no outcome gets that one, and all workers end."""
@@ -543,7 +550,7 @@ class Pool:
             if mapping.waiting:
                 self._maps.append(mapping)
                 mapping.feed()
-        if mapping.waiting and buffersize is None:
+        if mapping.needs_pool():
             self._ring()
         return mapping.results(deadline, cancel_running)
 
@@ -553,7 +560,7 @@ class Pool:
             mapping.feed()
         self._maps = [mapping for mapping in self._maps if mapping.needs_pool()]
         while self._backlog and len(self._pending) < _TICKETS:
-            self._send_again(self._backlog.popleft())
+            self.send(self._backlog.popleft())
         if self._closing:
             self._finish()
 
@@ -566,10 +573,6 @@ class Pool:
                 if mapping not in self._maps:
                     self._maps.append(mapping)
 
-    def send_part(self, part: Part) -> None:
-        """Send a part of a map."""
-        part.bytes = self._send(part, self._begin(part), part.renumbered(()))
-
     def set_span(self, number: int, count: int) -> int:
         """Begin the span of a part anew; gives its ticket."""
         ticket = number & _PLACE
@@ -578,7 +581,7 @@ class Pool:
 
     def begun_calls(self, part: Part) -> int:
         """How many calls of a part have begun."""
-        span: int = self._spans[part.number & _PLACE]
+        span: int = self._spans[part.number & _PLACE] if part.number else 0
         return span & _FIRST_WORD
 
     def count_splittable(self, change: int) -> None:
@@ -595,7 +598,7 @@ class Pool:
                 begun, end = span & _FIRST_WORD, span >> 32
                 middle = begun + (end - begun) // 2
                 if 0 < begun < end and self._spans.compare_exchange(ticket, span, middle << 32 | begun):
-                    part.split(middle)
+                    part.divide(middle, end)
                     return
 
     # --- the end ------------------------------------------------------------------------------------------------
@@ -648,6 +651,8 @@ class Pool:
         """In a forked child: queues and workers are the parent's, and no other thread is here."""
         self._lock, self._collecting, self.watching = threading.RLock(), threading.RLock(), threading.RLock()
         self._failure = "The pool belongs to the process that was forked", None
+        for future in [*filter(None, self._pending.values()), *self._backlog]:
+            future._exception, future._state = self._broken(), FINISHED
         self._workers.clear()
         self._pending.clear()
         self._backlog.clear()

@@ -13,7 +13,7 @@ from multigil._pool_worker import function_bytes
 if TYPE_CHECKING:
     from multigil import _by_value
 
-# What stands for functions in tasks, by their ids: the function, and its pickle if that may have to be made anew.
+# What stands for functions in tasks, by their ids: a function, its bytes, and its pickle if that is not good for ever.
 _known: dict[int, tuple[weakref.ref[Any], bytes, _by_value.Kept | None]] = {}
 _new_token = itertools.count(1).__next__
 

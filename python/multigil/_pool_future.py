@@ -23,6 +23,7 @@ class PoolFuture(Future[Any]):
     _exception: BaseException | None = None
     number = 0  # of its task; 0 as long as that waits to be sent
     attempts = 0
+    size = 0  # bytes that it took to send it
     call: tuple[Any, ...] | None = None  # kept where it may have to be sent again
 
     def __init__(self, pool: Pool) -> None:
@@ -115,9 +116,10 @@ class PoolFuture(Future[Any]):
         """Call what was to be called when it is done."""
         self._invoke_callbacks()
 
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
+    def numbered_call(self) -> tuple[Any, ...]:
         """The call to be sent under the number that it has now."""
-        return call
+        assert self.call is not None
+        return self.call
 
     def wait_outside(self, timeout: float | None) -> None:
         """Wait for another thread to settle it."""

@@ -29,47 +29,35 @@ _MOST_BYTES = 1 << 20
 class Part(PoolFuture):
     """Some calls of a map, which one worker performs: its value is the seconds that they took, and the outcomes."""
 
-    bytes = 0
     rest: Part | None = None  # what was taken from it for another worker, and is next in order
 
     def __init__(self, pool: Pool, mapping: Mapping, calls: list[tuple[Any, ...]]) -> None:
         super().__init__(pool)
         self.mapping = mapping
         self.calls = calls
-        self.splittable = False
+        self.splittable = len(calls) > 1
 
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002  (it has its ticket's place in it)
+    def numbered_call(self) -> tuple[Any, ...]:
         """The call to be sent under the number that it has now."""
         ticket = self._pool.set_span(self.number, len(self.calls))
-        self.call = (run_part, (self.mapping.function, self.calls, ticket), {})
-        return self.call
+        return run_part, (self.mapping.function, self.calls, ticket), {}
 
     def send(self) -> None:
         """Send it, as one that may be split if it can be."""
-        self.splittable = len(self.calls) > 1
-        self.mapping.in_flight += 1
-        if self.splittable:
-            self._pool.count_splittable(1)
-        self._pool.send_part(self)
+        self.mapping.note(self, 1)
+        self._pool.send(self)
 
-    def split(self, place: int) -> None:
-        """Send the calls from that place on, which have not begun, to somebody else."""
-        rest = Part(self._pool, self.mapping, self.calls[place:])
-        self.calls = self.calls[:place]
-        self.rest, rest.rest = rest, self.rest
-        rest.send()
-
-    def give_back(self, place: int) -> None:
-        """Send the calls from that place on in smaller parts: the worker has not begun with them, and is done."""
-        rest, last = self.calls[place:], self
-        self.calls = self.calls[:place]
-        while rest:
-            count = min(self.mapping.calls_of_part(), len(rest))
-            part = Part(self._pool, self.mapping, rest[:count])
-            del rest[:count]
+    def divide(self, place: int, count: int) -> None:
+        """Send the calls from that place on, which have not begun, to somebody else, in parts of `count` calls."""
+        calls, last, parts = self.calls, self, []
+        self.calls = calls[:place]
+        for begin in range(place, len(calls), count):
+            part = Part(self._pool, self.mapping, calls[begin : begin + count])
             last.rest, part.rest = part, last.rest
-            part.send()
             last = part
+            parts.append(part)
+        for part in parts:
+            part.send()
 
     def settle(self, state: str, result: Any, error: BaseException | None) -> None:
         """Give it its outcome; or, if it could not be pickled or unpickled, send its calls one by one.
@@ -78,19 +66,18 @@ class Part(PoolFuture):
         """
         if self._state in DONE:
             return
-        self.mapping.in_flight -= 1
-        if self.splittable:
-            self._pool.count_splittable(-1)
+        self.mapping.note(self, -1)
         unsent = error is not None and not isinstance(error, BrokenExecutor) and not self._pool.begun_calls(self)
         if unsent and len(self.calls) > 1:
-            self.split(1)
+            self.divide(1, 1)
+            self.splittable = False
             self.send()
             return
         if state == FINISHED and error is None:
             seconds, outcomes = result
-            self.mapping.learn(seconds, len(outcomes), self.bytes)
+            self.mapping.learn(seconds, len(outcomes), self.size)
             if len(outcomes) < len(self.calls):  # they take longer than was thought
-                self.give_back(len(outcomes))
+                self.divide(len(outcomes), self.mapping.calls_of_part())
         super().settle(state, result, error)
 
 
@@ -108,7 +95,8 @@ class Mapping:
         self.function = function
         self.waiting: deque[tuple[Any, ...]] = deque()  # calls that were not sent yet
         self.parts: deque[Part] = deque()  # those of which not all results were given, in their order
-        self.in_flight = 0  # parts without an outcome
+        self._in_flight = 0  # parts without an outcome
+        self._splittable = 0  # those among them that may be split
         self.error: BaseException | None = None  # of a pool that broke
         self._pool = pool
         self._calls = calls
@@ -130,7 +118,7 @@ class Mapping:
 
     def feed(self) -> None:
         """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""
-        while self.waiting and (self.in_flight < self._most_in_flight or self._buffersize is not None):
+        while self.waiting and (self._in_flight < self._most_in_flight or self._buffersize is not None):
             count = min(self.calls_of_part(), len(self.waiting))
             part = Part(self._pool, self, [self.waiting.popleft() for _ in range(count)])
             self.parts.append(part)
@@ -154,9 +142,16 @@ class Mapping:
             self._seconds = (before + seconds / count) / 2
             self._bytes = max(size / count, self._bytes / 2)
 
+    def note(self, part: Part, change: int) -> None:
+        """Count a part that is sent, or has come back."""
+        self._in_flight += change
+        if part.splittable:
+            self._splittable += change
+            self._pool.count_splittable(change)
+
     def needs_pool(self) -> bool:
-        """Whether there is something to send, or to be split, although nobody may be asking for results."""
-        return bool(self.waiting or self.in_flight)
+        """Whether there is something to be sent or split although nobody may be asking for results."""
+        return bool(self._splittable or (self.waiting and self._buffersize is None))
 
     def results(self, deadline: float | None, cancel_running: bool | None) -> Iterator[Any]:
         """Give the results, in their order."""

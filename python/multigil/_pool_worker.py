@@ -40,7 +40,7 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def serve(place: Place, box: SimpleQueue[Any]) -> None:
-    """Initialize this worker with what is in the box, and perform tasks until there are no more, or as many as asked."""
+    """Initialize this worker with what is in the box, and perform tasks until there are no more, or enough were."""
     global _spans
     tasks, results, settings, tickets, _spans, index, most, reset, redelivers, inheritance = place
     try:
