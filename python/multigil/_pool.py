@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _TICKETS = 1 << TICKET_BITS
+_MOST_PENDING = _TICKETS  # tasks that are sent and have no outcome; all others wait here
 _PLACE = _TICKETS - 1
 # The elements of the tickets' array after the tickets.
 _CHANGES = _TICKETS
@@ -132,6 +133,7 @@ class Pool:
         self._pending: dict[int, PoolFuture | None] = {}
         self._backlog: deque[PoolFuture] = deque()  # for which there is no ticket yet
         self._maps: list[Mapping] = []  # those that have calls to send, or parts that may be split
+        self._splittable = 0  # parts that may be split
         self._closing = False
         self._failure: tuple[str, BaseException | None] | None = None  # why the pool is not usable any more
         self._end = PoolFuture(self)  # settled when the last worker has ended after the shutdown
@@ -187,9 +189,9 @@ class Pool:
         return error
 
     def _has_room(self) -> bool:
-        if len(self._pending) == _TICKETS:
+        if len(self._pending) >= _MOST_PENDING:
             self.collect_what_is_there()
-        return len(self._pending) < _TICKETS
+        return len(self._pending) < _MOST_PENDING
 
     def _begin(self, future: PoolFuture) -> int:
         """Give a task a ticket and a number, and see to it that there is a worker for it."""
@@ -559,7 +561,7 @@ class Pool:
         for mapping in self._maps:
             mapping.feed()
         self._maps = [mapping for mapping in self._maps if mapping.needs_pool()]
-        while self._backlog and len(self._pending) < _TICKETS:
+        while self._backlog and len(self._pending) < _MOST_PENDING:
             self.send(self._backlog.popleft())
         if self._closing:
             self._finish()
@@ -586,7 +588,8 @@ class Pool:
 
     def count_splittable(self, change: int) -> None:
         """Tell workers whether there are parts that may be split."""
-        self._tickets.fetch_add(_SPLITTABLE, change)
+        self._splittable += change
+        self._tickets[_SPLITTABLE] = self._splittable
 
     def _split(self) -> None:
         """Take the second half of the largest part from its worker: another one has nothing to do."""
