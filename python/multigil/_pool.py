@@ -140,6 +140,7 @@ class Pool:
 
         self._collecting = threading.RLock()  # held by who takes results
         self._arrived: deque[tuple[int, Any, BaseException | None]] = deque()
+        self._handling = False  # somebody deals with what has arrived
         self.watching = threading.RLock()  # held while a future that nobody watches becomes watched or gets its outcome
         self._watched: set[PoolFuture] = set()  # those without an outcome that others watch
         self._to_call: deque[PoolFuture] = deque()  # futures with an outcome whose callbacks were not called yet
@@ -291,7 +292,9 @@ class Pool:
 
     def collect_what_is_there(self) -> None:
         """Give futures the outcomes that have arrived."""
-        if (self._results.empty() and not self._arrived) or not self._collecting.acquire(blocking=False):
+        if self._handling or (self._results.empty() and not self._arrived):
+            return
+        if not self._collecting.acquire(blocking=False):
             return
         try:
             self._take(False, None)
@@ -312,12 +315,16 @@ class Pool:
             spin = len(self._pending) < self._processors
             take_outcomes(self._results, self._arrived.extend, block, timeout, spin)
         with self._lock:
-            # Whatever disturbs this comes back to the same one.
-            while self._arrived:
-                arrived = self._arrived[0]
-                self._handle(*arrived)
-                if self._arrived and self._arrived[0] is arrived:
-                    self._arrived.popleft()
+            self._handling = True
+            try:
+                # Whatever disturbs this comes back to the same one.
+                while self._arrived:
+                    arrived = self._arrived[0]
+                    self._handle(*arrived)
+                    if self._arrived and self._arrived[0] is arrived:
+                        self._arrived.popleft()
+            finally:
+                self._handling = False
             if self._maps or self._backlog or self._closing:
                 self._go_on()
 
