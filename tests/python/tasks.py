@@ -190,6 +190,24 @@ def spin_and_clean_up(told: Any, interrupted: type[BaseException] = KeyboardInte
         raise
 
 
+def tell_and_wait_for_ever(told: Any) -> None:
+    told.put("waiting")
+    try:
+        multigil.Event().wait()
+    except KeyboardInterrupt:
+        told.put("KeyboardInterrupt")
+        raise
+
+
+def tell_and_sleep(told: Any, seconds: float) -> None:
+    told.put("sleeping")
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        told.put("KeyboardInterrupt")
+        raise
+
+
 def spin_for(seconds: float, number: int) -> int:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
