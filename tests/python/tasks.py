@@ -199,6 +199,25 @@ def tell_and_wait_for_ever(told: Any) -> None:
         raise
 
 
+def open_and_spin(path: str, told: Any) -> None:
+    """Keep a file open and run Python code until somebody ends it."""
+    with open(path, "wb"):
+        told.put(None)
+        while True:
+            pass
+
+
+def print_flushed(value: Any) -> None:
+    print(value, flush=True)
+
+
+def leave_pool(make: Callable[..., Any]) -> None:
+    """End with an executor that nobody has shut down."""
+    state["pool"] = pool = make(1)
+    if pool.submit(double, 21).result(20) != 42:
+        raise AssertionError
+
+
 def tell_and_sleep(told: Any, seconds: float) -> None:
     told.put("sleeping")
     try:
