@@ -429,6 +429,36 @@ def tell_and_be_ended(told: Any) -> Any:
         pass
 
 
+def who() -> Any:
+    """The process and the interpreter, as `tell_and_be_ended` tells them."""
+    return os.getpid(), multigil.current_interpreter()
+
+
+def be_ended_unless(told: Any, runs: Any, wanted: int, value: Any) -> Any:
+    """Be ended, but for the run with that number."""
+    if runs.fetch_add(1) + 1 < wanted:
+        tell_and_be_ended(told)
+    return value
+
+
+def be_ended_if(number: int, which: int, told: Any, runs: Any = None) -> int:
+    """Be ended if the number is that one; with `runs`, only twice."""
+    if number == which and (runs is None or runs.fetch_add(1) < 2):
+        tell_and_be_ended(told)
+    return number
+
+
+def die_if(number: int, which: int) -> int:
+    if number == which:
+        die("kill")
+    return number
+
+
+def die_with(lock: Any, how: str) -> None:
+    lock.acquire()
+    die(how)
+
+
 def end(function: Callable[..., Any], *args: Any) -> Any:
     """Call what ends this worker; `args` are made into a tuple by pickle, so it is a function that loads can call."""
     return function(*args)
@@ -457,3 +487,32 @@ class EndsWhenPickled:
 
 def make_ends_when_pickled(function: Callable[..., Any], *args: Any) -> EndsWhenPickled:
     return EndsWhenPickled(function, *args)
+
+
+class EndsWhenPickledError(LookupError):
+    def __reduce__(self) -> Any:
+        function, *args = self.args
+        function(*args)
+        raise AssertionError("it should have ended")
+
+
+def raise_what_ends_when_pickled(function: Callable[..., Any], *args: Any) -> None:
+    raise EndsWhenPickledError(function, *args)
+
+
+class CannotBePickledError(LookupError):
+    def __reduce__(self) -> Any:
+        raise ArithmeticError("in __reduce__")
+
+
+class CannotBeUnpickledError(LookupError):
+    def __reduce__(self) -> Any:
+        return _raise_in_loads, (ArithmeticError("in loads"),)
+
+
+def raise_what_cannot_be_pickled() -> None:
+    raise CannotBePickledError("text")
+
+
+def raise_what_cannot_be_unpickled() -> None:
+    raise CannotBeUnpickledError("text")
