@@ -388,9 +388,9 @@ def raise_unknown() -> None:
 
 def raise_with_notes_and_cause() -> None:
     try:
-        _ = [][1]
-    except IndexError as error:
-        effect = ValueError("effect")
+        "text".index("z")
+    except ValueError as error:
+        effect = LookupError("effect")
         effect.add_note("a note")
         raise effect from error
 

@@ -1,6 +1,6 @@
 """A worker dies, at every place where it can: what the user sees, what becomes of the other tasks and of the pool.
 
-The table of deaths: who dies (`DEATHS`) × where (`PLACES`) × how often a task is run again (`retries`).
+The table of deaths: who dies (`DEATHS`), where (`PLACES`), and how often a task is run again (`retries`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.timeout(60)
 ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
 
 processes = pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind.name == "process"], ids=lambda kind: kind.name
+    "kind", [kind for kind in KINDS if kind.name == "process"], ids=lambda kind: kind.name, scope="module"
 )
 
 
@@ -84,6 +84,11 @@ def assert_broken(pool: Executor, kind: Kind) -> None:
 def assert_works(pool: Executor) -> None:
     warmed(pool)
     assert [pool.submit(tasks.double, number).result(AMPLE) for number in range(5)] == [0, 2, 4, 6, 8]
+
+
+def submit_for_ever(pool: Executor) -> None:
+    while True:
+        pool.submit(tasks.nothing).result(AMPLE)
 
 
 @pytest.fixture
@@ -150,8 +155,7 @@ class TestProcessThatDies:
         os.kill(pid, signal.SIGKILL)
         # Nothing is pending. Whoever submits next is told, or by its future if that comes first.
         with pytest.raises(kind.broken):
-            while True:
-                fresh.submit(tasks.nothing).result(AMPLE)
+            submit_for_ever(fresh)
         assert_broken(fresh, kind)
 
     def test_all_at_once(self, kind: Kind, fresh: Executor) -> None:
@@ -205,7 +209,7 @@ class TestProcessThatDies:
             assert error is None or isinstance(error, kind.broken)
         assert isinstance(victims[1].exception(0), kind.broken)
 
-    def test_what_was_done_before_stays_done(self, kind: Kind, fresh: Executor) -> None:
+    def test_what_was_done_before_stays_done(self, fresh: Executor) -> None:
         done = [fresh.submit(tasks.double, number) for number in range(20)]
         assert [future.result(AMPLE) for future in done] == list(range(0, 40, 2))
         fresh.submit(tasks.die, "exit").exception(AMPLE)
@@ -231,7 +235,7 @@ class TestProcessThatDies:
             f"""
             import concurrent.futures, multigil, tasks
             if __name__ == "__main__":
-                pool = {"concurrent.futures" if STANDARD else "multigil"}.ProcessPoolExecutor(2)
+                pool = {"concurrent.futures" if STANDARD else "multigil"}.{kind.make.__name__}(2)
                 future = pool.submit(tasks.die, "kill")
                 print(isinstance(future.exception(), concurrent.futures.BrokenExecutor))
             """
@@ -276,8 +280,7 @@ class TestWorkerThatIsEnded:
             else:
                 interpreter.terminate(AMPLE)
             with pytest.raises(kind.broken):
-                while True:
-                    pool.submit(tasks.nothing).result(AMPLE)
+                submit_for_ever(pool)
 
     def test_the_program_ends(self, run_program: ProgramRunner, kind: Kind) -> None:
         output = run_program.output(
@@ -309,7 +312,7 @@ class TestRetries:
             kind.make(1, retries=number)
 
     @places
-    def test_ended_at_each_place(self, retrying: Executor, kind: Kind, place: Callable[..., tuple[Any, ...]]) -> None:
+    def test_ended_at_each_place(self, retrying: Executor, place: Callable[..., tuple[Any, ...]]) -> None:
         victim = Victim(retrying, place)
         for _ in range(3):
             assert not victim.future.done()
@@ -329,7 +332,7 @@ class TestRetries:
 
     @processes
     @pytest.mark.parametrize("how", DEATHS)
-    def test_deaths_by_its_own_hand(self, retrying: Executor, kind: Kind, how: str) -> None:
+    def test_deaths_by_its_own_hand(self, retrying: Executor, how: str) -> None:
         runs = multigil.Value("q")
         assert retrying.submit(tasks.die_unless, how, runs, 3, "result").result(AMPLE) == "result"
         assert runs.value == 3

@@ -29,12 +29,12 @@ ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
 
 
 @pytest.fixture
-def pending(pool: Executor, gate: Gate) -> Iterator[Future[Any]]:
+def pending(pool: Executor, gate: Gate) -> Future[Any]:
     """A future whose task cannot begin, because all workers are busy until the gate opens."""
     gate.occupied(WORKERS)
     # The standard library has some tasks on the way to the workers, which count as running.
     futures = [pool.submit(tasks.double, 21) for _ in range(2 * WORKERS if STANDARD else 1)]
-    yield futures[-1]
+    return futures[-1]
 
 
 class TestStates:
@@ -105,7 +105,7 @@ class TestTimeouts:
 
 
 class TestCancel:
-    def test_one_that_is_pending(self, pending: Future[Any], gate: Gate) -> None:
+    def test_one_that_is_pending(self, pending: Future[Any]) -> None:
         assert pending.cancel()
         assert (pending.cancelled(), pending.done(), pending.running()) == (True, True, False)
         assert pending.cancel()  # again
@@ -303,7 +303,7 @@ class TestWait:
 
         assert [call.result(AMPLE) for call in [in_thread(run) for _ in range(5)]] == [9_900] * 5
 
-    def test_beside_those_of_a_thread_pool(self, pool: Executor, kind: Kind) -> None:
+    def test_beside_those_of_a_thread_pool(self, pool: Executor) -> None:
         with concurrent.futures.ThreadPoolExecutor(1) as threads:
             futures = {pool.submit(tasks.double, 1), threads.submit(tasks.double, 1)}
             assert concurrent.futures.wait(futures, AMPLE) == (futures, set())
@@ -344,9 +344,7 @@ class TestAsCompleted:
 
 
 class TestCallbacks:
-    def test_they_are_called_with_the_future_in_the_order_in_which_they_were_added(
-        self, pool: Executor, gate: Gate
-    ) -> None:
+    def test_they_are_called_with_the_future_in_the_order_in_which_they_were_added(self, gate: Gate) -> None:
         called: list[tuple[int, Future[Any]]] = []
         done = threading.Event()
         (future,) = gate.occupied()
@@ -357,7 +355,7 @@ class TestCallbacks:
         assert done.wait(AMPLE)
         assert called == [(number, future) for number in range(5)]
 
-    def test_the_future_is_done_in_them(self, pool: Executor, gate: Gate) -> None:
+    def test_the_future_is_done_in_them(self, gate: Gate) -> None:
         seen: Future[tuple[bool, int]] = Future()
         (future,) = gate.occupied()
         future.add_done_callback(lambda future: seen.set_result((future.done(), future.result(0))))
@@ -371,7 +369,7 @@ class TestCallbacks:
         future.add_done_callback(called.append)
         assert called == [future]
 
-    def test_of_one_that_failed(self, pool: Executor, gate: Gate) -> None:
+    def test_of_one_that_failed(self, pool: Executor) -> None:
         seen: Future[BaseException | None] = Future()
         go = multigil.Event()
         future = pool.submit(tasks.wait_and_raise, go, ValueError("wrong"))
@@ -469,7 +467,7 @@ class TestAsyncio:
 
         assert self.run(main()) == 3
 
-    def test_the_loop_runs_meanwhile(self, pool: Executor, gate: Gate) -> None:
+    def test_the_loop_runs_meanwhile(self, gate: Gate) -> None:
         async def main() -> Any:
             future = asyncio.wrap_future(gate.submit("value"))
             for _ in range(10):

@@ -320,12 +320,12 @@ class TestEarlyEnds:
             next(results)
 
     def test_a_timeout_with_a_buffer(self, pool: Executor, gate: Gate) -> None:
-        results = pool.map(tasks.wait_if, itertools.count(), itertools.repeat(5), itertools.repeat(gate.go),
-                           timeout=0.5, buffersize=2)  # fmt: skip
-        got = []
+        which, go = itertools.repeat(5), itertools.repeat(gate.go)
+        results = pool.map(tasks.wait_if, itertools.count(), which, go, timeout=0.5, buffersize=2)
+        got: list[int] = []
         with pytest.raises(TimeoutError):
-            for result in results:
-                got.append(result)  # noqa: PERF402  (what comes before the exception is kept)
+            got.extend(results)
+        # What was extended by before the exception is there.
         assert got == [0, 1, 2, 3, 4][: len(got)]
 
     def test_shutdown_that_cancels_ends_it(self, kind: Kind) -> None:
