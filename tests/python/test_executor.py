@@ -71,6 +71,13 @@ class TestSubmit:
         futures = [pool.submit(tasks.double, number) for number in range(1_000)]
         assert [future.result(AMPLE) for future in futures] == [2 * number for number in range(1_000)]
 
+    def test_more_than_workers_can_be_told_of_at_once(self, pool: Executor, gate: Gate) -> None:
+        (first,) = gate.occupied()
+        futures = [pool.submit(tasks.identity, number) for number in range(20_000 if STANDARD else 70_000)]
+        gate.go.set()
+        assert [future.result(AMPLE) for future in futures] == list(range(len(futures)))
+        assert first.result(AMPLE) == 0
+
     def test_tasks_begin_in_the_order_in_which_they_were_submitted(self, kind: Kind) -> None:
         told: multigil.SimpleQueue[int] = multigil.SimpleQueue()
         with kind.make(1) as pool:

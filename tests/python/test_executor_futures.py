@@ -103,6 +103,31 @@ class TestTimeouts:
         gate.go.set()
         assert [wait.result(AMPLE) for wait in waits] == [0] * 5
 
+    def test_one_thread_has_its_result_while_another_one_waits_for_a_later_one(
+        self, pool: Executor, gate: Gate
+    ) -> None:
+        (slow,) = gate.occupied()
+        waiting = in_thread(slow.result, AMPLE)
+        assert_waits(waiting)
+        for number in range(50):
+            assert pool.submit(tasks.double, number).result(AMPLE) == 2 * number
+        others = [in_thread(pool.submit(tasks.double, number).result, AMPLE) for number in range(10)]
+        assert [other.result(AMPLE) for other in others] == list(range(0, 20, 2))
+        assert not waiting.done()
+        gate.go.set()
+        assert waiting.result(AMPLE) == 0
+
+    def test_one_that_gives_up_leaves_the_others_theirs(self, pool: Executor, gate: Gate) -> None:
+        (slow,) = gate.occupied()
+        impatient = [in_thread(slow.result, 0.02 * number) for number in range(5)]
+        patient = [in_thread(slow.result, AMPLE) for _ in range(3)]
+        quick = in_thread(pool.submit(tasks.double, 2).result, AMPLE)
+        assert quick.result(AMPLE) == 4
+        for wait in impatient:
+            assert isinstance(wait.exception(AMPLE), TimeoutError)
+        gate.go.set()
+        assert [wait.result(AMPLE) for wait in patient] == [0] * 3
+
 
 class TestCancel:
     def test_one_that_is_pending(self, pending: Future[Any]) -> None:
@@ -368,6 +393,25 @@ class TestCallbacks:
         called: list[Future[Any]] = []
         future.add_done_callback(called.append)
         assert called == [future]
+
+    def test_each_is_called_once_however_late_it_is_added(self, pool: Executor) -> None:
+        called: multigil.SimpleQueue[int] = multigil.SimpleQueue()
+        futures = []
+        for number in range(1_000):
+            future = pool.submit(tasks.double, number)
+            if number % 3 == 0:
+                future.result(AMPLE)
+            future.add_done_callback(lambda future: called.put(future.result(0)))
+            futures.append(future)
+        got = sorted(called.get(timeout=AMPLE) for _ in futures)
+        assert got == list(range(0, 2_000, 2))
+        assert called.empty()
+
+    def test_they_are_called_though_nobody_waits_for_a_result(self, pool: Executor) -> None:
+        called: multigil.SimpleQueue[int] = multigil.SimpleQueue()
+        for number in range(10):
+            pool.submit(tasks.double, number).add_done_callback(lambda future: called.put(future.result(0)))
+        assert sorted(called.get(timeout=AMPLE) for _ in range(10)) == list(range(0, 20, 2))
 
     def test_of_one_that_failed(self, pool: Executor) -> None:
         seen: Future[BaseException | None] = Future()

@@ -402,6 +402,53 @@ class TestPrograms:
             os.close(reading)
 
 
+@ours
+class TestForks:
+    """A forked child has no workers; those of its parent work on."""
+
+    @pytest.mark.parametrize("end", ["os._exit(0)", "sys.exit(0)"])
+    def test_the_child(self, run_program: ProgramRunner, end: str) -> None:
+        output = run_program.output(
+            f"""
+            import os, sys
+            import multigil, tasks
+            if __name__ == "__main__":
+                with multigil.ProcessPoolExecutor(2) as pool:
+                    pending = pool.submit(tasks.sum_slowly, 0.1, 5)
+                    child = os.fork()
+                    if not child:
+                        try:
+                            pool.submit(tasks.double, 1)
+                        except RuntimeError:
+                            pool.shutdown()
+                            {end}
+                        os._exit(1)
+                    assert os.waitpid(child, 0)[1] == 0
+                    print(pending.result(), pool.submit(tasks.double, 2).result())
+            """,
+            options=["-W", "ignore::DeprecationWarning"],
+        )
+        assert output == "5 4\n"
+
+    def test_a_pool_of_the_child(self, run_program: ProgramRunner) -> None:
+        output = run_program.output(
+            """
+            import os
+            import multigil, tasks
+            if __name__ == "__main__":
+                with multigil.ProcessPoolExecutor(1) as pool:
+                    pool.submit(tasks.double, 1).result()
+                    child = os.fork()
+                    if not child:
+                        with multigil.ProcessPoolExecutor(1) as own:
+                            os._exit(own.submit(tasks.double, 3).result())
+                    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pool.submit(tasks.double, 2).result())
+            """,
+            options=["-W", "ignore::DeprecationWarning"],
+        )
+        assert output == "6 4\n"
+
+
 def _state() -> dict[str, Any]:
     gc.collect()
     statistics = _core.statistics()
