@@ -142,7 +142,7 @@ def _standard_processes() -> AbstractContextManager[Peer]:
 def makers() -> dict[str, Maker]:
     """What this Python has, by name; ours first."""
     found: dict[str, Maker] = {}
-    if HAS_MULTIGIL and hasattr(multigil, "InterpreterPoolExecutor"):  # TEMPORARY
+    if HAS_MULTIGIL:
         found[INTERPRETERS] = lambda: multigil.InterpreterPoolExecutor(WORKERS)
         found[PROCESSES] = lambda: multigil.ProcessPoolExecutor(WORKERS)
     if sys.version_info >= (3, 14):

@@ -586,7 +586,9 @@ class Pool:
                 continue
             future.attempts += 1
             if future.attempts > self._retries:
-                error = self._make_broken(f"{future.attempts} workers died while they performed the task, the last: {cause}")
+                error = self._make_broken(
+                    f"{future.attempts} workers died while they performed the task, the last: {cause}"
+                )
                 error.__cause__ = cause
                 self._settle(future, FINISHED, None, error)
             else:

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import executors
 import harness
 import multigil
-from executors import Gate
+import pools
 from harness import AMPLE, ProgramRunner
+from pools import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from executors import Kind
+    from pools import Kind
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,7 +43,7 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(module, "Interpreter", request.param, raising=False)
 
 
-@pytest.fixture(scope="module", params=executors.KINDS, ids=lambda kind: kind.name)
+@pytest.fixture(scope="module", params=pools.KINDS, ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Run a test twice: with each of the two executors."""
     found: Kind = request.param
@@ -53,8 +53,8 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 @pytest.fixture(scope="module")
 def pool(kind: Kind) -> Iterator[Executor]:
     """An executor with two workers that all tests of a module share: they leave it idle and able to work."""
-    with kind.make(executors.WORKERS) as pool:
-        yield executors.warmed(pool)
+    with kind.make(pools.WORKERS) as pool:
+        yield pools.warmed(pool)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def gate(pool: Executor) -> Iterator[Gate]:
     gate = Gate(pool)
     yield gate
     gate.go.set()
-    executors.warmed(pool)  # so that all of them have ended
+    pools.warmed(pool)  # so that all of them have ended
 
 
 @pytest.fixture

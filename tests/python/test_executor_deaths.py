@@ -16,8 +16,8 @@ import pytest
 
 import multigil
 import tasks
-from executors import KINDS, STANDARD, WORKERS, Kind, warmed
 from harness import AMPLE, in_thread
+from pools import KINDS, WORKERS, Kind, warmed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from harness import ProgramRunner
 
 pytestmark = pytest.mark.timeout(60)
-ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
 
 processes = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.name == "process"], ids=lambda kind: kind.name, scope="module"
@@ -144,8 +143,7 @@ class TestProcessThatDies:
             for each in (future, pending):
                 error = each.exception(AMPLE)
                 assert isinstance(error, kind.broken)
-                if not STANDARD:
-                    assert DEATHS[how] in text_of(error)
+                assert DEATHS[how] in text_of(error)
             assert future.exception(0) is not pending.exception(0)
             assert_broken(pool, kind)
 
@@ -180,8 +178,7 @@ class TestProcessThatDies:
             for future in futures:
                 error = future.exception(AMPLE)
                 assert isinstance(error, kind.broken)
-                if not STANDARD:
-                    assert DEATHS[how] in text_of(error)
+                assert DEATHS[how] in text_of(error)
             assert_broken(pool, kind)
 
     def test_the_other_worker_is_not_left_behind(self, kind: Kind, fresh: Executor) -> None:
@@ -235,14 +232,13 @@ class TestProcessThatDies:
             f"""
             import concurrent.futures, multigil, tasks
             if __name__ == "__main__":
-                pool = {"concurrent.futures" if STANDARD else "multigil"}.{kind.make.__name__}(2)
+                pool = multigil.{kind.make.__name__}(2)
                 future = pool.submit(tasks.die, "kill")
                 print(isinstance(future.exception(), concurrent.futures.BrokenExecutor))
             """
         )
         assert output == "True\n"
 
-    @ours
     def test_with_locks_of_the_others(self, kind: Kind) -> None:
         # Who dies in the middle of something leaves nothing locked that the pool itself needs.
         lock = multigil.Lock()
@@ -252,7 +248,6 @@ class TestProcessThatDies:
                 lock.acquire(timeout=AMPLE)
 
 
-@ours
 class TestWorkerThatIsEnded:
     """From elsewhere: by SIGKILL, or by `terminate()` for an interpreter."""
 
@@ -299,7 +294,6 @@ class TestWorkerThatIsEnded:
 # --- or is replaced ---------------------------------------------------------------------------------------------------
 
 
-@ours
 class TestRetries:
     @pytest.mark.parametrize("number", [-1])
     def test_not_less_than_none(self, kind: Kind, number: int) -> None:
@@ -470,7 +464,6 @@ class TestRetries:
 class TestErrorsOnTheWay:
     """What is raised by pickling and unpickling is the future's own error, and the pool works on."""
 
-    @ours
     @pytest.mark.parametrize(
         ("function", "args", "error"),
         [
@@ -505,7 +498,6 @@ class TestErrorsOnTheWay:
         assert isinstance(future.exception(AMPLE), error)
         assert (before.result(AMPLE), after.result(AMPLE)) == (2, 4)
 
-    @ours
     @pytest.mark.parametrize(
         ("item", "error"),
         [
@@ -522,7 +514,6 @@ class TestErrorsOnTheWay:
             next(results)
         assert pool.submit(tasks.double, 1).result(AMPLE) == 2
 
-    @ours
     def test_an_error_on_the_way_back_says_so(self, pool: Executor) -> None:
         text = text_of(pool.submit(tasks.lock_of_threading).exception(AMPLE))
         assert "lock" in text
@@ -539,17 +530,8 @@ class TestErrorsOnTheWay:
 # --- forced ends ------------------------------------------------------------------------------------------------------
 
 
-def _has_forced_ends(kind: Kind) -> bool:
-    return hasattr(kind.make, "terminate_workers")
-
-
 @pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
 class TestForcedEnds:
-    @pytest.fixture(autouse=True)
-    def _there(self, kind: Kind) -> None:
-        if STANDARD and not _has_forced_ends(kind):
-            pytest.skip("not in the standard library")
-
     def test_tasks_that_run_and_tasks_that_wait_are_given_up(self, kind: Kind, method: str) -> None:
         told: multigil.SimpleQueue[Any] = multigil.SimpleQueue()
         pool = kind.make(1)
@@ -599,7 +581,6 @@ class TestForcedEnds:
         getattr(pool, method)()
         getattr(pool, method)()
 
-    @ours
     def test_nothing_is_run_again(self, kind: Kind, method: str) -> None:
         told: multigil.SimpleQueue[Any] = multigil.SimpleQueue()
         pool = kind.make(1, retries=5)
@@ -610,7 +591,6 @@ class TestForcedEnds:
         pool.shutdown()
         assert told.empty()
 
-    @ours
     def test_within_its_context_manager(self, kind: Kind, method: str) -> None:
         told: multigil.SimpleQueue[Any] = multigil.SimpleQueue()
         with kind.make(1) as pool:
@@ -620,7 +600,6 @@ class TestForcedEnds:
         assert future.done()
 
 
-@ours
 def test_terminated_workers_clean_up(kind: Kind) -> None:
     told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
     pool = kind.make(1)
@@ -632,7 +611,6 @@ def test_terminated_workers_clean_up(kind: Kind) -> None:
 
 
 @processes
-@ours
 def test_killed_workers_do_not(kind: Kind) -> None:
     told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
     pool = kind.make(1)
@@ -643,7 +621,6 @@ def test_killed_workers_do_not(kind: Kind) -> None:
     assert told.empty()
 
 
-@ours
 def test_a_storm_of_deaths(kind: Kind) -> None:
     """Workers end all the time; each task has its result in the end, and none has that of another."""
     told: multigil.SimpleQueue[Any] = multigil.SimpleQueue()

@@ -15,26 +15,22 @@ import pytest
 
 import multigil
 import tasks
-from executors import STANDARD, WORKERS, Gate
 from harness import AMPLE, assert_waits, in_thread
+from pools import WORKERS, Gate
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from concurrent.futures import Executor
 
-    from executors import Kind
     from harness import ProgramRunner
-
-ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
+    from pools import Kind
 
 
 @pytest.fixture
 def pending(pool: Executor, gate: Gate) -> Future[Any]:
     """A future whose task cannot begin, because all workers are busy until the gate opens."""
     gate.occupied(WORKERS)
-    # The standard library has some tasks on the way to the workers, which count as running.
-    futures = [pool.submit(tasks.double, 21) for _ in range(2 * WORKERS if STANDARD else 1)]
-    return futures[-1]
+    return pool.submit(tasks.double, 21)
 
 
 class TestStates:
@@ -152,7 +148,6 @@ class TestCancel:
         assert sorted(told.get_nowait() for _ in range(10)) == list(range(10))
         assert told.empty()
 
-    @ours
     def test_all_that_have_not_begun_can_be_cancelled(self, pool: Executor, gate: Gate) -> None:
         gate.occupied(WORKERS)
         futures = [pool.submit(tasks.double, number) for number in range(50)]
@@ -171,7 +166,6 @@ class TestCancel:
         assert not future.cancel()
         assert not future.cancelled()
 
-    @ours
     def test_whoever_waits_hears_of_it_at_once(self, pending: Future[Any]) -> None:
         # Those of the standard library hear of it when a worker comes to the task.
         waits = [
@@ -192,7 +186,6 @@ class TestCancel:
         assert called == [pending]
 
 
-@ours
 class TestCancelRunning:
     @pytest.fixture(scope="class")
     def cancelling(self, kind: Kind) -> Iterator[Any]:
@@ -532,7 +525,6 @@ class TestAsyncio:
         self.run(main())
         assert pending.cancelled()
 
-    @ours
     def test_cancelling_ends_what_runs_on_request(self, kind: Kind) -> None:
         told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
 
@@ -549,7 +541,6 @@ class TestAsyncio:
             self.run(main(pool))
         assert list(iter(told.get_nowait, "KeyboardInterrupt")) == ["running"]
 
-    @ours
     def test_the_default_executor_of_a_loop(self) -> None:
         async def main() -> tuple[int, int]:
             loop = asyncio.get_running_loop()
@@ -573,7 +564,6 @@ class TestInterrupts:
             "pool.shutdown()",
         ],
     )
-    @ours
     def test_ctrl_c_ends_a_wait(self, run_program: ProgramRunner, kind: Kind, wait: str) -> None:
         outcome = run_program(
             f"""

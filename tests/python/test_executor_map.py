@@ -16,16 +16,14 @@ import pytest
 
 import multigil
 import tasks
-from executors import STANDARD, WORKERS, Gate
 from harness import AMPLE, in_thread
+from pools import WORKERS, Gate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Executor
 
-    from executors import Kind
-
-ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
+    from pools import Kind
 
 
 class TestResults:
@@ -144,9 +142,7 @@ class TestChunks:
         assert list(pool.map(pow, range(40), [2] * 40, chunksize=chunksize)) == expected
 
     @pytest.mark.parametrize("chunksize", [0, -1])
-    def test_not_of_less_than_one(self, pool: Executor, kind: Kind, chunksize: int) -> None:
-        if STANDARD and kind.name == "interpreter":
-            pytest.skip("ignores it")
+    def test_not_of_less_than_one(self, pool: Executor, chunksize: int) -> None:
         with pytest.raises(ValueError, match="chunksize must be >= 1"):
             pool.map(tasks.double, range(5), chunksize=chunksize)
 
@@ -228,7 +224,6 @@ class TestEarlyEnds:
             next(results)
         assert list(results) == []
 
-    @ours
     def test_an_item_that_cannot_be_pickled_is_an_exception_in_its_place(self, pool: Executor) -> None:
         items = [1, 2, tasks.CannotBePickled(), 4]
         results = pool.map(tasks.identity, items)
@@ -236,21 +231,18 @@ class TestEarlyEnds:
         with pytest.raises(Exception, match="in __reduce__"):
             next(results)
 
-    @ours
     def test_a_result_that_cannot_be_pickled_is_an_exception_in_its_place(self, pool: Executor) -> None:
         results = pool.map(tasks.cannot_be_pickled_if, range(4), [2] * 4)
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(Exception, match="in __reduce__"):
             next(results)
 
-    @ours
     def test_an_item_that_cannot_be_unpickled_is_an_exception_in_its_place(self, pool: Executor) -> None:
         results = pool.map(tasks.identity, [1, 2, tasks.CannotBeUnpickled(), 4])
         assert [next(results), next(results)] == [1, 2]
         with pytest.raises(ArithmeticError):
             next(results)
 
-    @ours
     def test_a_result_that_cannot_be_unpickled_is_an_exception_in_its_place(self, pool: Executor) -> None:
         results = pool.map(tasks.cannot_be_unpickled_if, range(4), [2] * 4)
         assert [next(results), next(results)] == [0, 1]
@@ -341,7 +333,6 @@ class TestEarlyEnds:
         assert 1 + told.qsize() <= count / 2
 
 
-@ours
 class TestCancelRunning:
     """A timeout that really ends what runs."""
 

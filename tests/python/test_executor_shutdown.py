@@ -17,17 +17,15 @@ import pytest
 
 import multigil
 import tasks
-from executors import KINDS, STANDARD, WORKERS, warmed
 from harness import AMPLE, assert_waits, in_fresh_process, in_thread
 from multigil import _core
+from pools import KINDS, WORKERS, warmed
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from executors import Kind
     from harness import ProgramRunner
-
-ours = pytest.mark.skipif(STANDARD, reason="beyond the standard library")
+    from pools import Kind
 
 
 def occupied(pool: Executor) -> tuple[multigil.Event, Future[Any]]:
@@ -125,8 +123,7 @@ class TestShutdown:
         pool.shutdown()
         assert running.result(0) == "done"
         cancelled = [future.cancelled() for future in pending]
-        # The standard library has some of them on the way to the workers.
-        assert sum(cancelled) >= (45 if STANDARD else 50)
+        assert cancelled == [True] * 50
         with pytest.raises(CancelledError):
             pending[-1].result(0)
         assert all(future.done() for future in pending)
@@ -162,7 +159,6 @@ class TestShutdown:
             thread.result(AMPLE)
         assert [future.result(0) for future in accepted] == [2] * len(accepted)
 
-    @ours
     @pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
     def test_after_a_forced_end(self, kind: Kind, method: str) -> None:
         pool = kind.make(1)
@@ -278,7 +274,7 @@ if __name__ == "__main__":
 
 def program(kind: Kind, *parts: str) -> str:
     """A program that makes executors of that kind, with a guard that those of multiprocessing need."""
-    make = f"concurrent.futures.{kind.make.__name__}" if STANDARD else f"multigil.{kind.make.__name__}"  # type: ignore[attr-defined]
+    make = f"multigil.{kind.make.__name__}"
     body = "\n".join(textwrap.dedent(part) for part in parts)
     return PREPARATION.format(make=make) + textwrap.indent(body, "    ")
 
@@ -293,8 +289,6 @@ class TestPrograms:
         outcome = run_program(program(kind, STATES[state], end), time_limit=AMPLE)
         assert (outcome.stdout, outcome.status) == ("end\n", status), outcome.stderr
         lines = outcome.stderr.splitlines()
-        if STANDARD and state == "broken":
-            return
         assert lines[-1:] == ([last_line] if last_line else [])
         assert outcome.stderr.count("Traceback") == (1 if last_line else 0)
 
@@ -355,7 +349,6 @@ class TestPrograms:
         )
         assert output == "refused\n"
 
-    @ours
     def test_ctrl_c_while_the_end_waits_for_the_workers(self, run_program: ProgramRunner, kind: Kind) -> None:
         outcome = run_program(
             program(
@@ -375,7 +368,6 @@ class TestPrograms:
         assert outcome.status in (0, 1, 130, -signal.SIGINT)
 
     @pytest.mark.parametrize("end", ["os._exit(7)", "os.kill(os.getpid(), signal.SIGKILL)"])
-    @ours
     def test_processes_do_not_outlive_a_program_that_is_gone_at_once(
         self, run_program: ProgramRunner, end: str, tmp_path: Any
     ) -> None:
@@ -402,7 +394,6 @@ class TestPrograms:
             os.close(reading)
 
 
-@ours
 class TestForks:
     """A forked child has no workers; those of its parent work on."""
 
@@ -463,12 +454,10 @@ def _state() -> dict[str, Any]:
 
 
 class TestNothingIsLeft:
-    @ours
     @pytest.mark.parametrize("name", [kind.name for kind in KINDS])
     def test_fifty_pools(self, run_program: ProgramRunner, name: str) -> None:
         make_and_close_pools(name, run_program=run_program)  # type: ignore[call-arg]
 
-    @ours
     def test_ten_thousand_tasks(self, run_program: ProgramRunner, kind: Kind) -> None:
         use_a_pool(kind.name, run_program=run_program)  # type: ignore[call-arg]
 

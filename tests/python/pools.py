@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any, NamedTuple
@@ -11,10 +10,9 @@ from typing import Any, NamedTuple
 import multigil
 import tasks
 from harness import AMPLE
+from multigil import futures
 
 WORKERS = 2
-
-STANDARD = "MULTIGIL_STANDARD" in os.environ  # TEMPORARY: to try the tests on the standard library's own
 
 
 class Kind(NamedTuple):
@@ -25,25 +23,10 @@ class Kind(NamedTuple):
     broken: type[concurrent.futures.BrokenExecutor]
 
 
-def _kinds() -> list[Kind]:
-    if STANDARD:
-        from concurrent.futures import InterpreterPoolExecutor, ProcessPoolExecutor
-        from concurrent.futures.interpreter import BrokenInterpreterPool
-        from concurrent.futures.process import BrokenProcessPool
-
-        return [
-            Kind("interpreter", InterpreterPoolExecutor, BrokenInterpreterPool),
-            Kind("process", ProcessPoolExecutor, BrokenProcessPool),
-        ]
-    from multigil import futures
-
-    return [
-        Kind("interpreter", multigil.InterpreterPoolExecutor, futures.BrokenInterpreterPool),
-        Kind("process", multigil.ProcessPoolExecutor, futures.BrokenProcessPool),
-    ]
-
-
-KINDS = _kinds()
+KINDS = [
+    Kind("interpreter", multigil.InterpreterPoolExecutor, futures.BrokenInterpreterPool),
+    Kind("process", multigil.ProcessPoolExecutor, futures.BrokenProcessPool),
+]
 
 
 def warmed[E: Executor](pool: E, workers: int = WORKERS) -> E:
