@@ -155,6 +155,13 @@ def worker_after(pause: float) -> tuple[int, int]:
     return worker()
 
 
+def give_or_spin(told: Any, number: int) -> int:
+    """Item 0 is ready at once; each other one runs until somebody ends it."""
+    if number > 0:
+        spin_and_clean_up(told)
+    return number
+
+
 def spin_until(told: Any, go: Any) -> None:
     """Run Python code until the event is set, or somebody ends it; tell which."""
     told.put("running")

@@ -16,7 +16,7 @@ import pytest
 import multigil
 import tasks
 from harness import AMPLE, assert_waits, in_thread
-from pools import WORKERS, Gate
+from pools import WORKERS, Gate, warmed
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -186,13 +186,14 @@ class TestCancel:
         assert called == [pending]
 
 
-class TestCancelRunning:
-    @pytest.fixture(scope="class")
-    def cancelling(self, kind: Kind) -> Iterator[Any]:
-        with kind.make(1, cancel_running=True) as pool:
-            pool.submit(tasks.nothing).result(AMPLE)
-            yield pool
+@pytest.fixture(scope="module")
+def cancelling(kind: Kind) -> Iterator[Any]:
+    """A pool of one worker, in which tasks that run are interrupted when they are cancelled."""
+    with kind.make(1, cancel_running=True) as pool:
+        yield warmed(pool, 1)
 
+
+class TestCancelRunning:
     def test_python_code_is_interrupted(self, cancelling: Executor) -> None:
         told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
         future = cancelling.submit(tasks.spin_and_clean_up, told)

@@ -378,7 +378,8 @@ class TestCancelRunning:
     def test_closing_interrupts_too(self, kind: Kind) -> None:
         told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
         with kind.make(1, cancel_running=True) as pool:
-            results = pool.map(tasks.spin_and_clean_up, [told] * 2)
+            results = pool.map(tasks.give_or_spin, [told] * 3, range(3))
+            assert next(results) == 0
             assert told.get(timeout=AMPLE) == "running"
             results.close()
             assert told.get(timeout=AMPLE) == "KeyboardInterrupt"

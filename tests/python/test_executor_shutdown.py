@@ -453,21 +453,16 @@ def _state() -> dict[str, Any]:
     }
 
 
-class TestNothingIsLeft:
-    @pytest.mark.parametrize("name", [kind.name for kind in KINDS])
-    def test_fifty_pools(self, run_program: ProgramRunner, name: str) -> None:
-        make_and_close_pools(name, run_program=run_program)  # type: ignore[call-arg]
-
-    def test_ten_thousand_tasks(self, run_program: ProgramRunner, kind: Kind) -> None:
-        use_a_pool(kind.name, run_program=run_program)  # type: ignore[call-arg]
-
-
 def _make(name: str) -> Any:
     return next(kind.make for kind in KINDS if kind.name == name)
 
 
+names = pytest.mark.parametrize("name", [kind.name for kind in KINDS])
+
+
+@names
 @in_fresh_process
-def make_and_close_pools(name: str) -> None:
+def test_fifty_pools_leave_nothing(name: str) -> None:
     def use(count: int) -> None:
         for number in range(count):
             with _make(name)(1 + number % 2) as pool:
@@ -481,8 +476,9 @@ def make_and_close_pools(name: str) -> None:
     assert _state() == before
 
 
+@names
 @in_fresh_process
-def use_a_pool(name: str) -> None:
+def test_ten_thousand_tasks_leave_nothing(name: str) -> None:
     with _make(name)(WORKERS) as pool:
         warmed(pool)
         list(pool.map(tasks.identity, range(100)))
