@@ -171,7 +171,7 @@ class Pool:
                     future.call = call
         if future.number:
             self._send(future, number, call)
-        else:
+        if not future.number or self._retries:
             self._ring()
         return future
 
@@ -364,8 +364,10 @@ class Pool:
 
     def _is_wanted(self) -> bool:
         """Whether the pool's thread has something to do."""
-        ending = self._closing and self._end._state not in DONE
-        return bool(self._watched or self._to_call or self._backlog or self._maps or ending)
+        if self._closing and self._end._state not in DONE:
+            return True
+        # Where tasks are begun anew, somebody has to see that a worker has died.
+        return bool(self._watched or self._to_call or self._backlog or self._maps or (self._retries and self._pending))
 
     def _ring(self) -> None:
         """Have the pool's thread look whether there is something to do."""

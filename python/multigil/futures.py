@@ -95,6 +95,8 @@ class _PoolExecutor(Executor):
                 raise TypeError("max_tasks_per_child must be an integer")
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
+        if not isinstance(retries, int):
+            raise TypeError("retries must be an integer")
         if retries < 0:
             raise ValueError("retries must be >= 0")
         self._max_workers = min(max_workers, _MOST_WORKERS)  # which others look at
