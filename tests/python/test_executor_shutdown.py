@@ -453,6 +453,11 @@ def _state() -> dict[str, Any]:
     }
 
 
+def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+    if different := {key: (before[key], after[key]) for key in before if before[key] != after[key]}:
+        raise AssertionError(different)
+
+
 def _make(name: str) -> Any:
     return next(kind.make for kind in KINDS if kind.name == name)
 
@@ -473,7 +478,7 @@ def test_fifty_pools_leave_nothing(name: str) -> None:
     use(4)
     before = _state()
     use(50)
-    assert _state() == before
+    _assert_same(before, _state())
 
 
 @names
@@ -492,9 +497,8 @@ def test_ten_thousand_tasks_leave_nothing(name: str) -> None:
         del failed
         warmed(pool)
         after = _state()
-        # A message that a worker is about to give back may still be there.
-        slack = after.pop("bytes_in_use") - before.pop("bytes_in_use")
-        assert slack < 200_000
-        for state in (before, after):
-            del state["blocks"]
-        assert after == before
+        # Blocks are kept for the next tasks; their number does not depend on that of the tasks.
+        more_blocks, more_bytes = (after.pop(key) - before.pop(key) for key in ("blocks", "bytes_in_use"))
+        if more_blocks > 50 or more_bytes > 1_000_000:
+            raise AssertionError((more_blocks, more_bytes))
+        _assert_same(before, after)
