@@ -453,7 +453,11 @@ def _state() -> dict[str, Any]:
     }
 
 
-def _assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _assert_same(before: dict[str, Any], after: dict[str, Any], *, blocks: int) -> None:
+    """Check that both are equal, but for so many blocks of the region's memory that may be in use for other reasons."""
+    for key, slack in (("blocks", blocks), ("bytes_in_use", 20_000 * blocks)):
+        if after[key] <= before[key] + slack:
+            after[key] = before[key]
     if different := {key: (before[key], after[key]) for key in before if before[key] != after[key]}:
         raise AssertionError(different)
 
@@ -478,7 +482,7 @@ def test_fifty_pools_leave_nothing(name: str) -> None:
     use(4)
     before = _state()
     use(50)
-    _assert_same(before, _state())
+    _assert_same(before, _state(), blocks=3)
 
 
 @names
@@ -496,9 +500,5 @@ def test_ten_thousand_tasks_leave_nothing(name: str) -> None:
         assert all(isinstance(future.exception(AMPLE), ArithmeticError) for future in failed)
         del failed
         warmed(pool)
-        after = _state()
-        # Blocks are kept for the next tasks; their number does not depend on that of the tasks.
-        more_blocks, more_bytes = (after.pop(key) - before.pop(key) for key in ("blocks", "bytes_in_use"))
-        if more_blocks > 50 or more_bytes > 1_000_000:
-            raise AssertionError((more_blocks, more_bytes))
-        _assert_same(before, after)
+        # Some blocks are kept for the next tasks; their number does not depend on that of the tasks.
+        _assert_same(before, _state(), blocks=50)
