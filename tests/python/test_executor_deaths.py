@@ -264,7 +264,7 @@ class TestWorkerThatIsEnded:
         victim = Victim(fresh)
         victim.end()
         text = text_of(victim.future.exception(AMPLE))
-        assert ("SIGKILL" if kind.name == "process" else "terminated") in text
+        assert ("SIGKILL" if kind.name == "process" else "has ended") in text
 
     def test_while_it_is_idle(self, kind: Kind) -> None:
         with kind.make(1) as pool:
@@ -599,9 +599,9 @@ class TestForcedEnds:
         assert future.done()
 
 
-def test_terminated_workers_clean_up(kind: Kind) -> None:
+def test_terminated_interpreters_clean_up() -> None:
     told: multigil.SimpleQueue[str] = multigil.SimpleQueue()
-    pool = kind.make(1)
+    pool = multigil.InterpreterPoolExecutor(1)
     pool.submit(tasks.spin_and_clean_up, told, BaseException)
     assert told.get(timeout=AMPLE) == "running"
     pool.terminate_workers()
