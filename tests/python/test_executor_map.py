@@ -69,7 +69,7 @@ class TestResults:
 
     def test_also_in_the_middle_of_many_that_are_quick(self, pool: Executor, gate: Gate) -> None:
         count, slow = 2_000, 1_500
-        results = pool.map(tasks.wait_if, range(count), [slow] * count, [gate.go] * count)
+        results = pool.map(tasks.wait_if, range(count), [slow] * count, [gate.go] * count, chunksize=1)
         assert in_thread(list, itertools.islice(results, slow)).result(AMPLE) == list(range(slow))
         gate.go.set()
         assert list(results) == list(range(slow, count))
