@@ -109,6 +109,50 @@ class ByValue(Parcel):
         return _by_value_dumps(self._value)
 
 
+class Sealed(Parcel):
+    """Arrives as `Opened`, whatever becomes of the value: several of them in one item do each other no harm."""
+
+    def __init__(self, value: object, error: BaseException | None = None) -> None:
+        self._value = value
+        self._error = error
+
+    def pack(self) -> bytes:
+        error = self._error
+        if error is None:
+            try:
+                return pickle.dumps(_Opening(_open, _any_dumps(self._value)), protocol=_PROTOCOL)
+            except Exception as failure:
+                error = failure
+                error.add_note(f"The result is of type {type(self._value).__qualname__!r}.")
+        return pickle.dumps(_Opening(_open_failure, dumps_exception(error)), protocol=_PROTOCOL)
+
+
+class Opened(NamedTuple):
+    """A value, or the exception that is in its place."""
+
+    value: Any
+    error: BaseException | None = None
+
+
+class _Opening:
+    def __init__(self, function: Callable[[bytes], Opened], data: bytes) -> None:
+        self._reduced = (function, (data,))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Opened], tuple[bytes]]:
+        return self._reduced
+
+
+def _open(data: bytes) -> Opened:
+    try:
+        return Opened(pickle.loads(data))
+    except Exception as error:
+        return Opened(None, error)
+
+
+def _open_failure(data: bytes) -> Opened:
+    return Opened(None, loads_exception(data))
+
+
 # --- exceptions -------------------------------------------------------------------------------------------------
 
 
