@@ -86,9 +86,9 @@ class MultigilPlugin(distributed.WorkerPlugin):  # type: ignore[misc]
             closing = worker.status in (distributed.core.Status.closing, distributed.core.Status.closed)
             await asyncio.to_thread(executor.close if closing else executor.shutdown)
 
-    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:  # noqa: ARG002  (Dask's signature)
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """Interrupt the task if it runs and nobody wants it any more."""
-        if finish == "cancelled":
+        if start == "executing" and finish == "released":
             self._tasks.interrupt(key)
 
 
@@ -197,6 +197,10 @@ class TaskExecutor(concurrent.futures.Executor):
 
 
 def _failed(error: BaseException, start: float) -> dict[str, Any]:
+    if not isinstance(error, Exception):
+        # SystemExit and KeyboardInterrupt would end the event loops of whoever hears of them, the client's too.
+        cause, error = error, RuntimeError(f"the task ended by {error!r}")
+        error.__cause__ = cause
     message = dict(error_message(error))
     message.update(op="task-erred", actual_exception=error, start=start, stop=time.time(), thread=threading.get_ident())
     return message

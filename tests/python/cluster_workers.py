@@ -1,4 +1,4 @@
-"""What the tests let the workers of a Dask cluster run. Imports little: interpreters import it, too."""
+"""A Dask cluster for tests, and what they let its workers run. Imports little: interpreters import it, too."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ from multigil import _core
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def serve_cluster() -> None:
+    """Run a scheduler and two workers of two threads, each a process of its own, until the standard input ends."""
+    import dask
+    from distributed import LocalCluster
+
+    settings = {"distributed.scheduler.allowed-failures": 1}
+    local = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": None}
+    with (
+        dask.config.set(settings),
+        LocalCluster(n_workers=2, threads_per_worker=2, processes=True, silence_logs=60, **local) as cluster,
+    ):
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
 
 
 def here(*_: object) -> tuple[int, int]:

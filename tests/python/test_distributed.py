@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -12,7 +15,7 @@ import pytest
 
 import cluster_workers
 import multigil
-from harness import AMPLE
+from harness import AMPLE, HERE, plain_environment
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -29,24 +32,23 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[Any]:
-    """A scheduler and two workers of two threads, each a process of its own; nobody outside of this machine."""
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.comm.timeouts.connect": AMPLE}
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=2,
-            threads_per_worker=2,
-            processes=True,
-            host="127.0.0.1",
-            protocol="tcp://",
-            dashboard_address=None,
-            silence_logs=60,
-        ) as cluster,
-        distributed.Client(cluster, timeout=AMPLE) as client,
-    ):
-        client.register_plugin(MultigilPlugin())
-        client.register_plugin(MultigilPlugin(1, "process", executor="process"))
-        yield client
+    """A cluster in processes of its own, nobody outside of this machine among them."""
+    program = "import cluster_workers; cluster_workers.serve_cluster()"
+    environment = {**plain_environment(), "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes) as cluster:
+        limit = threading.Timer(6 * AMPLE, cluster.kill)
+        limit.start()
+        assert cluster.stdout is not None
+        with distributed.Client(cluster.stdout.readline().strip(), timeout=AMPLE) as client:
+            client.register_plugin(MultigilPlugin())
+            client.register_plugin(MultigilPlugin(1, "process", executor="process"))
+            client.submit(abs, 1).result(AMPLE)  # its threads are there from now on
+            yield client
+        cluster.communicate("", AMPLE)
+        limit.cancel()
+        limit.join()
+    assert cluster.returncode == 0
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +61,6 @@ def region() -> Iterator[multigil.Region]:
     """Memory that the tests and the workers share."""
     with multigil.Region(f"test-{uuid.uuid4().hex}") as region:
         yield region
-        for name in region.names():
-            region.unlink(name)
 
 
 def submit(client: Any, *args: Any, executor: str = "multigil", **kwargs: Any) -> Any:
@@ -69,8 +69,9 @@ def submit(client: Any, *args: Any, executor: str = "multigil", **kwargs: Any) -
 
 
 def processes(client: Any) -> dict[str, int]:
-    """The worker at each address."""
-    return {address: worker["pid"] for address, worker in client.run(lambda: {"pid": cluster_workers.here()[0]}).items()}
+    """The process of the worker at each address."""
+    found: dict[str, int] = client.run(os.getpid)
+    return found
 
 
 # --- the plugin -------------------------------------------------------------------------------------------------
@@ -116,7 +117,7 @@ def test_an_exception_arrives_with_its_traceback(client: Any) -> None:
 
 def test_a_task_that_exits_leaves_its_worker_alone(client: Any) -> None:
     before = processes(client)
-    with pytest.raises(SystemExit):
+    with pytest.raises(RuntimeError, match=r"SystemExit\(3\)"):
         submit(client, cluster_workers.leave).result(AMPLE)
     assert processes(client) == before
 
