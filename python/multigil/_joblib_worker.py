@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from importlib.machinery import ModuleSpec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
     from typing import Any
 
@@ -17,7 +18,7 @@ class _WithoutProcesses:
     """Lets `import joblib` succeed in an interpreter: as if this machine had no `multiprocessing`.
 
     joblib imports loky otherwise, and loky `faulthandler` (on 3.12 `ctypes`, too), which no interpreter with a GIL of
-    its own can load. Nested calls of `Parallel` run in threads, as they do in loky's workers.
+    its own can load. Nested calls of `Parallel` run one call after another.
     """
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -31,16 +32,17 @@ class _WithoutProcesses:
         module.__dict__.update(mp=None, assert_spawning=None)
 
 
-def start(
-    environment: Mapping[str, str] | None, initializer: Callable[..., object] | None, initargs: Iterable[Any]
-) -> None:
-    """Prepare a worker: a process gets the environment, an interpreter (None) can import joblib."""
+def start(environment: Mapping[str, str] | None, initializer: bytes) -> None:
+    """Prepare a worker: a process gets the environment, an interpreter (None) can import joblib.
+
+    The initializer and its arguments are pickled, for it takes the preparation to unpickle them.
+    """
     if environment is None:
         sys.meta_path.insert(0, _WithoutProcesses())
     else:
         os.environ.update(environment)
-    if initializer is not None:
-        initializer(*initargs)
+    function, args = pickle.loads(initializer)
+    function(*args)
 
 
 def run_batch(items: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]]) -> list[Any]:

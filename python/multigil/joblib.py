@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import pickle
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ try:
 except ImportError as error:  # with all that it says
     raise ImportError("multigil.joblib needs joblib: pip install 'multigil[joblib]'") from error
 
-from multigil import InterpreterPoolExecutor, ProcessPoolExecutor, _joblib_worker
+from multigil import InterpreterPoolExecutor, ProcessPoolExecutor, _joblib_worker, _transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,8 +61,7 @@ class MultigilBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self.kind = kind
         self.supports_inner_max_num_threads = kind == "process"  # nothing that has such threads loads in an interpreter
-        self._initializer = initializer
-        self._initargs = tuple(initargs)
+        self._initializer = (initializer or type(None), tuple(initargs))
         self._options = options
         self._pool: Pool | None = None
         self._size = 0
@@ -149,7 +149,7 @@ class MultigilBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[m
         pool: Pool = kind(
             self._size,
             initializer=_joblib_worker.start,
-            initargs=(environment, self._initializer, self._initargs),
+            initargs=(environment, pickle.dumps(_transfer.ByValue(self._initializer))),
             **self._options,
         )
         self._pool = pool
