@@ -139,6 +139,9 @@ class _PoolExecutor(Executor):
             raise ValueError("buffersize must be None or > 0")
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if "submit" in vars(self):  # of its own, to see every task: tqdm.contrib.concurrent
+            options: dict[str, Any] = {} if buffersize is None else {"buffersize": buffersize}
+            return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options)
         return self._pool.map(fn, zip(*iterables, strict=False), timeout, chunksize, buffersize, cancel_running)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

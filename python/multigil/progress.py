@@ -97,7 +97,7 @@ def _tqdm() -> Any:
     try:
         from tqdm.auto import tqdm
     except ModuleNotFoundError as error:
-        if error.name != "tqdm":
+        if error.name not in ("tqdm", "tqdm.auto"):
             raise
         raise ModuleNotFoundError("multigil.progress needs tqdm: pip install tqdm", name="tqdm") from None
     return tqdm
