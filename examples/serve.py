@@ -10,8 +10,8 @@ With WSGI all wait at one socket, and who is free takes the next connection; eac
 ASGI each has an event loop and a socket of its own, and the kernel deals out the connections (SO_REUSEPORT).
 
 What they share: a `multigil.Value`, from which every request has its number, and a `multigil.Queue`, through which the
-main interpreter gets a line for each. Applications find them in the environment (WSGI) or in the scope's "state" (ASGI),
-as "multigil.interpreter", "multigil.request" and "multigil.hits".
+main interpreter gets a line for each. Applications find these in the environment (WSGI) or in the scope's "state"
+(ASGI): "multigil.interpreter", "multigil.request" and "multigil.hits".
 """
 
 from __future__ import annotations
@@ -125,11 +125,10 @@ class Server(WSGIServer):
         self.socket.close()
         self.socket = socket.socket(fileno=os.dup(listening))
         self.socket.setblocking(False)  # several may wake for one connection
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
         self.setup_environ()
         self.set_app(application)
-        self.base_environ.update({"multigil.interpreter": number, "multigil.hits": shared.hits})  # type: ignore[dict-item]
+        self.base_environ.update({"multigil.interpreter": number, "multigil.hits": shared.hits})
         self.shared = shared
 
     def handle_request_if_any(self) -> None:
@@ -179,7 +178,7 @@ def serve_asgi(application: str, number: int, listening: int, shared: Shared) ->
 
     async def serve() -> None:
         server = uvicorn.Server(uvicorn.Config(count, http="h11", loop="asyncio", ws="none", log_config=None))
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # they are the main interpreter's
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]  # main has them
 
         def stop() -> None:
             loop.remove_reader(shared.stopping)

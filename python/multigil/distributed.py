@@ -247,7 +247,7 @@ class Executor(concurrent.futures.Executor):
     Futures are those of `concurrent.futures`. Futures of Dask among a call's arguments, in lists and dictionaries too,
     arrive as their values.
 
-    executor: the executor of the workers in which calls run: "multigil" with `MultigilPlugin`, by default their threads.
+    executor: the workers' executor in which calls run: "multigil" with `MultigilPlugin`, by default Dask's threads.
     cancel_running: `cancel()` of a call that a worker has already been given drops it, and so does map's timeout. In a
     `MultigilPlugin`'s executor it is interrupted; in a thread of Dask's it runs to its end, for nobody.
     options: of `Client.submit`, for each call: `workers`, `allow_other_workers`, `resources`, `retries`, `priority`.
@@ -370,7 +370,7 @@ class Executor(concurrent.futures.Executor):
 
     def _forget(self, future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
-            self._pending.discard(future)  # type: ignore[arg-type]
+            self._pending.discard(future)
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:

@@ -14,6 +14,7 @@ import concurrent.futures
 import itertools
 import queue
 import time
+from functools import partial
 from importlib import import_module
 from operator import attrgetter, length_hint
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,7 @@ def _run(
                 for chunk in itertools.islice(chunks, wanted):
                     future = executor.submit(_run_chunk, fn, chunk)
                     futures.append(future)
-                    future.add_done_callback(lambda _, items=len(chunk): ended.put(items))  # type: ignore[misc]
+                    future.add_done_callback(partial(_count, ended, len(chunk)))
                     moving += 1
                 if not moving:
                     break
@@ -180,6 +181,10 @@ def _run(
             for future in futures:
                 future.cancel()
     return results
+
+
+def _count(ended: queue.SimpleQueue[int], items: int, _: concurrent.futures.Future[Any]) -> None:
+    ended.put(items)
 
 
 def _run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:

@@ -15,10 +15,10 @@ from harness import AMPLE, ProgramRunner
 
 joblib = pytest.importorskip("joblib")
 
-import joblib_importer  # noqa: E402
-import joblib_workers  # noqa: E402
 from joblib import Parallel, delayed, parallel_backend, parallel_config  # noqa: E402
 
+import joblib_importer  # noqa: E402
+import joblib_workers  # noqa: E402
 from multigil.joblib import MultigilBackend  # noqa: E402
 
 if TYPE_CHECKING:
@@ -119,9 +119,8 @@ def test_an_exception_is_raised_and_ends_the_others(kind: str) -> None:
     assert isinstance(caught.value.__cause__, multigil.RemoteTraceback)
     begun, lock = multigil.Event(), multigil.Lock()
     with pytest.raises(LookupError):
-        Parallel(batch_size=1)(
-            [delayed(joblib_workers.run_until_interrupted)(begun, lock), delayed(joblib_workers.fail_once_it_runs)(begun)]
-        )
+        first = delayed(joblib_workers.run_until_interrupted)(begun, lock)
+        Parallel(batch_size=1)([first, delayed(joblib_workers.fail_once_it_runs)(begun)])
     assert_given_up(lock)
     assert call(joblib_workers.square, [1, 2]) == [1, 4]
 
@@ -200,8 +199,9 @@ def test_numbers_of_jobs() -> None:
 
 
 def test_functions_of_a_script(run_program: ProgramRunner) -> None:
-    assert run_program.output(
-        """
+    assert (
+        run_program.output(
+            """
         import multigil.joblib
         from joblib import Parallel, delayed, parallel_config
 
@@ -213,4 +213,6 @@ def test_functions_of_a_script(run_program: ProgramRunner) -> None:
         parallel = Parallel(n_jobs=2, backend="multigil")
         print(sum(parallel(delayed(cube)(i) for i in range(100))))  # its workers are there at the end
         """
-    ) == "24502500\n24502500\n"
+        )
+        == "24502500\n24502500\n"
+    )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+
 class Server:
     """A server in a process of its own, once it has said that it serves."""
 
