@@ -118,9 +118,12 @@ def test_an_exception_is_raised_and_ends_the_others(kind: str) -> None:
     assert caught.value.args == (7,)
     assert isinstance(caught.value.__cause__, multigil.RemoteTraceback)
     begun, lock = multigil.Event(), multigil.Lock()
+    tasks = [
+        delayed(joblib_workers.run_until_interrupted)(begun, lock),
+        delayed(joblib_workers.fail_once_it_runs)(begun),
+    ]
     with pytest.raises(LookupError):
-        first = delayed(joblib_workers.run_until_interrupted)(begun, lock)
-        Parallel(batch_size=1)([first, delayed(joblib_workers.fail_once_it_runs)(begun)])
+        Parallel(batch_size=1)(tasks)
     assert_given_up(lock)
     assert call(joblib_workers.square, [1, 2]) == [1, 4]
 

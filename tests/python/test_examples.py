@@ -1,4 +1,4 @@
-"""`examples/serve.py`, driven by a real HTTP client: web applications by several interpreters at one address."""
+"""The examples: an event loop over interpreters, and a web server of several, driven by a real HTTP client."""
 
 from __future__ import annotations
 
@@ -107,3 +107,13 @@ def test_an_application_that_cannot_be_imported_ends_the_server() -> None:
         _, errors = process.communicate(timeout=AMPLE)
         assert process.returncode == 1
         assert "no_such_application" in errors
+
+
+def test_an_event_loop_over_a_pool_of_interpreters() -> None:
+    if sys.version_info < (3, 12, 4):
+        pytest.skip("a pool of interpreters and asyncio in one program crashes at its end (gh-119213)")
+    command = [sys.executable, str(EXAMPLES / "event_loop.py"), "20000"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=AMPLE, env=plain_environment(), check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[0] == "2262 primes below 20000"
+    assert "counter_0" in ended.stdout
