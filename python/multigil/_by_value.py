@@ -1,22 +1,29 @@
 """What cannot be imported elsewhere travels by value: as its code, with cloudpickle.
 
 Loaded only when something does travel that way, for cloudpickle takes longer to import than all of multigil.
+
+A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they do
+where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there. Each
+global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import pickle
 import sys
 import threading
 import types
 import weakref
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudpickle import cloudpickle
 
-from multigil._core import NotShareable
+from multigil import _worker
+from multigil._core import NotShareable, current_interpreter_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +51,7 @@ def dumps(value: object) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with three differences.
+    """cloudpickle's, with four differences.
 
     * A class is never changed by the arrival of a copy of it. cloudpickle sets the attributes of a class anew each
       time; coming home, that would exchange the methods of the original for copies with globals of their own.
@@ -74,7 +81,12 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             function.__annotations__  # noqa: B018  (evaluates them)
         except Exception:
             function = _with_annotations_as_text(function)
-        return super()._dynamic_function_reduce(function)
+        reduced = super()._dynamic_function_reduce(function)
+        if function.__globals__ is not vars(sys.modules["__main__"]):
+            return reduced
+        _, arguments, state = reduced[:3]
+        versions = {name: _version(value) for name, value in state[1]["__globals__"].items()}
+        return _make_function, arguments, (*state, _origin(), versions), None, None, _complete_function
 
 
 # Where cloudpickle's arguments for making a class hold the first entries of its namespace, and the tracker's id.
@@ -104,6 +116,133 @@ def _with_annotations_as_text(function: types.FunctionType) -> types.FunctionTyp
         setattr(twin, name, getattr(function, name))
     twin.__annotations__ = _annotations_as_text(function)
     return twin
+
+
+# --- functions of __main__ --------------------------------------------------------------------------------------
+
+# What has versions by what it is, not by what is in it, and the numbers that stand for that.
+_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_new_number = itertools.count(1).__next__
+
+# The versions of the globals that have arrived here, by where they come from and their names.
+_received: dict[tuple[tuple[int, int], str], object] = {}
+
+type _Version = tuple[object, ...] | None  # None is another one each time
+
+
+def _origin() -> tuple[int, int]:
+    return os.getpid(), current_interpreter_id()
+
+
+def _version(value: Any) -> _Version:
+    """What is the same for a global as long as it has not changed."""
+    if isinstance(value, types.FunctionType | type):
+        return "object", _numbers.setdefault(value, _new_number())
+    if isinstance(value, types.ModuleType):
+        return "module", value.__name__
+    try:
+        pickled = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        return None
+    return "value", len(pickled), hash(pickled)
+
+
+def _make_function(code: types.CodeType, namespace: dict[str, Any], *others: Any) -> types.FunctionType:
+    """Make a function of another `__main__`, with this one's globals if this is a worker."""
+    if _worker.loop is not None:
+        namespace = vars(sys.modules["__main__"])
+    function: types.FunctionType = cloudpickle._make_function(code, namespace, *others)
+    return function
+
+
+def _complete_function(function: types.FunctionType, state: tuple[Any, ...]) -> None:
+    """Give it all else, and its globals those that are new here."""
+    attributes, slots, origin, versions = state
+    if _worker.loop is not None:
+        there, coming = function.__globals__, slots["__globals__"]
+        for name, version in versions.items():
+            if version is not None and name in there and _received.get((origin, name)) == version:
+                del coming[name]
+            else:
+                _received[origin, name] = version
+    cloudpickle._function_setstate(function, (attributes, slots))
+
+
+def received() -> dict[tuple[tuple[int, int], str], object]:
+    """The versions of the globals that have arrived in this worker's `__main__`."""
+    return _received
+
+
+# --- functions that are sent often ------------------------------------------------------------------------------
+
+
+class _Kept(NamedTuple):
+    """A function as it was sent, and all that must still be so for it to be the same."""
+
+    code: types.CodeType
+    defaults: object
+    keyword_defaults: object
+    cells: tuple[tuple[types.CellType, object], ...]
+    globals: tuple[tuple[dict[str, Any], str, object], ...]
+    token: tuple[int, int]
+    packed: bytes
+
+    def holds_for(self, function: types.FunctionType) -> bool:
+        return (
+            function.__code__ is self.code
+            and function.__defaults__ is self.defaults
+            and function.__kwdefaults__ is self.keyword_defaults
+            and all(there.get(name) is value for there, name, value in self.globals)
+            and all(cell.cell_contents is value for cell, value in self.cells)
+        )
+
+
+_kept: weakref.WeakKeyDictionary[types.FunctionType, _Kept] = weakref.WeakKeyDictionary()
+_new_token = itertools.count(1).__next__
+
+_UNCHANGING = (type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.BuiltinFunctionType, type)
+
+
+def keep(function: types.FunctionType) -> tuple[tuple[int, int], bytes] | None:
+    """A token and a pickle of a function that travels by value; the same ones as long as neither it nor what it names
+    can have changed. None if that can't be known.
+    """
+    kept = _kept.get(function)
+    if kept is None or not kept.holds_for(function):
+        names: dict[tuple[int, str], tuple[dict[str, Any], str, object]] = {}
+        if not _cannot_change(function, names):
+            return None
+        cells = tuple((cell, cell.cell_contents) for cell in function.__closure__ or ())
+        token = (os.getpid(), _new_token())
+        what = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, tuple(names.values()))
+        kept = _kept[function] = _Kept(*what, token, dumps(function))
+    return kept.token, kept.packed
+
+
+def _cannot_change(function: types.FunctionType, names: dict[tuple[int, str], Any]) -> bool:
+    """Whether all that a function names is known by what it is; what that is, by where it is found, goes to `names`."""
+    there = function.__globals__
+    if vars(function) or function.__kwdefaults__:
+        return False
+    if not all(type(value) in _UNCHANGING for value in function.__defaults__ or ()):
+        return False
+    for cell in function.__closure__ or ():
+        try:
+            if type(cell.cell_contents) not in _UNCHANGING:
+                return False
+        except ValueError:  # empty
+            return False
+    for name in cloudpickle._extract_code_globals(function.__code__):
+        if name not in there or (id(there), name) in names:
+            continue
+        value = there[name]
+        names[id(there), name] = there, name, value
+        if isinstance(value, types.FunctionType):
+            if value.__module__ == "__main__" and not _cannot_change(value, names):
+                return False
+        elif type(value) not in _UNCHANGING:
+            return False
+    return True
 
 
 class _Locked:

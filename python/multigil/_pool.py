@@ -19,10 +19,9 @@ behind another one while a worker is idle.
 from __future__ import annotations
 
 import itertools
-import os
-import pickle
 import signal
 import threading
+import types
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING  # as asyncio does not need to
@@ -266,6 +265,7 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
+        function = _by_token(function)
         call = (function, args, kwargs) if hooks is None else (_hooks.call, (hooks, function, args, kwargs), {})
         future = PoolFuture(self)
         with self._lock:
@@ -352,7 +352,7 @@ class Pool:
             self._forget(number)
             with self._lock:
                 self.check()
-            raise
+            raise RuntimeError("cannot schedule new futures after shutdown") from None
         except KeyboardInterrupt:
             self._forget(number)
             raise
@@ -563,6 +563,10 @@ class Pool:
             if not was_leaving and self._failure is None:
                 self._mourn(index, worker, was_ready)
             if self._failure is None and len(self._workers) < min(len(self._pending), self.max_workers):
+                if self._tasks.is_shutdown and self._tasks.empty():
+                    if not self._workers:
+                        self._fail("Tasks of the pool were lost", None)
+                    return
                 try:
                     self._add_worker()
                 except Exception as error:
@@ -636,12 +640,13 @@ class Pool:
         function: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         timeout: float | None,
-        chunksize: int,
+        chunksize: int | None,
         buffersize: int | None,
         cancel_running: bool | None,
     ) -> Iterator[Any]:
         """Send calls of a function, in parts, and give their results in the same order."""
         deadline = None if timeout is None else monotonic() + timeout
+        function = _by_token(function)
         mapping = Mapping(self, function, calls, chunksize, buffersize)
         with self._lock:
             self.check()
@@ -748,11 +753,17 @@ class Pool:
             self._end_workers(number)
 
     def leave_to_parent(self) -> None:
-        """In a forked child: the workers are the parent's, and nobody else is here."""
+        """In a forked child: queues and workers are the parent's, and no other thread is here."""
         self._lock, self._collecting, self.watching = threading.RLock(), threading.RLock(), threading.RLock()
         self._failure = "The pool belongs to the process that was forked", None
         self._workers.clear()
         self._pending.clear()
+        self._backlog.clear()
+        self._maps.clear()
+        self._watched.clear()
+        self._arrived.clear()
+        self._thread = None
+        self._results, self._tasks = Queue(), Queue()
 
 
 class Part(PoolFuture):
@@ -788,6 +799,18 @@ class Part(PoolFuture):
         self.rest, rest.rest = rest, self.rest
         rest.send()
 
+    def give_back(self, place: int) -> None:
+        """Send the calls from that place on in smaller parts: the worker has not begun with them, and is done."""
+        rest, last = self.calls[place:], self
+        self.calls = self.calls[:place]
+        while rest:
+            count = min(self.mapping.calls_of_part(), len(rest))
+            part = Part(self._pool, self.mapping, rest[:count])
+            del rest[:count]
+            last.rest, part.rest = part, last.rest
+            part.send()
+            last = part
+
     def settle(self, state: str, result: Any, error: BaseException | None) -> None:
         """Give it its outcome; or, if it could not be pickled or unpickled, send its calls one by one.
 
@@ -803,9 +826,12 @@ class Part(PoolFuture):
             self.split(1)
             self.send()
             return
-        super().settle(state, result, error)
         if state == FINISHED and error is None:
-            self.mapping.learn(result[0], len(result[1]), self.bytes)
+            seconds, outcomes = result
+            self.mapping.learn(seconds, len(outcomes), self.bytes)
+            if len(outcomes) < len(self.calls):  # they take longer than was thought
+                self.give_back(len(outcomes))
+        super().settle(state, result, error)
 
 
 class Mapping:
@@ -816,10 +842,10 @@ class Mapping:
         pool: Pool,
         function: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
-        chunksize: int,
+        chunksize: int | None,
         buffersize: int | None,
     ) -> None:
-        self.function: Any = _by_token(function)
+        self.function = function
         self.waiting: deque[tuple[Any, ...]] = deque()  # calls that were not sent yet
         self.parts: deque[Part] = deque()  # those of which not all results were given, in their order
         self.in_flight = 0  # parts without an outcome
@@ -845,13 +871,14 @@ class Mapping:
     def feed(self) -> None:
         """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""
         while self.waiting and (self.in_flight < self._most_in_flight or self._buffersize is not None):
-            count = min(self._calls_of_part(), len(self.waiting))
+            count = min(self.calls_of_part(), len(self.waiting))
             part = Part(self._pool, self, [self.waiting.popleft() for _ in range(count)])
             self.parts.append(part)
             part.send()
 
-    def _calls_of_part(self) -> int:
-        if self._chunksize > 1:
+    def calls_of_part(self) -> int:
+        """How many calls the next part should have."""
+        if self._chunksize is not None:
             return self._chunksize
         if self._seconds is None:
             return 1
@@ -883,15 +910,18 @@ class Mapping:
                     raise part._exception
                 if part._state != FINISHED:
                     raise CancelledError
-                for outcome in part._result[1]:
-                    if type(outcome) is not _transfer.Opened:
-                        yield outcome
-                    elif outcome.error is None:
-                        yield outcome.value
-                    else:
-                        raise outcome.error
-                self._buffered -= len(part.calls)
+                outcomes = part._result[1]
+                self._buffered -= len(outcomes)
                 del part
+                outcomes.reverse()
+                # No result is kept here when it was given.
+                while outcomes:
+                    if type(outcomes[-1]) is not _transfer.Opened:
+                        yield outcomes.pop()
+                    elif outcomes[-1].error is None:
+                        yield outcomes.pop().value
+                    else:
+                        raise outcomes.pop().error
         finally:
             self._cancel(cancel_running)
 
@@ -917,17 +947,16 @@ class Mapping:
                 part = part.rest
 
 
-_new_token = itertools.count(1).__next__
+def _by_token(function: Any) -> Any:
+    """What is sent for a function: itself if it can be imported, else its code, which workers keep if they can."""
+    if not isinstance(function, types.FunctionType):
+        return function
+    if function.__module__ != "__main__" and "<" not in function.__qualname__:  # <lambda>, <locals>
+        return function
+    from multigil import _by_value
 
-
-def _by_token(function: Callable[..., Any]) -> Any:
-    """What is sent for the function of a map: itself if it can be imported, else its code, which workers keep."""
     try:
-        if b"__main__" not in pickle.dumps(function, pickle.HIGHEST_PROTOCOL):
-            return function
-    except Exception:  # perhaps by value
-        pass
-    try:
-        return ByToken(function, (os.getpid(), _new_token()), _transfer.ByValue(function).packed())
-    except Exception:
-        return function  # each call will say why it can't be sent
+        kept = _by_value.keep(function)
+    except Exception:  # the task will say why it can't be sent
+        return function
+    return function if kept is None else ByToken(function, *kept)

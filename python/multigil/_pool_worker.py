@@ -60,7 +60,7 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
         assert _worker.loop is not None
         _worker.loop.apply(changed)
 
-    main = dict(vars(sys.modules["__main__"])) if reset else None
+    main = _Main() if reset else None
     count = 0
     while most is None or count < most:
         try:
@@ -75,7 +75,7 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
                 del done
                 _worker.attempt(outcome.clear, number=count)  # which may run a destructor
             if main is not None:
-                _worker.attempt(_reset_main, main, number=count)
+                _worker.attempt(main.reset, number=count)
         if redelivers:
             tasks.task_done()
     put_numbered(results, LEFT | index, None)
@@ -97,39 +97,59 @@ def _send(results: Queue[Any], count: int, number: int, result: object, error: B
     _worker.attempt(_worker.put_failure, partial(put_numbered, results, number | FAILED), error)
 
 
-def _reset_main(main: dict[str, Any]) -> None:
-    """Make `__main__` what it was."""
-    now = vars(sys.modules["__main__"])
-    now.clear()
-    now.update(main)
+class _Main:
+    """What `__main__` was when this was made."""
+
+    def __init__(self) -> None:
+        self._there = vars(sys.modules["__main__"])
+        self._content = dict(self._there)
+        self._received = dict(self._versions())
+
+    def reset(self) -> None:
+        """Make it the same again."""
+        self._there.clear()
+        self._there.update(self._content)
+        versions = self._versions()
+        versions.clear()
+        versions.update(self._received)
+        _functions.clear()  # each would find its globals missing
+
+    def _versions(self) -> dict[Any, object]:
+        by_value = sys.modules.get("multigil._by_value")
+        versions: dict[Any, object] = {} if by_value is None else by_value.received()
+        return versions
 
 
 # --- parts of a map ---------------------------------------------------------------------------------------------
 
 
 class ByToken:
-    """A function of a map that is not importable: unpickled once by each worker, not once for each part."""
+    """A function that travels by value: unpickled once by each worker, not each time."""
 
     def __init__(self, function: Callable[..., Any], token: tuple[int, int], packed: bytes) -> None:
         self._function = function  # keeps what it refers to
-        self._reduced = (_function_of, (token, packed))
+        # Backwards, lest its bytes be taken for a mention of `__main__`, and all be sent by value for that.
+        self._reduced = (_function_of, (token, packed[::-1]))
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[tuple[int, int], bytes]]:
         return self._reduced
 
 
+# A part that has taken so long is ended after the call that runs. It was thought to take a tenth of it.
+_MOST_SECONDS = 0.05
+
 # Of the pool that this interpreter works for.
 _spans: Array | None = None
 
-# By token, the latest last: those of the maps that may be going on.
+# By token, the latest last.
 _functions: dict[tuple[int, int], Callable[..., Any]] = {}
-_MOST_FUNCTIONS = 16
+_MOST_FUNCTIONS = 64
 
 
 def _function_of(token: tuple[int, int], packed: bytes) -> Callable[..., Any]:
     function = _functions.pop(token, None)
     if function is None:
-        function = _worker.loads(packed)
+        function = _worker.loads(packed[::-1])
         while len(_functions) >= _MOST_FUNCTIONS:
             del _functions[next(iter(_functions))]
     _functions[token] = function
@@ -143,14 +163,16 @@ def run_part(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], tic
     unpickled takes no other value with it.
 
     The part's span, `end << 32 | next`, says which calls have begun: each is claimed by a compare-and-swap, and so the
-    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are left.
+    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are left;
+    or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
     """
     assert _spans is not None
     claim = _spans.compare_exchange
     outcomes: list[Any] = []
     span = len(calls) << 32
     begin = perf_counter()
-    while (place := len(outcomes)) < span >> 32:
+    give_up = begin + _MOST_SECONDS
+    while (place := len(outcomes)) < span >> 32 and perf_counter() < give_up:
         if not claim(ticket, span, span + 1):
             span = _spans[ticket]
             continue

@@ -54,6 +54,14 @@ else:
 
 __all__ = ["BrokenInterpreterPool", "BrokenProcessPool", "InterpreterPoolExecutor", "ProcessPoolExecutor"]
 
+class _Automatic(int):
+    """A number of calls that the pool chooses. It equals 1, the default of the standard library."""
+
+    __slots__ = ()
+
+
+_AUTOMATIC = _Automatic(1)
+
 # As many as a pool may have: a ticket names its worker in 15 bits.
 _MOST_WORKERS = 1 << 15
 
@@ -75,6 +83,8 @@ class _PoolExecutor(Executor):
         reset_main: bool,
         inherit: Iterable[str],
     ) -> None:
+        if not isinstance(max_workers, int):
+            raise TypeError("max_workers must be an integer")
         if max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -86,9 +96,10 @@ class _PoolExecutor(Executor):
                 raise ValueError("max_tasks_per_child must be >= 1")
         if retries < 0:
             raise ValueError("retries must be >= 0")
+        self._max_workers = min(max_workers, _MOST_WORKERS)  # which others look at
         self._pool = _pool.Pool(
             name=name,
-            max_workers=min(max_workers, _MOST_WORKERS),
+            max_workers=self._max_workers,
             make=make,
             broken=broken,
             initializer=initializer,
@@ -119,15 +130,16 @@ class _PoolExecutor(Executor):
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int = _AUTOMATIC,
         buffersize: int | None = None,
         cancel_running: bool | None = None,
     ) -> Iterator[T]:
         """Give an iterator of what `fn` gives for the items of the iterables, in their order, computed by the workers.
 
-        Calls are sent in parts, of as many as take some milliseconds; a `chunksize` over 1 is the size of all parts.
-        A worker with nothing to do takes over calls of others. Each call has an outcome of its own: the first exception
-        is raised when its turn comes, and what has not begun by then is cancelled.
+        Calls are sent in parts: each of `chunksize` calls, also if that is 1; without one, of as many as take some
+        milliseconds. The results of a part come together, but each call has an outcome of its own: the first exception
+        is raised when its turn comes, and what has not begun by then is cancelled. A worker with nothing to do takes
+        over calls from the parts of others.
 
         With `buffersize`, at most so many calls are sent of which the result was not given yet; else the iterables are
         exhausted at once. TimeoutError is raised when a result is not there `timeout` seconds after this call. With
@@ -141,8 +153,10 @@ class _PoolExecutor(Executor):
             raise ValueError("chunksize must be >= 1.")
         if "submit" in vars(self):  # of its own, to see every task: tqdm.contrib.concurrent
             options: dict[str, Any] = {} if buffersize is None else {"buffersize": buffersize}
-            return super().map(fn, *iterables, timeout=timeout, chunksize=chunksize, **options)
-        return self._pool.map(fn, zip(*iterables, strict=False), timeout, chunksize, buffersize, cancel_running)
+            return super().map(fn, *iterables, timeout=timeout, **options)
+        calls = zip(*iterables, strict=False)
+        size = None if chunksize is _AUTOMATIC else chunksize
+        return self._pool.map(fn, calls, timeout, size, buffersize, cancel_running)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and end the workers when those that were submitted are done.

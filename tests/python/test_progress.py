@@ -85,7 +85,7 @@ def test_no_more_is_taken_than_the_buffer_allows() -> None:
 
 
 def test_the_first_failure_in_order_is_raised(bars: list[Bar]) -> None:
-    with pytest.raises(ValueError, match="expected a nonnegative input|math domain error") as caught:
+    with pytest.raises(ValueError, match=r"expected a nonnegative input|math domain error") as caught:
         progress.map(math.sqrt, [4, -1, *range(100), -2], max_workers=2, tqdm_class=Bar)
     assert isinstance(caught.value.__cause__, multigil.RemoteTraceback)
     assert bars[0].disable  # it is closed
