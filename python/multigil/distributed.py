@@ -135,15 +135,19 @@ class TaskExecutor(concurrent.futures.Executor):
             future.cancel()
 
     def _submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        pool = self._usable_pool(None)
+        try:
+            return pool.submit(fn, *args, **kwargs)
+        except concurrent.futures.BrokenExecutor:
+            return self._usable_pool(pool).submit(fn, *args, **kwargs)
+
+    def _usable_pool(self, broken: concurrent.futures.Executor | None) -> concurrent.futures.Executor:
         with self._lock:
             if self._shut_down:
                 raise RuntimeError("cannot schedule new futures after shutdown")
-            if self._pool is not None:
-                with contextlib.suppress(concurrent.futures.BrokenExecutor):
-                    return self._pool.submit(fn, *args, **kwargs)
-                self._pool.shutdown(wait=False)
-            self._pool = self._make_pool()
-            return self._pool.submit(fn, *args, **kwargs)
+            if self._pool is None or self._pool is broken:
+                self._pool = self._make_pool()
+            return self._pool
 
     def _make_pool(self) -> concurrent.futures.Executor:
         from multigil import InterpreterPoolExecutor, ProcessPoolExecutor
