@@ -4,7 +4,8 @@
     python examples/serve.py hello:asgi_application --asgi
 
 Any application will do whose modules load in an interpreter: `mysite.wsgi:application` of Django, `app:app` of Flask or
-Starlette. (FastAPI's do not: it needs pydantic_core, which refuses.) ASGI needs uvicorn. SIGTERM and Ctrl-C end it when the requests that were accepted are answered.
+Starlette. (FastAPI's do not: it needs pydantic_core, which refuses.) ASGI needs uvicorn. SIGTERM and Ctrl-C end it when
+the requests that were accepted are answered.
 
 With WSGI all wait at one socket, and who is free takes the next connection; each answers one request at a time. With
 ASGI each has an event loop and a socket of its own, and the kernel deals out the connections (SO_REUSEPORT).
