@@ -2,9 +2,9 @@
 
 Loaded only when something does travel that way, for cloudpickle takes longer to import than all of multigil.
 
-A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they do
-where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there. Each
-global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
+A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they
+do where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there.
+Each global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 import types
 import weakref
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
@@ -26,7 +26,7 @@ from multigil import _worker
 from multigil._core import NotShareable, current_interpreter_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 # ruff: noqa: SLF001  (cloudpickle has no public way to know a class again, nor to make one step by step)
 
@@ -85,6 +85,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if function.__globals__ is not vars(sys.modules["__main__"]):
             return reduced
         _, arguments, state = reduced[:3]
+        _sent.update(state[1]["__globals__"])
         versions = {name: _version(value) for name, value in state[1]["__globals__"].items()}
         return _make_function, arguments, (*state, _origin(), versions), None, None, _complete_function
 
@@ -176,47 +177,38 @@ def received() -> dict[tuple[tuple[int, int], str], object]:
 # --- functions that are sent often ------------------------------------------------------------------------------
 
 
-class _Kept(NamedTuple):
-    """A function as it was sent, and all that must still be so for it to be the same."""
+class Kept:
+    """The pickle of a function that travels by value, as long as neither that nor what it names can have changed."""
 
-    code: types.CodeType
-    defaults: object
-    keyword_defaults: object
-    cells: tuple[tuple[types.CellType, object], ...]
-    globals: tuple[tuple[dict[str, Any], str, object], ...]
-    token: tuple[int, int]
-    packed: bytes
+    __slots__ = ("_cells", "_code", "_defaults", "_globals", "packed")
 
-    def holds_for(self, function: types.FunctionType) -> bool:
-        return (
-            function.__code__ is self.code
-            and function.__defaults__ is self.defaults
-            and function.__kwdefaults__ is self.keyword_defaults
-            and all(there.get(name) is value for there, name, value in self.globals)
-            and all(cell.cell_contents is value for cell, value in self.cells)
-        )
+    def __init__(self, function: types.FunctionType, names: Iterable[tuple[dict[str, Any], str, object]]) -> None:
+        self._code = function.__code__
+        self._defaults = function.__defaults__
+        self._cells = tuple((cell, cell.cell_contents) for cell in function.__closure__ or ())
+        self._globals = tuple(names)
+        self.packed = dumps(function)
 
+    def holds_for(self, function: Any) -> bool:
+        """Whether it still is the function's pickle, and no other one has changed those globals where it was sent."""
+        if function.__code__ is not self._code or function.__defaults__ is not self._defaults:
+            return False
+        for there, name, value in self._globals:
+            if there.get(name) is not value or _sent.get(name) is not value:
+                return False
+        return all(cell.cell_contents is value for cell, value in self._cells)
 
-_kept: weakref.WeakKeyDictionary[types.FunctionType, _Kept] = weakref.WeakKeyDictionary()
-_new_token = itertools.count(1).__next__
 
 _UNCHANGING = (type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.BuiltinFunctionType, type)
 
+# The globals of `__main__` as they were sent last.
+_sent: dict[str, object] = {}
 
-def keep(function: types.FunctionType) -> tuple[tuple[int, int], bytes] | None:
-    """A token and a pickle of a function that travels by value; the same ones as long as neither it nor what it names
-    can have changed. None if that can't be known.
-    """
-    kept = _kept.get(function)
-    if kept is None or not kept.holds_for(function):
-        names: dict[tuple[int, str], tuple[dict[str, Any], str, object]] = {}
-        if not _cannot_change(function, names):
-            return None
-        cells = tuple((cell, cell.cell_contents) for cell in function.__closure__ or ())
-        token = (os.getpid(), _new_token())
-        what = (function.__code__, function.__defaults__, function.__kwdefaults__, cells, tuple(names.values()))
-        kept = _kept[function] = _Kept(*what, token, dumps(function))
-    return kept.token, kept.packed
+
+def keep(function: types.FunctionType) -> Kept | None:
+    """Pickle a function that travels by value for several times; None if it cannot be known when it changes."""
+    names: dict[tuple[int, str], tuple[dict[str, Any], str, object]] = {}
+    return Kept(function, names.values()) if _cannot_change(function, names) else None
 
 
 def _cannot_change(function: types.FunctionType, names: dict[tuple[int, str], Any]) -> bool:

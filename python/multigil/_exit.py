@@ -94,6 +94,20 @@ def make_spares() -> None:
             _all.spares.append(Worker())
 
 
+def prepare_again() -> None:
+    """Prepare for the end of the program, ahead of all that was registered with `atexit` until now.
+
+    Raises RuntimeError at the end of the program.
+    """
+    with _all.lock:
+        if _all.over:
+            raise RuntimeError("can't start new interpreter at interpreter shutdown")
+        if not _all.prepared:
+            _prepare()
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
+
+
 def register_pool(pool: Pool) -> None:
     """Have the end of the program wait for a pool's tasks. Raises RuntimeError when it is too late."""
     with _all.lock:
@@ -177,6 +191,8 @@ def end_workers(*, terminate: bool = False) -> None:
             _terminate(interpreters)
         while children := _children():
             _terminate(children)
+        if (inherit := sys.modules.get("multigil._inherit")) is not None:
+            inherit.end()  # when nobody logs any more, however that came
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()

@@ -5,26 +5,26 @@
 
 **Who collects.** Nobody is told when an outcome arrives but who asks for one. `result()` takes what there is out of the
 results itself until its own is among it, so that no other thread has to be woken on the way. A future that is watched
-from outside (`wait`, `as_completed`, callbacks, another thread's `result()`) is recognized by its `_condition`, which is
+from outside (`wait`, `as_completed`, callbacks, another thread's `result()`) is known by its `_condition`, which is
 made when somebody asks for it: from then on, a thread of the pool's collects.
 
-**What a future is when.** A task's ticket says whether a worker has begun with it (`ffi/python/src/pool.rs`). `cancel()`
+**What becomes of a task.** Its ticket says whether a worker has begun with it (`ffi/python/src/pool.rs`). `cancel()`
 and the workers decide by one compare-and-swap whether it runs.
 
-**Parts of a map** are as large as their calls are quick: about `_SECONDS_OF_PART` of work. A worker that has nothing to
-do takes over the calls of another one's part that have not begun, so that a wrong guess costs nothing, and no call waits
-behind another one while a worker is idle.
+**Parts of a map** (`_pool_map`) are as large as their calls are quick. A worker with nothing to do takes over the calls
+of another one's part that have not begun, so that a wrong guess costs nothing, and no call waits behind another one
+while a worker is idle.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import signal
 import threading
-import types
 from collections import deque
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, RUNNING  # as asyncio does not need to
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,11 @@ from multigil._core import (
     Subinterpreter,
     current_interpreter_id,
     put_numbered,
+    take_outcomes,
 )
+from multigil._pool_functions import packed
+from multigil._pool_future import DONE, PoolFuture
+from multigil._pool_map import Mapping, Part
 from multigil._pool_worker import (
     ENDED,
     FAILED,
@@ -49,13 +53,13 @@ from multigil._pool_worker import (
     READY,
     TICKET_BITS,
     UNUSABLE,
-    ByToken,
-    run_part,
 )
 from multigil._worker import SERVE, InterpreterDied, Worker, put_any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import BrokenExecutor
+    from types import ModuleType
 
 _TICKETS = 1 << TICKET_BITS
 _PLACE = _TICKETS - 1
@@ -67,128 +71,10 @@ _BEGUN = 1 << 63
 _WORKER_SHIFT = 48
 _INDEX = (1 << 15) - 1
 _COUNT = (1 << _WORKER_SHIFT) - 1
-# What is not a worker's index in news.
-_KIND = ~_INDEX
-
-# How long a part of a map should run. The pool may need as long to send the next one, while the program keeps the GIL.
-_SECONDS_OF_PART = 0.005
-_MOST_CALLS = 1 << 14
-_MOST_BYTES = 1 << 20
+# A part's span is `end << 32 | next`.
 _FIRST_WORD = (1 << 32) - 1
 
-_DONE = (CANCELLED_AND_NOTIFIED, FINISHED)
-_WATCHED_PARTS = ("_condition", "_waiters", "_done_callbacks")
-
-
-class PoolFuture(Future[Any]):
-    """The future of a pool's task. What others need to watch it is made when they ask for it."""
-
-    _state = PENDING
-    _result: Any = None
-    _exception: BaseException | None = None
-    number = 0  # of its task; 0 as long as that waits to be sent
-    attempts = 0
-    call: tuple[Any, ...] | None = None  # kept where it may have to be sent again
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _WATCHED_PARTS:
-            return self._pool.watch(self)[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
-
-    def __repr__(self) -> str:
-        state = self._state if self.done() else RUNNING if self.running() else PENDING
-        outcome = ""
-        if state == FINISHED:
-            error = self._exception
-            outcome = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
-        shown = "cancelled" if state == CANCELLED_AND_NOTIFIED else state.lower()
-        return f"<{type(self).__name__} at {id(self):#x} state={shown}{outcome}>"
-
-    def done(self) -> bool:
-        """Whether it has an outcome or is cancelled."""
-        if self._state not in _DONE:
-            self._pool.collect_what_is_there()
-        return self._state in _DONE
-
-    def running(self) -> bool:
-        """Whether a worker has begun with the task."""
-        return not self.done() and self._pool.has_begun(self)
-
-    def cancelled(self) -> bool:
-        """Whether the task was cancelled."""
-        return self._state == CANCELLED_AND_NOTIFIED
-
-    def cancel(self) -> bool:
-        """Take the task back. One that a worker has begun with is interrupted if the pool does that; else False."""
-        return self._pool.cancel(self)
-
-    def result(self, timeout: float | None = None) -> Any:
-        """Give what the call gave, or raise what it raised.
-
-        Raises TimeoutError after `timeout` seconds, and CancelledError if the task was cancelled.
-        """
-        try:
-            if self._state not in _DONE:
-                self._pool.wait_for(self, timeout)
-            if self._state == CANCELLED_AND_NOTIFIED:
-                raise CancelledError
-            if self._exception is not None:
-                raise self._exception
-            return self._result
-        finally:
-            del self  # the exception's traceback leads here, and this object to the exception
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Give the exception that the call raised, or None. Waits and raises as `result` does."""
-        if self._state not in _DONE:
-            self._pool.wait_for(self, timeout)
-        if self._state == CANCELLED_AND_NOTIFIED:
-            raise CancelledError
-        return self._exception
-
-    # --- what the pool calls ------------------------------------------------------------------------------------
-
-    def is_watched(self) -> bool:
-        """Whether others look at its parts."""
-        return "_condition" in vars(self)
-
-    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
-        """Give it its outcome, once, and tell who waits for it. With the pool's lock held."""
-        if self._state in _DONE:
-            return
-        self.call = None
-        with self._pool.watching:
-            if not self.is_watched():
-                self._result, self._exception, self._state = result, error, state
-                return
-        # Whoever watches several holds the conditions of some of them while it makes the next one.
-        with self._condition:
-            self._result, self._exception, self._state = result, error, state
-            for waiter in self._waiters:
-                if state != FINISHED:
-                    waiter.add_cancelled(self)
-                elif error is None:
-                    waiter.add_result(self)
-                else:
-                    waiter.add_exception(self)
-            self._condition.notify_all()
-
-    def call_back(self) -> None:
-        """Call what was to be called when it is done."""
-        self._invoke_callbacks()  # type: ignore[attr-defined]
-
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The call to be sent under the number that it has now."""
-        return call
-
-    def wait_outside(self, timeout: float | None) -> None:
-        """Wait for another thread to settle it."""
-        with self._condition:
-            if self._state not in _DONE:
-                self._condition.wait(timeout)
+# ruff: noqa: SLF001  (the fields of futures are looked at where a call would cost as much as all else)
 
 
 class Pool:
@@ -210,19 +96,19 @@ class Pool:
         retries: int,
         cancel_running: bool,
         reset_main: bool,
-        inheritance: Any,
+        inherit: frozenset[str],
     ) -> None:
         self.max_workers = max_workers
         self.cancel_running = cancel_running
         self._name = name
         self._make = make
         self._make_broken = broken
-        self._initialization = (initializer or type(None), initargs, {})
+        self._initialization: tuple[Any, ...] = (initializer or type(None), initargs, {})
         put_any(SimpleQueue(), self._initialization)  # what cannot be sent raises here
         self._max_tasks = max_tasks
         self._retries = retries
         self._reset_main = reset_main
-        self._inheritance = inheritance
+        self._inherit = inherit
 
         self._tasks: Queue[Any] = Queue(redeliver=retries > 0)
         self._results: Queue[Any] = Queue()
@@ -230,6 +116,7 @@ class Pool:
         self._tickets = Array("Q", _TICKETS + 2, lock=False)
         self._spans = Array("Q", _TICKETS, lock=False)
         self._known = _worker.snapshot()
+        self._processors = len(os.sched_getaffinity(0))
 
         # Of what is sent, of who is there, and of outcomes. `_collecting` is taken before it; futures' conditions, then
         # `watching`, after it.
@@ -265,12 +152,14 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
-        function = _by_token(function)
-        call = (function, args, kwargs) if hooks is None else (_hooks.call, (hooks, function, args, kwargs), {})
+        call = (packed(function), args, kwargs)
+        if hooks is not None:
+            call = (_hooks.call, (hooks, function, args, kwargs), {})
         future = PoolFuture(self)
         with self._lock:
-            self.check()
-            if not self._has_room() or self._backlog:
+            if self._closing or self._failure is not None:
+                self.check()
+            if self._backlog or not self._has_room():
                 future.call = call
                 self._backlog.append(future)
             else:
@@ -320,8 +209,8 @@ class Pool:
                 self.collect_what_is_there()  # perhaps somebody is idle
                 if len(self._workers) < min(len(self._pending), self.max_workers):
                     self._add_worker()
-            except BaseException:
-                if not self._workers:  # otherwise the others will do
+            except BaseException as error:
+                if not self._workers or not isinstance(error, Exception):  # otherwise the others will do
                     self._forget(number)
                     raise
         return number
@@ -366,18 +255,19 @@ class Pool:
         """Make a worker. Raises what keeps it from being made."""
         index = next(index for index in itertools.count() if index not in self._workers)
         name = f"{self._name}_{self._made}"
+        inheritance = _inheritance().capture(self._inherit) if self._inherit else None
+        shared = (self._tasks, self._results, self._settings, self._tickets, self._spans)
+        how = (index, self._max_tasks, self._reset_main, self._retries > 0, inheritance)
+        box: SimpleQueue[Any] = SimpleQueue()
+        box.put((*shared, *how))
+        put_any(box, self._initialization)
         worker = self._make(name)
         self._made += 1
         worker.body.daemon = False
         worker.body.name = name
-        shared = (self._tasks, self._results, self._settings, self._tickets, self._spans)
-        how = (index, self._max_tasks, self._reset_main, self._retries > 0, self._inheritance)
-        box: SimpleQueue[Any] = SimpleQueue()
-        box.put((*shared, *how))
-        put_any(box, self._initialization)
-        worker.send(SERVE, 0, box)
         self._workers[index] = worker
         worker.body.tell(self._results, ENDED | index)
+        worker.send(SERVE, 0, box)
 
     # --- waiting ------------------------------------------------------------------------------------------------
 
@@ -386,7 +276,7 @@ class Pool:
         deadline = None if timeout is None else monotonic() + max(timeout, 0)
         if self._collecting.acquire(blocking=False):
             try:
-                while future._state not in _DONE:
+                while future._state not in DONE:
                     self._take(True, None if deadline is None else max(deadline - monotonic(), 0))
             except Empty:
                 pass
@@ -394,7 +284,7 @@ class Pool:
                 self._stop_collecting()
         else:
             future.wait_outside(timeout)
-        if future._state not in _DONE:
+        if future._state not in DONE:
             raise TimeoutError
 
     def collect_what_is_there(self) -> None:
@@ -416,9 +306,9 @@ class Pool:
     def _take(self, block: bool, timeout: float | None) -> None:
         """Take results and deal with them. Raises Empty."""
         if not self._arrived:
-            # In one step, so that no signal's handler strikes when they are taken and not yet kept.
-            arriving = itertools.starmap(self._results.get_many, ((None, block, timeout),))
-            self._arrived.extend(itertools.chain.from_iterable(arriving))
+            # Who spins while all processors are busy keeps them from the work that it waits for.
+            spin = len(self._pending) < self._processors
+            take_outcomes(self._results, self._arrived.extend, block, timeout, spin)
         with self._lock:
             # Whatever disturbs this comes back to the same one.
             while self._arrived:
@@ -430,10 +320,10 @@ class Pool:
                 self._go_on()
 
     def _handle(self, number: int, value: Any, error: BaseException | None) -> None:
-        if number & NEWS:
-            self._hear(number & ~_INDEX, number & _INDEX, value, error)
-            return
-        if number & FAILED:
+        if number >= FAILED:
+            if number & NEWS:
+                self._hear(number & ~_INDEX, number & _INDEX, value, error)
+                return
             number ^= FAILED
             value, error = None, error or value
         future = self._pending.get(number)
@@ -444,7 +334,7 @@ class Pool:
     def _settle(self, future: PoolFuture, state: str, value: Any, error: BaseException | None) -> None:
         """Give a future its outcome; the pool's thread will call back."""
         future.settle(state, value, error)
-        if future in self._watched and future._state in _DONE:
+        if self._watched and future in self._watched and future._state in DONE:
             self._watched.discard(future)
             if future._done_callbacks:
                 self._to_call.append(future)
@@ -457,7 +347,7 @@ class Pool:
                 return parts
             parts["_waiters"], parts["_done_callbacks"] = [], []
             parts["_condition"] = threading.Condition()
-            if future._state in _DONE:
+            if future._state in DONE:
                 return parts
             self._watched.add(future)
         self._ring()
@@ -465,7 +355,7 @@ class Pool:
 
     def _is_wanted(self) -> bool:
         """Whether the pool's thread has something to do."""
-        ending = self._closing and self._end._state not in _DONE
+        ending = self._closing and self._end._state not in DONE
         return bool(self._watched or self._to_call or self._backlog or self._maps or ending)
 
     def _ring(self) -> None:
@@ -477,14 +367,12 @@ class Pool:
                     daemon = current_interpreter_id() == 0
                     self._thread = threading.Thread(target=self._collect, name="multigil-pool", daemon=daemon)
                     self._thread.start()
-        try:
+        with contextlib.suppress(RuntimeError):  # it rings already
             self._bell.release()
-        except RuntimeError:  # it rings already
-            pass
 
     def _collect(self) -> None:
         """What the pool's thread does."""
-        while self._end._state not in _DONE or self._is_wanted():
+        while self._end._state not in DONE or self._is_wanted():
             self._bell.acquire()
             while self._is_wanted():
                 with self._collecting:
@@ -494,7 +382,11 @@ class Pool:
                         except Exception as error:
                             self._fail("The results of the pool's tasks could not be taken", error)
                 while self._to_call:
-                    self._to_call.popleft().call_back()
+                    try:
+                        self._to_call.popleft().call_back()
+                    except BaseException as error:  # which is no Exception: those were logged
+                        what = (type(error), error, error.__traceback__, self._thread)
+                        threading.excepthook(threading.ExceptHookArgs(what))
 
     # --- what has become of tasks and workers -------------------------------------------------------------------
 
@@ -507,7 +399,7 @@ class Pool:
         self.collect_what_is_there()
         strike = None
         with self._lock:
-            if future._state in _DONE:
+            if future._state in DONE:
                 return future._state == CANCELLED_AND_NOTIFIED
             if not self._take_back(future):
                 if not (self.cancel_running if running is None else running):
@@ -590,21 +482,25 @@ class Pool:
                 continue
             future.attempts += 1
             if future.attempts > self._retries:
-                error = self._make_broken(f"{future.attempts} workers died while they performed the task, the last: {cause}")
+                text = f"{future.attempts} workers died while they performed the task, the last: {cause}"
+                error = self._make_broken(text)
                 error.__cause__ = cause
                 self._settle(future, FINISHED, None, error)
             else:
-                self._send_again(future)
+                self.send(future)
 
-    def _send_again(self, future: PoolFuture) -> None:
-        call = future.call
-        assert call is not None
+    def send(self, future: PoolFuture) -> None:
+        """Send a task that keeps its call, now or when there is room. With the lock held."""
+        if not self._has_room():
+            self._backlog.append(future)
+            return
         try:
             number = self._begin(future)
-        except Exception as error:
+            future.size = self._send(future, number, future.numbered_call())
+        except BaseException as error:
             self._settle(future, FINISHED, None, error)
-            return
-        self._send(future, number, future.renumbered(call))
+            if not isinstance(error, Exception):
+                raise
 
     def _fail(self, text: str, cause: BaseException | None) -> None:
         """Break the pool: nothing is sent any more, what has no outcome gets that one, and all workers end."""
@@ -646,7 +542,7 @@ class Pool:
     ) -> Iterator[Any]:
         """Send calls of a function, in parts, and give their results in the same order."""
         deadline = None if timeout is None else monotonic() + timeout
-        function = _by_token(function)
+        function = packed(function)
         mapping = Mapping(self, function, calls, chunksize, buffersize)
         with self._lock:
             self.check()
@@ -654,7 +550,7 @@ class Pool:
             if mapping.waiting:
                 self._maps.append(mapping)
                 mapping.feed()
-        if mapping.waiting and buffersize is None:
+        if mapping.needs_pool():
             self._ring()
         return mapping.results(deadline, cancel_running)
 
@@ -664,7 +560,7 @@ class Pool:
             mapping.feed()
         self._maps = [mapping for mapping in self._maps if mapping.needs_pool()]
         while self._backlog and len(self._pending) < _TICKETS:
-            self._send_again(self._backlog.popleft())
+            self.send(self._backlog.popleft())
         if self._closing:
             self._finish()
 
@@ -677,10 +573,6 @@ class Pool:
                 if mapping not in self._maps:
                     self._maps.append(mapping)
 
-    def send_part(self, part: Part) -> None:
-        """Send a part of a map."""
-        part.bytes = self._send(part, self._begin(part), part.renumbered(()))
-
     def set_span(self, number: int, count: int) -> int:
         """Begin the span of a part anew; gives its ticket."""
         ticket = number & _PLACE
@@ -689,7 +581,8 @@ class Pool:
 
     def begun_calls(self, part: Part) -> int:
         """How many calls of a part have begun."""
-        return self._spans[part.number & _PLACE] & _FIRST_WORD
+        span: int = self._spans[part.number & _PLACE] if part.number else 0
+        return span & _FIRST_WORD
 
     def count_splittable(self, change: int) -> None:
         """Tell workers whether there are parts that may be split."""
@@ -705,7 +598,7 @@ class Pool:
                 begun, end = span & _FIRST_WORD, span >> 32
                 middle = begun + (end - begun) // 2
                 if 0 < begun < end and self._spans.compare_exchange(ticket, span, middle << 32 | begun):
-                    part.split(middle)
+                    part.divide(middle, end)
                     return
 
     # --- the end ------------------------------------------------------------------------------------------------
@@ -743,6 +636,8 @@ class Pool:
         if thread is not None and thread is not threading.current_thread():
             self._ring()
             thread.join()
+        if self._inherit:
+            _inheritance().flush(timeout)
 
     def end_workers(self, number: signal.Signals) -> None:
         """End all workers at once: by a signal if they are processes."""
@@ -756,6 +651,8 @@ class Pool:
         """In a forked child: queues and workers are the parent's, and no other thread is here."""
         self._lock, self._collecting, self.watching = threading.RLock(), threading.RLock(), threading.RLock()
         self._failure = "The pool belongs to the process that was forked", None
+        for future in [*filter(None, self._pending.values()), *self._backlog]:
+            future._exception, future._state = self._broken(), FINISHED
         self._workers.clear()
         self._pending.clear()
         self._backlog.clear()
@@ -766,197 +663,7 @@ class Pool:
         self._results, self._tasks = Queue(), Queue()
 
 
-class Part(PoolFuture):
-    """Some calls of a map, which one worker performs: its value is the seconds that they took, and the outcomes."""
+def _inheritance() -> ModuleType:
+    from multigil import _inherit  # imports logging
 
-    bytes = 0
-    rest: Part | None = None  # what was taken from it for another worker, and is next in order
-
-    def __init__(self, pool: Pool, mapping: Mapping, calls: list[tuple[Any, ...]]) -> None:
-        super().__init__(pool)
-        self.mapping = mapping
-        self.calls = calls
-        self.splittable = False
-
-    def renumbered(self, call: tuple[Any, ...]) -> tuple[Any, ...]:  # noqa: ARG002
-        """The call to be sent under the number that it has now."""
-        ticket = self._pool.set_span(self.number, len(self.calls))
-        self.call = (run_part, (self.mapping.function, self.calls, ticket), {})
-        return self.call
-
-    def send(self) -> None:
-        """Send it, as one that may be split if it can be."""
-        self.splittable = len(self.calls) > 1
-        self.mapping.in_flight += 1
-        if self.splittable:
-            self._pool.count_splittable(1)
-        self._pool.send_part(self)
-
-    def split(self, place: int) -> None:
-        """Send the calls from that place on, which have not begun, to somebody else."""
-        rest = Part(self._pool, self.mapping, self.calls[place:])
-        self.calls = self.calls[:place]
-        self.rest, rest.rest = rest, self.rest
-        rest.send()
-
-    def give_back(self, place: int) -> None:
-        """Send the calls from that place on in smaller parts: the worker has not begun with them, and is done."""
-        rest, last = self.calls[place:], self
-        self.calls = self.calls[:place]
-        while rest:
-            count = min(self.mapping.calls_of_part(), len(rest))
-            part = Part(self._pool, self.mapping, rest[:count])
-            del rest[:count]
-            last.rest, part.rest = part, last.rest
-            part.send()
-            last = part
-
-    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
-        """Give it its outcome; or, if it could not be pickled or unpickled, send its calls one by one.
-
-        Then only those fail that can't be sent.
-        """
-        if self._state in _DONE:
-            return
-        self.mapping.in_flight -= 1
-        if self.splittable:
-            self._pool.count_splittable(-1)
-        unsent = error is not None and not isinstance(error, BrokenExecutor) and not self._pool.begun_calls(self)
-        if unsent and len(self.calls) > 1:
-            self.split(1)
-            self.send()
-            return
-        if state == FINISHED and error is None:
-            seconds, outcomes = result
-            self.mapping.learn(seconds, len(outcomes), self.bytes)
-            if len(outcomes) < len(self.calls):  # they take longer than was thought
-                self.give_back(len(outcomes))
-        super().settle(state, result, error)
-
-
-class Mapping:
-    """A map that is going on."""
-
-    def __init__(
-        self,
-        pool: Pool,
-        function: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        chunksize: int | None,
-        buffersize: int | None,
-    ) -> None:
-        self.function = function
-        self.waiting: deque[tuple[Any, ...]] = deque()  # calls that were not sent yet
-        self.parts: deque[Part] = deque()  # those of which not all results were given, in their order
-        self.in_flight = 0  # parts without an outcome
-        self.error: BaseException | None = None  # of a pool that broke
-        self._pool = pool
-        self._calls = calls
-        self._chunksize = chunksize
-        self._buffersize = buffersize
-        self._buffered = 0  # calls whose results were not given yet
-        self._most_in_flight = 2 * pool.max_workers + 1
-        self._seconds: float | None = None  # that a call takes
-        self._bytes = 0.0  # and its arguments
-
-    def fetch(self) -> None:
-        """Take as many calls from the iterables as there is room for."""
-        if self._buffersize is None:
-            self.waiting.extend(self._calls)
-        else:
-            before = len(self.waiting)
-            self.waiting.extend(itertools.islice(self._calls, self._buffersize - self._buffered))
-            self._buffered += len(self.waiting) - before
-
-    def feed(self) -> None:
-        """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""
-        while self.waiting and (self.in_flight < self._most_in_flight or self._buffersize is not None):
-            count = min(self.calls_of_part(), len(self.waiting))
-            part = Part(self._pool, self, [self.waiting.popleft() for _ in range(count)])
-            self.parts.append(part)
-            part.send()
-
-    def calls_of_part(self) -> int:
-        """How many calls the next part should have."""
-        if self._chunksize is not None:
-            return self._chunksize
-        if self._seconds is None:
-            return 1
-        # Towards the end they become smaller, so that all workers end at the same time.
-        left = len(self.waiting) if self._buffersize is None else self._buffersize
-        wanted = min(_SECONDS_OF_PART / max(self._seconds, 1e-9), _MOST_BYTES / max(self._bytes, 1.0), _MOST_CALLS)
-        return max(min(int(wanted), left // (2 * self._pool.max_workers)), 1)
-
-    def learn(self, seconds: float, count: int, size: int) -> None:
-        """Note how long a part took, and how large it was."""
-        if count:
-            before = seconds / count if self._seconds is None else self._seconds
-            self._seconds = (before + seconds / count) / 2
-            self._bytes = max(size / count, self._bytes / 2)
-
-    def needs_pool(self) -> bool:
-        """Whether there is something to send, or to be split, although nobody may be asking for results."""
-        return bool(self.waiting or self.in_flight)
-
-    def results(self, deadline: float | None, cancel_running: bool | None) -> Iterator[Any]:
-        """Give the results, in their order."""
-        try:
-            while (part := self._next_part()) is not None:
-                self._pool.wait_for(part, None if deadline is None else deadline - monotonic())
-                self.parts.popleft()
-                if part.rest is not None:
-                    self.parts.appendleft(part.rest)
-                if part._exception is not None:
-                    raise part._exception
-                if part._state != FINISHED:
-                    raise CancelledError
-                outcomes = part._result[1]
-                self._buffered -= len(outcomes)
-                del part
-                outcomes.reverse()
-                # No result is kept here when it was given.
-                while outcomes:
-                    if type(outcomes[-1]) is not _transfer.Opened:
-                        yield outcomes.pop()
-                    elif outcomes[-1].error is None:
-                        yield outcomes.pop().value
-                    else:
-                        raise outcomes.pop().error
-        finally:
-            self._cancel(cancel_running)
-
-    def _next_part(self) -> Part | None:
-        if self._buffersize is not None:
-            if not self.waiting:
-                self.fetch()
-            self._pool.feed(self)
-        elif not self.parts:
-            self._pool.feed(self)
-        if self.parts:
-            return self.parts[0]
-        if self.error is not None:
-            raise self.error
-        return None
-
-    def _cancel(self, running: bool | None) -> None:
-        self.waiting.clear()
-        while self.parts:
-            part: Part | None = self.parts.popleft()
-            while part is not None:
-                self._pool.cancel(part, running=running)
-                part = part.rest
-
-
-def _by_token(function: Any) -> Any:
-    """What is sent for a function: itself if it can be imported, else its code, which workers keep if they can."""
-    if not isinstance(function, types.FunctionType):
-        return function
-    if function.__module__ != "__main__" and "<" not in function.__qualname__:  # <lambda>, <locals>
-        return function
-    from multigil import _by_value
-
-    try:
-        kept = _by_value.keep(function)
-    except Exception:  # the task will say why it can't be sent
-        return function
-    return function if kept is None else ByToken(function, *kept)
+    return _inherit

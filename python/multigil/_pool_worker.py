@@ -1,13 +1,14 @@
-"""The worker's end of a pool: one task after another, from the queue that its workers share. The other end is `_pool`."""
+"""A worker's end of a pool: one task after another from a queue that all workers share. The other end is `_pool`."""
 
 from __future__ import annotations
 
 import sys
+from _pickle import loads
 from functools import partial
 from time import perf_counter
 
 from multigil import _worker
-from multigil._core import InterpreterTerminated, ShutDown, expose, perform, perform_next, put_numbered
+from multigil._core import InterpreterTerminated, ShutDown, perform, perform_next, put_numbered
 from multigil._transfer import Sealed
 
 TYPE_CHECKING = False
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
     from multigil._core import Array, Queue, SimpleQueue
 
-    # Queues for tasks, outcomes and settings; the tickets; the spans of parts; which worker this is; the most tasks that
-    # it performs; whether `__main__` is reset after each; whether tasks come again that were not reported done; what it
-    # inherits.
+    # Queues for tasks, outcomes and settings; the tickets; the spans of parts; which worker this is; the most tasks
+    # that it performs; whether `__main__` is reset after each; whether tasks come again that were not reported done;
+    # what it inherits.
     type Place = tuple[Queue[Any], Queue[Any], Queue[Any], Array, Array, int, int | None, bool, bool, Any]
 
 # What is said beside a task's number, in bits that no number has. `ffi/python/src/pool.rs` has the rest of its format.
@@ -39,8 +40,8 @@ PLAIN = frozenset((type(None), bool, int, float, str, bytes))
 
 
 def serve(place: Place, box: SimpleQueue[Any]) -> None:
-    """Initialize this worker with what is in the box, and perform tasks until there are no more, or enough were done."""
-    global _spans  # noqa: PLW0603  (one for each interpreter)
+    """Initialize this worker with what is in the box, and perform tasks until there are no more, or enough were."""
+    global _spans
     tasks, results, settings, tickets, _spans, index, most, reset, redelivers, inheritance = place
     try:
         if inheritance is not None:
@@ -64,7 +65,7 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
     count = 0
     while most is None or count < most:
         try:
-            done = perform_next(tasks, results, tickets, index, count + 1, changes, refresh)
+            done = perform_next(tasks, results, tickets, index, count + 1, changes, refresh, _functions)
         except ShutDown:
             break
         if done is not None:
@@ -120,52 +121,53 @@ class _Main:
         return versions
 
 
-# --- parts of a map ---------------------------------------------------------------------------------------------
+# --- functions, and parts of a map ------------------------------------------------------------------------------
 
 
-class ByToken:
-    """A function that travels by value: unpickled once by each worker, not each time."""
+class Functions(dict[bytes, "Callable[..., Any]"]):
+    """The functions that tasks name by their pickles: each is unpickled once, not each time."""
 
-    def __init__(self, function: Callable[..., Any], token: tuple[int, int], packed: bytes) -> None:
-        self._function = function  # keeps what it refers to
-        # Backwards, lest its bytes be taken for a mention of `__main__`, and all be sent by value for that.
-        self._reduced = (_function_of, (token, packed[::-1]))
+    def __missing__(self, packed: bytes) -> Callable[..., Any]:
+        function: Callable[..., Any] = loads(packed[_TOKEN_BYTES:][::-1])
+        while len(self) >= _MOST_FUNCTIONS:
+            del self[next(iter(self))]
+        self[packed] = function
+        return function
 
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[tuple[int, int], bytes]]:
-        return self._reduced
 
+def function_bytes(pickled: bytes, token: int) -> bytes:
+    """What stands for a function in tasks: its pickle, with a token that is another one whenever it is pickled anew.
+
+    It is backwards, lest its bytes be taken for a mention of `__main__`, and all else be sent by value for that.
+    """
+    return token.to_bytes(_TOKEN_BYTES) + pickled[::-1]
+
+
+_TOKEN_BYTES = 8
+_MOST_FUNCTIONS = 256
+
+# Of the pool that this interpreter works for.
+_spans: Array | None = None
+_functions = Functions()
 
 # A part that has taken so long is ended after the call that runs. It was thought to take a tenth of it.
 _MOST_SECONDS = 0.05
 
-# Of the pool that this interpreter works for.
-_spans: Array | None = None
 
-# By token, the latest last.
-_functions: dict[tuple[int, int], Callable[..., Any]] = {}
-_MOST_FUNCTIONS = 64
-
-
-def _function_of(token: tuple[int, int], packed: bytes) -> Callable[..., Any]:
-    function = _functions.pop(token, None)
-    if function is None:
-        function = _worker.loads(packed[::-1])
-        while len(_functions) >= _MOST_FUNCTIONS:
-            del _functions[next(iter(_functions))]
-    _functions[token] = function
-    return function
-
-
-def run_part(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], ticket: int) -> tuple[float, list[Any]]:
+def run_part(
+    function: Callable[..., Any] | bytes, calls: Sequence[tuple[Any, ...]], ticket: int
+) -> tuple[float, list[Any]]:
     """Call a function with each of several tuples of arguments: the seconds that it took, and the outcomes.
 
     A plain value is its own outcome. All others are `Sealed`, and what was raised is, too: what cannot be sent or
     unpickled takes no other value with it.
 
     The part's span, `end << 32 | next`, says which calls have begun: each is claimed by a compare-and-swap, and so the
-    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are left;
-    or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
+    pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are
+    left; or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
     """
+    if isinstance(function, bytes):
+        function = _functions[function]
     assert _spans is not None
     claim = _spans.compare_exchange
     outcomes: list[Any] = []

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from multigil._futures import Collector
+    from multigil._inherit import Inheritance
     from multigil._process import Child
 
     # For the headers of tasks, and for the news of three kinds of outcome.
@@ -114,6 +115,7 @@ class Worker:
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
+        self.inheritance: Inheritance | None = None  # what it takes over with the next task
         self._known = snapshot()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
@@ -136,16 +138,20 @@ class Worker:
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
-        known = self._known
-        if is_current(known):
+        known, inheritance = self._known, self.inheritance
+        if inheritance is None and is_current(known):
             if kind == CALL and box is self._call_box:
                 self.inbox.put(number)
             else:
                 self.inbox.put((kind, number, box, None))
         else:
             now = snapshot()
-            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known[key] != value}))
+            changes = {key: value for key, value in now.items() if known[key] != value}
+            if inheritance is not None:
+                changes["inheritance"] = dumps(inheritance)
+            self.inbox.put((kind, number, box, changes))
             known.update(now)
+            self.inheritance = None
         if kind == CALL:
             self._call_box = box
 
@@ -226,8 +232,7 @@ def snapshot() -> dict[str, Any]:
 
 def is_current(known: dict[str, Any]) -> bool:
     """Whether a snapshot would be the same now."""
-    same = sys.path == known["path"] and sys.argv == known["argv"]
-    return same and environment() == known["environ"]
+    return bool(sys.path == known["path"] and sys.argv == known["argv"] and environment() == known["environ"])
 
 
 def environment() -> dict[bytes, bytes]:
@@ -379,6 +384,8 @@ class Loop:
             environ = environment()
             environ.clear()
             environ.update(changes["environ"])
+        if "inheritance" in changes and (error := attempt(_take_over, changes["inheritance"])) is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
 
     def _outcome(self, kind: int, number: int, box: SimpleQueue[Any]) -> tuple[Any] | BaseException:
         """Perform a task: (what it gave,), or what it raised."""
@@ -440,6 +447,10 @@ def _take_call(kind: int, box: SimpleQueue[Any]) -> tuple[Callable[..., Any], tu
     if kind == SUBMITTED and not claim.acquire(False):  # it was cancelled
         return type(None), (), {}  # a call that gives None
     return function, args, kwargs
+
+
+def _take_over(inheritance: bytes) -> None:
+    loads(inheritance).apply()
 
 
 def attempt(function: Callable[..., object], *args: object, number: int | None = None) -> BaseException | None:

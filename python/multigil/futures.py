@@ -2,9 +2,9 @@
 
 Their interface is that of the standard library's executors of 3.14, on every version. Beside it:
 
-* `submit` and its result cost microseconds, and `map` sends calls in parts of its own choice, so tiny tasks are worth it;
-* functions of `__main__`, lambdas and closures can be submitted, and exceptions arrive as their own type with the remote
-  traceback, as those of `multigil.Interpreter`;
+* `submit` and its result cost microseconds, and `map` sends calls in parts that it chooses, so tiny tasks are worth it;
+* functions of `__main__`, lambdas and closures can be submitted, and exceptions arrive as their own type, with the
+  remote traceback, as those of `multigil.Interpreter`;
 * a task that runs can be stopped (`cancel_running=True`), and one whose worker died can be run again (`retries=`).
 """
 
@@ -13,10 +13,12 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 import weakref
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Never
 
 from multigil import _exit, _pool
@@ -38,21 +40,20 @@ else:
     def __getattr__(name: str) -> object:
         # Where the standard library has them takes long to import, and only who looks for them needs them.
         if name == "BrokenProcessPool":
-            from concurrent.futures.process import BrokenProcessPool as found
+            found = import_module("concurrent.futures.process").BrokenProcessPool
+        elif name == "BrokenInterpreterPool" and sys.version_info >= (3, 14):
+            found = import_module("concurrent.futures.interpreter").BrokenInterpreterPool
         elif name == "BrokenInterpreterPool":
-            try:
-                from concurrent.futures.interpreter import BrokenInterpreterPool as found
-            except ImportError:  # before 3.14
-                from concurrent.futures.thread import BrokenThreadPool
-
-                text = "A worker of an `InterpreterPoolExecutor` has died, or could not be initialized."
-                found = type(name, (BrokenThreadPool,), {"__doc__": text, "__module__": __name__})
+            text = "A worker of an `InterpreterPoolExecutor` has died, or could not be initialized."
+            base = import_module("concurrent.futures.thread").BrokenThreadPool
+            found = type(name, (base,), {"__doc__": text, "__module__": __name__})
         else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return globals().setdefault(name, found)
 
 
 __all__ = ["BrokenInterpreterPool", "BrokenProcessPool", "InterpreterPoolExecutor", "ProcessPoolExecutor"]
+
 
 class _Automatic(int):
     """A number of calls that the pool chooses. It equals 1, the default of the standard library."""
@@ -108,7 +109,7 @@ class _PoolExecutor(Executor):
             retries=retries,
             cancel_running=cancel_running,
             reset_main=reset_main,
-            inheritance=None,
+            inherit=_checked(inherit),
         )
         weakref.finalize(self, self._pool.close).atexit = False
 
@@ -170,7 +171,8 @@ class _PoolExecutor(Executor):
     def terminate_workers(self) -> None:
         """End all workers now: processes by SIGTERM, interpreters by an exception in what they run.
 
-        What has not begun is cancelled; what runs gets the exception of a broken pool. Nothing can be submitted any more.
+        What has not begun is cancelled, what runs gets the exception of a broken pool, and nothing can be submitted any
+        more.
         """
         self._pool.end_workers(signal.SIGTERM)
 
@@ -185,13 +187,13 @@ class _PoolExecutor(Executor):
 class InterpreterPoolExecutor(_PoolExecutor, ThreadPoolExecutor):
     """Calls functions in a pool of interpreters, each with its own GIL: `concurrent.futures.InterpreterPoolExecutor`.
 
-    At most `max_workers` interpreters (default: 4 more than there are processors, at most 32) are made, each when a task
-    finds no other one idle, and named after `thread_name_prefix`. `initializer(*initargs)` is called first in each; if it
-    raises, the pool is broken. A worker keeps its state between tasks.
+    At most `max_workers` interpreters (default: 4 more than there are processors, at most 32) are made, each when a
+    task finds no other one idle, and named after `thread_name_prefix`. `initializer(*initargs)` is called first in
+    each; if it raises, the pool is broken. A worker keeps its state between tasks.
 
     `max_tasks_per_child` replaces a worker after so many tasks. `retries` is how often a task is run again whose worker
-    died; with 0, the death of a worker breaks the pool. `cancel_running` lets a future's `cancel()` interrupt a task that
-    runs, with KeyboardInterrupt there. `reset_main` makes `__main__` after each task what it was before the first.
+    died; with 0, the death of a worker breaks the pool. `cancel_running` lets a future's `cancel()` interrupt a task
+    that runs, with KeyboardInterrupt there. `reset_main` makes `__main__` after each task what it was before the first.
     `inherit` names what else workers take over, as for `multigil.Interpreter`.
 
     Raises the error of pickling the initializer.
@@ -269,6 +271,14 @@ _new_interpreter_pool = itertools.count().__next__
 _new_process_pool = itertools.count().__next__
 
 
+def _checked(inherit: Iterable[str]) -> frozenset[str]:
+    if inherit == ():
+        return frozenset()
+    from multigil import _inherit  # imports logging
+
+    return _inherit.check(inherit)
+
+
 def _processors() -> int | None:
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # since 3.13
     return count()
@@ -286,12 +296,10 @@ def _make_process(executable: str | None, name: str) -> Worker:
 
 
 def _broken_interpreter_pool(text: str) -> BrokenExecutor:
-    from multigil import futures
-
-    return futures.BrokenInterpreterPool(text)
+    made: BrokenExecutor = sys.modules[__name__].BrokenInterpreterPool(text)
+    return made
 
 
 def _broken_process_pool(text: str) -> BrokenExecutor:
-    from multigil import futures
-
-    return futures.BrokenProcessPool(text)
+    made: BrokenExecutor = sys.modules[__name__].BrokenProcessPool(text)
+    return made

@@ -73,7 +73,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 38] = [
+static mut METHODS: [ffi::PyMethodDef; 39] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -134,10 +134,18 @@ Put an item with a number, and give the bytes that it takes. get() gives (number
 What unpickling the item raises is not raised, but the error, with None as the item; otherwise the error is None.",
     ),
     py::method_fast(
+        c"take_outcomes",
+        pool::take_outcomes,
+        c"take_outcomes($module, results, keep, block, timeout, spin)\n--\n\n\
+Take all that is in a queue, wait for something as get() does, and call keep(list of it) in the same step.\n\n\
+With spin, the wait begins with looking again and again for some microseconds. Raises Empty.",
+    ),
+    py::method_fast(
         c"perform_next",
         pool::perform_next,
-        c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh)\n--\n\n\
-Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does.\n\n\
+        c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh, functions)\n--\n\n\
+Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does. Bytes stand for\n\
+the callable functions[bytes].\n\n\
 Gives (number, result, error), of which one is None; or None if the task was cancelled. Its ticket, the element of the\n\
 array that the low bits of its number name, tells from its beginning on which of the worker's tasks it is: the count-th.\n\
 interrupt() knows it by that count. refresh() is called before if the element after the tickets is not changes. If the\n\

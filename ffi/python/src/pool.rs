@@ -17,7 +17,11 @@
 //! worker that has not heard of the last change yet does so before the next task. The other one counts the tasks that can
 //! be split: as long as there are any, a worker with nothing to do says so before it waits.
 
+use core::time::Duration;
+
 use multigil::control::AnyQueue;
+use multigil::error::GetError;
+use multigil::event::Patience;
 use multigil::layout::ObjectKind;
 use multigil::object::{Handle, Message};
 use multigil::queue::Queue;
@@ -28,7 +32,7 @@ use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::queue::Kind;
 use crate::state::State;
-use crate::wait::{self, NO_TASK, Willing};
+use crate::wait::{self, NO_TASK, SPIN, Subject, Willing};
 use crate::{codec, errors};
 
 /// How many bits of a number are the ticket's place. `_pool.py` has the same numbers.
@@ -84,7 +88,65 @@ pub(crate) unsafe extern "C" fn put_numbered(
     })
 }
 
-/// `perform_next(tasks, results, tickets, worker, count, changes, refresh)`
+/// `take_outcomes(results, keep, block, timeout, spin)`
+pub(crate) unsafe extern "C" fn take_outcomes(
+    module: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let parameters = [c"results", c"keep", c"block", c"timeout", c"spin"];
+        let [results, keep, block, timeout, spin] =
+            Arguments::new(values, count, names).parse("take_outcomes", parameters, 5)?;
+        let state = crate::state_of_module(module);
+        let results = queue(state, results)?;
+        let willing = wait::queue_timeout(block, timeout)?;
+        let spin = if py::truth(spin, true)? { SPIN } else { Duration::ZERO };
+        let list = Owned::from_raw(ffi::PyList_New(0))?;
+        let taken = take_all(state, results, &willing, spin, &list);
+        py::finally(taken, || Owned::from_borrowed(keep).call(&[list.as_ptr()]).map(drop))
+    })
+}
+
+/// Appends what there is to the list, at least one.
+unsafe fn take_all(
+    state: &'static State,
+    results: &Handle<'static, Queue>,
+    willing: &Willing,
+    spin: Duration,
+    list: &Owned,
+) -> Result<()> {
+    let there = results.len().max(1);
+    for taken in 0..there {
+        let mut message = Message::new(results.region(), results.owner());
+        let mut take = |patience: Option<&Patience<'_>>| {
+            let result = results.get(&mut message, results.region(), results.owner(), patience);
+            let Err(GetError::Large(bytes)) = result else { return result };
+            message.prepare(bytes);
+            results.get(&mut message, results.region(), results.owner(), patience)
+        };
+        let result = match (take(None), willing) {
+            (Err(GetError::Empty), Willing::Until(deadline)) if taken == 0 => {
+                let interrupted = |error: &GetError| *error == GetError::Interrupted;
+                let take = |patience: &Patience<'_>| take(Some(patience));
+                wait::wait_spinning(state, Subject::of(results), *deadline, spin, take, interrupted)?
+            }
+            (result, _) => result,
+        };
+        match result {
+            Ok(()) => {
+                let outcome = codec::decode(state, results, &message)?;
+                py::check(ffi::PyList_Append(list.as_ptr(), outcome.as_ptr()))?;
+            }
+            Err(_) if taken > 0 => break,
+            Err(error) => return errors::get(state, error),
+        }
+    }
+    Ok(())
+}
+
+/// `perform_next(tasks, results, tickets, worker, count, changes, refresh, functions)`
 pub(crate) unsafe extern "C" fn perform_next(
     module: *mut ffi::PyObject,
     values: *const *mut ffi::PyObject,
@@ -92,9 +154,9 @@ pub(crate) unsafe extern "C" fn perform_next(
     names: *mut ffi::PyObject,
 ) -> *mut ffi::PyObject {
     py::guard(|| {
-        let parameters = [c"tasks", c"results", c"tickets", c"worker", c"count", c"changes", c"refresh"];
-        let [tasks, results, tickets, worker, count, changes, refresh] =
-            Arguments::new(values, count, names).parse("perform_next", parameters, 7)?;
+        let parameters = [c"tasks", c"results", c"tickets", c"worker", c"count", c"changes", c"refresh", c"functions"];
+        let [tasks, results, tickets, worker, count, changes, refresh, functions] =
+            Arguments::new(values, count, names).parse("perform_next", parameters, 8)?;
         let state = crate::state_of_module(module);
         let (tasks, results) = (queue(state, tasks)?, queue(state, results)?);
         let class = state.object(&state.objects.array_type)?;
@@ -126,21 +188,25 @@ pub(crate) unsafe extern "C" fn perform_next(
         if !word.is_some_and(|word| word.compare_exchange(number, begun)) {
             return Ok(Owned::none());
         }
-        let result = wait::expose(state, count, || call(state, &codec::decode_object(state, &message)?));
+        let result = wait::expose(state, count, || call(state, &codec::decode_object(state, &message)?, functions));
         drop(message);
         outcome(state, number, result)
     })
 }
 
-/// Makes the call (callable, args, kwargs).
-unsafe fn call(state: &State, call: &Owned) -> Result<Owned> {
+/// Makes the call (callable, args, kwargs); bytes stand for the callable that `functions` has for them.
+unsafe fn call(state: &State, call: &Owned, functions: *mut ffi::PyObject) -> Result<Owned> {
     let class = &raw mut ffi::PyTuple_Type;
     let is_tuple = ffi::Py_TYPE(call.as_ptr()) == class && ffi::PyTuple_Size(call.as_ptr()) == 3;
     let part = |place| ffi::PyTuple_GetItem(call.as_ptr(), place); // borrowed
     if !is_tuple || ffi::PyTuple_Check(part(1)) == 0 || ffi::PyDict_Check(part(2)) == 0 {
         return errors::corrupt(state, "a pool's task is no call");
     }
-    Owned::from_raw(ffi::PyObject_Call(part(0), part(1), part(2)))
+    if ffi::PyBytes_CheckExact(part(0)) == 0 {
+        return Owned::from_raw(ffi::PyObject_Call(part(0), part(1), part(2)));
+    }
+    let function = Owned::from_raw(ffi::PyObject_GetItem(functions, part(0)))?;
+    Owned::from_raw(ffi::PyObject_Call(function.as_ptr(), part(1), part(2)))
 }
 
 /// `(number, result, error)`. Termination has no outcome.
