@@ -285,6 +285,9 @@ class Executor(concurrent.futures.Executor):
 
         Raises RuntimeError after `shutdown()`. What cannot be pickled is the future's error.
         """
+        return self._submit(fn, args, kwargs)
+
+    def _submit(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ClusterFuture:
         name = getattr(fn, "__name__", type(fn).__name__)
         future = ClusterFuture(self._client, self._cancel_running)
         with self._lock:
@@ -338,7 +341,7 @@ class Executor(concurrent.futures.Executor):
         buffersize: int | None,
         cancel_running: bool | None,
     ) -> Iterator[Any]:
-        futures = collections.deque(self.submit(fn, *args) for args in itertools.islice(arguments, buffersize))
+        futures = collections.deque(self._submit(fn, args, {}) for args in itertools.islice(arguments, buffersize))
 
         # Apart, so that calls are submitted before the first result is asked for.
         def give() -> Iterator[Any]:
@@ -347,14 +350,13 @@ class Executor(concurrent.futures.Executor):
                     result = futures[0].result(None if end is None else max(end - time.monotonic(), 0))
                     futures.popleft()
                     if (args := next(arguments, None)) is not None:
-                        futures.append(self.submit(fn, *args))
+                        futures.append(self._submit(fn, args, {}))
                     yield result
             finally:
-                for future in futures:
-                    assert isinstance(future, ClusterFuture)
-                    if cancel_running is not None:
+                if cancel_running is not None:
+                    for future in futures:
                         future.cancel_running = cancel_running
-                    future.cancel()
+                _cancel(self._client, futures)
 
         return give()
 
@@ -364,8 +366,7 @@ class Executor(concurrent.futures.Executor):
             self._shut_down = True
             pending = list(self._pending)
         if cancel_futures:
-            for future in pending:
-                future.cancel()
+            _cancel(self._client, pending)
         if wait:
             concurrent.futures.wait(pending)
         self._stop_if_done()
@@ -408,19 +409,19 @@ class ClusterFuture(concurrent.futures.Future[Any]):
 
     def running(self) -> bool:
         """Whether a worker has been given the call. This asks the scheduler."""
-        return self.remote is not None and not self.done() and self._was_given_to_a_worker()
+        return self.remote is not None and not self.done() and self.remote.key in _given_to_workers(self._client)
 
     def cancel(self) -> bool:
         """Take the call back; False if it has ended or a worker has been given it, unless `cancel_running`."""
-        if self.done() or self.remote is None:
-            return self.cancelled()
-        if not self.cancel_running and self._was_given_to_a_worker():
-            return False
+        _cancel(self._client, [self])
+        return self.cancelled()
+
+    def drop(self) -> bool:
+        """Become cancelled, unless it has an outcome by now."""
         with self._resolving:
             if self.done() or not super().cancel():
-                return self.cancelled()
+                return False
             self.set_running_or_notify_cancel()  # tells `wait` and `as_completed`
-        self._client.loop.add_callback(self._client.cancel, [self.remote], asynchronous=True, reason="cancelled")
         return True
 
     def resolve(self, result: Any, error: BaseException | None) -> None:
@@ -434,8 +435,23 @@ class ClusterFuture(concurrent.futures.Future[Any]):
         else:
             self.set_exception(error)
 
-    def _was_given_to_a_worker(self) -> bool:
-        return any(self.remote.key in keys for keys in self._client.processing().values())
+
+def _cancel(client: distributed.Client, futures: Iterable[ClusterFuture]) -> None:
+    """Cancel those that may be cancelled, and have the cluster forget them."""
+    waiting = [future for future in futures if future.remote is not None and not future.done()]
+    given = set() if all(future.cancel_running for future in waiting) else _given_to_workers(client)
+    dropped = [
+        future.remote
+        for future in waiting
+        if (future.cancel_running or future.remote.key not in given) and future.drop()
+    ]
+    if dropped:
+        client.loop.add_callback(client.cancel, dropped, asynchronous=True, reason="cancelled")
+
+
+def _given_to_workers(client: distributed.Client) -> set[Any]:
+    """The keys of all calls that a worker has; this asks the scheduler."""
+    return set().union(*client.processing().values())
 
 
 async def _follow(future: ClusterFuture, outcomes: queue.SimpleQueue[Any]) -> None:
