@@ -117,7 +117,8 @@ $(done_there)/requirements-test $(done_there)/requirements-lint: $(done_there)/r
 
 # A peer that is left out where it cannot be built: it needs a C++ compiler and Python's headers.
 $(done_there)/requirements-bench: $(done_there)/requirements-build
-	@$(pip_install) --group bench 2> $@.log || echo 'faster-fifo cannot be built here; it is left out. $@.log says why.'
+	$(pip_install) --group bench
+	@$(pip_install) --group bench-native 2> $@.log || echo 'faster-fifo cannot be built here; it is left out. $@.log says why.'
 	@touch $@
 
 $(done_there)/build: $(done_there)/requirements-build $(rust_sources) $(wildcard python/multigil/*.py)

@@ -1,7 +1,7 @@
 """Measurements that need a program of their own: `python alone.py NAME [COUNT]` prints the figures.
 
-`cold` and `bare` are the first interpreter of a program, through multigil and without; `ended`, `called`
-and `bare-ended` tell by how many bytes a program grows.
+`cold` and `bare` are the first interpreter of a program, through multigil and without, `bare-many` several; `ended`,
+`called` and `bare-ended` tell by how many bytes a program grows.
 """
 
 from __future__ import annotations
@@ -20,9 +20,12 @@ WARM_UP = 20
 """How often something is done before its memory is measured, so that caches and pools are full."""
 
 
-def run(name: str, count: int = 1) -> Sample:
-    """Run one of the measurements in a new program; subprocess.CalledProcessError if it fails."""
-    command = [sys.executable, __file__, name, str(count)]
+def run(name: str, count: int = 1, script: str = __file__) -> Sample:
+    """Run one of the measurements, of this script or of another one, in a new program.
+
+    Raises subprocess.CalledProcessError if it fails.
+    """
+    command = [sys.executable, script, name, str(count)]
     printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     sample: Sample = ast.literal_eval(printed)
     return sample
@@ -44,6 +47,17 @@ def bare(_count: int) -> Sample:
     create()
     taken = (time.monotonic_ns() - begun) / 1e9
     return {"returned": taken, "began": taken, "result": taken}
+
+
+def bare_many(count: int) -> Sample:
+    """The creation of the first of so many interpreters, and of all of them, as in `bare`."""
+    create, _ = _bare_interpreters()
+    begun = time.monotonic_ns()
+    create()
+    first = time.monotonic_ns()
+    for _ in range(count - 1):
+        create()
+    return {"first": (first - begun) / 1e9, "all": (time.monotonic_ns() - begun) / 1e9}
 
 
 def ended(count: int) -> Sample:
@@ -100,6 +114,7 @@ def _resident() -> int:
 MEASUREMENTS: dict[str, Callable[[int], Sample]] = {
     "cold": cold,
     "bare": bare,
+    "bare-many": bare_many,
     "ended": ended,
     "called": called,
     "bare-ended": bare_ended,
@@ -108,6 +123,6 @@ MEASUREMENTS: dict[str, Callable[[int], Sample]] = {
 if __name__ == "__main__":
     figures = MEASUREMENTS[sys.argv[1]](int(sys.argv[2]))
     print(dict(figures), flush=True)
-    if sys.argv[1] == "bare":
-        # The interpreter is open still, which CPython would complain of.
+    if sys.argv[1] in ("bare", "bare-many"):
+        # The interpreters are open still, which CPython would complain of.
         os._exit(0)

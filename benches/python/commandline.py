@@ -11,6 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import executors
 import footprint
 import locks
 import parallel
@@ -59,7 +60,7 @@ def chosen(options: argparse.Namespace, settings: Settings) -> Iterator[Scenario
             return True
         return any(part.strip() in contender.name for part in parts)
 
-    for room in (throughput, roundtrip, processes, start, locks, values, footprint, parallel):
+    for room in (throughput, roundtrip, processes, executors, start, locks, values, footprint, parallel):
         for scenario in room.scenarios(settings):
             if fnmatchcase(scenario.name, options.only):
                 contenders = tuple(each for each in scenario.contenders if is_chosen(each, scenario))

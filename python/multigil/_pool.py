@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _TICKETS = 1 << TICKET_BITS
+_MOST_PENDING = _TICKETS  # tasks that are sent and have no outcome; all others wait here
 _PLACE = _TICKETS - 1
 # The elements of the tickets' array after the tickets.
 _CHANGES = _TICKETS
@@ -132,12 +133,14 @@ class Pool:
         self._pending: dict[int, PoolFuture | None] = {}
         self._backlog: deque[PoolFuture] = deque()  # for which there is no ticket yet
         self._maps: list[Mapping] = []  # those that have calls to send, or parts that may be split
+        self._splittable = 0  # parts that may be split
         self._closing = False
         self._failure: tuple[str, BaseException | None] | None = None  # why the pool is not usable any more
         self._end = PoolFuture(self)  # settled when the last worker has ended after the shutdown
 
         self._collecting = threading.RLock()  # held by who takes results
         self._arrived: deque[tuple[int, Any, BaseException | None]] = deque()
+        self._handling = False  # somebody deals with what has arrived
         self.watching = threading.RLock()  # held while a future that nobody watches becomes watched or gets its outcome
         self._watched: set[PoolFuture] = set()  # those without an outcome that others watch
         self._to_call: deque[PoolFuture] = deque()  # futures with an outcome whose callbacks were not called yet
@@ -187,9 +190,9 @@ class Pool:
         return error
 
     def _has_room(self) -> bool:
-        if len(self._pending) == _TICKETS:
+        if len(self._pending) >= _MOST_PENDING:
             self.collect_what_is_there()
-        return len(self._pending) < _TICKETS
+        return len(self._pending) < _MOST_PENDING
 
     def _begin(self, future: PoolFuture) -> int:
         """Give a task a ticket and a number, and see to it that there is a worker for it."""
@@ -289,7 +292,9 @@ class Pool:
 
     def collect_what_is_there(self) -> None:
         """Give futures the outcomes that have arrived."""
-        if (self._results.empty() and not self._arrived) or not self._collecting.acquire(blocking=False):
+        if self._handling or (self._results.empty() and not self._arrived):
+            return
+        if not self._collecting.acquire(blocking=False):
             return
         try:
             self._take(False, None)
@@ -310,12 +315,16 @@ class Pool:
             spin = len(self._pending) < self._processors
             take_outcomes(self._results, self._arrived.extend, block, timeout, spin)
         with self._lock:
-            # Whatever disturbs this comes back to the same one.
-            while self._arrived:
-                arrived = self._arrived[0]
-                self._handle(*arrived)
-                if self._arrived and self._arrived[0] is arrived:
-                    self._arrived.popleft()
+            self._handling = True
+            try:
+                # Whatever disturbs this comes back to the same one.
+                while self._arrived:
+                    arrived = self._arrived[0]
+                    self._handle(*arrived)
+                    if self._arrived and self._arrived[0] is arrived:
+                        self._arrived.popleft()
+            finally:
+                self._handling = False
             if self._maps or self._backlog or self._closing:
                 self._go_on()
 
@@ -559,7 +568,7 @@ class Pool:
         for mapping in self._maps:
             mapping.feed()
         self._maps = [mapping for mapping in self._maps if mapping.needs_pool()]
-        while self._backlog and len(self._pending) < _TICKETS:
+        while self._backlog and len(self._pending) < _MOST_PENDING:
             self.send(self._backlog.popleft())
         if self._closing:
             self._finish()
@@ -586,7 +595,8 @@ class Pool:
 
     def count_splittable(self, change: int) -> None:
         """Tell workers whether there are parts that may be split."""
-        self._tickets.fetch_add(_SPLITTABLE, change)
+        self._splittable += change
+        self._tickets[_SPLITTABLE] = self._splittable
 
     def _split(self) -> None:
         """Take the second half of the largest part from its worker: another one has nothing to do."""

@@ -36,6 +36,7 @@ class Part(PoolFuture):
         self.mapping = mapping
         self.calls = calls
         self.splittable = len(calls) > 1
+        self.is_in_flight = False
 
     def numbered_call(self) -> tuple[Any, ...]:
         """The call to be sent under the number that it has now."""
@@ -143,7 +144,10 @@ class Mapping:
             self._bytes = max(size / count, self._bytes / 2)
 
     def note(self, part: Part, change: int) -> None:
-        """Count a part that is sent, or has come back."""
+        """Count a part that is sent, or has come back: each once, whatever disturbs this."""
+        if part.is_in_flight == (change > 0):
+            return
+        part.is_in_flight = change > 0
         self._in_flight += change
         if part.splittable:
             self._splittable += change

@@ -9,11 +9,16 @@ import pytest
 
 import harness
 import multigil
+import pools
 from harness import AMPLE, ProgramRunner
+from pools import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from concurrent.futures import Executor
     from pathlib import Path
+
+    from pools import Kind
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +41,29 @@ def each_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     """Run a test twice: with interpreters, and with processes in their place."""
     for module in (request.module, harness):
         monkeypatch.setattr(module, "Interpreter", request.param, raising=False)
+
+
+@pytest.fixture(scope="module", params=pools.KINDS, ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Run a test twice: with each of the two executors."""
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def pool(kind: Kind) -> Iterator[Executor]:
+    """An executor with two workers that all tests of a module share: they leave it idle and able to work."""
+    with kind.make(pools.WORKERS) as pool:
+        yield pools.warmed(pool)
+
+
+@pytest.fixture
+def gate(pool: Executor) -> Iterator[Gate]:
+    """Tasks in the shared pool that run until they are let go, at the end of the test at the latest."""
+    gate = Gate(pool)
+    yield gate
+    gate.go.set()
+    pools.warmed(pool)  # so that all of them have ended
 
 
 @pytest.fixture
