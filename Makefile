@@ -91,6 +91,7 @@ lint-python: build $(done_there)/requirements-lint
 	$(python) -m mypy --python-version 3.12 python
 	$(python) -m mypy python
 	$(python) -m mypy benches/python
+	$(python) -m mypy examples
 	$(python) -m mypy.stubtest multigil._core --mypy-config-file pyproject.toml
 
 clean: ## remove all that was made, the environment included

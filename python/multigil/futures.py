@@ -154,6 +154,9 @@ class _PoolExecutor(Executor):
             raise ValueError("buffersize must be None or > 0")
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
+        if "submit" in vars(self):  # of its own, to see every task: tqdm.contrib.concurrent
+            options: dict[str, Any] = {} if buffersize is None else {"buffersize": buffersize}
+            return super().map(fn, *iterables, timeout=timeout, **options)
         calls = zip(*iterables, strict=False)
         size = None if chunksize is _AUTOMATIC else chunksize
         return self._pool.map(fn, calls, timeout, size, buffersize, cancel_running)
