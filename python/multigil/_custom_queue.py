@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from time import monotonic
 
 # Our own lock and condition: a wait for those of threading could not be interrupted from another interpreter.
-from multigil._core import Condition, Empty, Full, Lock, ShutDown
+from multigil._core import Condition, Empty, Event, Full, Lock, ShutDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Queue:
         self.all_tasks_done = Condition(self.mutex)
         self.unfinished_tasks = 0
         self.is_shutdown = False
+        self.changed: Event | None = None  # set and cleared with each change, once somebody awaits one
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         with self.not_full:
@@ -93,6 +94,7 @@ class Queue:
             if not self.unfinished_tasks:
                 self.all_tasks_done.notify_all()
             self.not_full.notify_all()
+            _tell(self)
 
     def qsize(self) -> int:
         with self.mutex:
@@ -113,6 +115,7 @@ class Queue:
             self.unfinished_tasks -= 1
             if not self.unfinished_tasks:
                 self.all_tasks_done.notify_all()
+                _tell(self)
 
     def join(self) -> None:
         with self.all_tasks_done:
@@ -126,6 +129,31 @@ class Queue:
                 self.all_tasks_done.notify_all()
             self.not_empty.notify_all()
             self.not_full.notify_all()
+            _tell(self)
+
+    async def aget(self) -> Any:
+        from multigil import _asyncio
+
+        return await _asyncio.attempted(self, self.get_nowait, Empty)
+
+    async def aput(self, item: Any) -> None:
+        from multigil import _asyncio
+
+        await _asyncio.attempted(self, lambda: self.put_nowait(item), Full)
+
+    async def ajoin(self) -> None:
+        from multigil import _asyncio
+
+        await _asyncio.attempted(self, lambda: _check_done(self), _NotDone)
+
+    async def anext(self) -> Any:
+        try:
+            return await self.aget()
+        except ShutDown:
+            raise StopAsyncIteration from None
+
+    def fileno(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has hooks, which no file descriptor tells of")
 
     def __next__(self) -> Any:
         try:
@@ -217,12 +245,30 @@ def _put(queue: Queue, item: Any) -> None:
     queue._put(item)
     queue.unfinished_tasks += 1
     queue.not_empty.notify()
+    _tell(queue)
 
 
 def _get(queue: Queue) -> Any:
     item = queue._get()
     queue.not_full.notify()
+    _tell(queue)
     return item
+
+
+def _tell(queue: Queue) -> None:
+    """Have those look who await something."""
+    if queue.changed is not None:
+        queue.changed.set()
+        queue.changed.clear()
+
+
+class _NotDone(Exception):
+    """Not all items that were put have been reported done."""
+
+
+def _check_done(queue: Queue) -> None:
+    if queue.unfinished_tasks:
+        raise _NotDone
 
 
 def _throw_away(queue: Queue) -> None:

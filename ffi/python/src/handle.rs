@@ -8,7 +8,7 @@ use core::cell::{Cell, RefCell};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use multigil::error::OutOfMemory;
 use multigil::event::Watchable;
@@ -23,6 +23,7 @@ use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
+use crate::alarm::{self, Alarm};
 use crate::state::{Objects, Place, State};
 use crate::{errors, event, rlock};
 
@@ -40,6 +41,10 @@ pub(crate) struct HandleObject<T: SharedState> {
     kind: Option<ObjectKind>,
     /// How many buffers of it are in use, if it counts them.
     views: ffi::Py_ssize_t,
+    /// Whether anybody has ever watched it.
+    watched: bool,
+    /// Its `fileno()`, once somebody asked for it.
+    alarm: OnceLock<Arc<Alarm>>,
     handle: Option<Handle<'static, T>>,
 }
 
@@ -73,6 +78,22 @@ impl<T: SharedState> HandleObject<T> {
     /// How many buffers of the object are in use.
     pub(crate) unsafe fn views(object: *mut ffi::PyObject) -> *mut ffi::Py_ssize_t {
         &raw mut (*object.cast::<HandleObject<T>>()).views
+    }
+
+    /// What makes the object's `fileno()` readable.
+    #[inline(always)]
+    pub(crate) unsafe fn alarm<'a>(object: *mut ffi::PyObject) -> &'a OnceLock<Arc<Alarm>> {
+        &*Self::alarm_slot(object)
+    }
+
+    /// Where that is.
+    pub(crate) unsafe fn alarm_slot(object: *mut ffi::PyObject) -> *mut OnceLock<Arc<Alarm>> {
+        &raw mut (*object.cast::<HandleObject<T>>()).alarm
+    }
+
+    /// Notes that somebody watches the object.
+    pub(crate) unsafe fn set_watched(object: *mut ffi::PyObject) {
+        (*object.cast::<HandleObject<T>>()).watched = true;
     }
 
     /// Changes what travels with the object.
@@ -174,6 +195,8 @@ unsafe fn make<T: SharedState>(
     }
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).views).write(0);
+    (&raw mut (*this).watched).write(false);
+    (&raw mut (*this).alarm).write(OnceLock::new());
     (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
     (&raw mut (*this).handle).write(handle);
     Ok(object)
@@ -197,6 +220,10 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
     }
+    if let Some(place) = place.filter(|_| (*this).watched) {
+        alarm::object_goes(&*(*this).state, object, place);
+    }
+    (&raw mut (*this).alarm).drop_in_place();
     (&raw mut (*this).handle).drop_in_place();
     clear::<T>(object);
     if let Some(place) = place {
@@ -298,9 +325,12 @@ struct SharedType {
 /// Gives what is ready when the calling thread's wait for an object would end. It is not used after the object's end.
 pub(crate) type Watch = unsafe fn(*mut ffi::PyObject) -> Watched;
 
+/// Something to wait for, without where.
+pub(crate) type Thing = Box<dyn Watchable + Send>;
+
 /// Something to wait for, and where it is.
 pub(crate) struct Watched {
-    pub(crate) thing: Box<dyn Watchable + Send>,
+    pub(crate) thing: Thing,
     /// None is the process's own region.
     pub(crate) place: Option<Place>,
 }
@@ -322,9 +352,11 @@ impl SharedType {
 }
 
 /// A [`Watch`] of objects that are ready for all alike.
-unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject) -> Watched {
+unsafe fn itself<T: SharedState + Watchable + Sync>(object: *mut ffi::PyObject) -> Watched {
     let handle = HandleObject::<T>::of(object).1;
-    Watched { thing: Box::new(handle), place: Some(place(handle)) }
+    // In the region's memory, not in Python's.
+    let thing: &'static T = &**handle;
+    Watched { thing: Box::new(thing), place: Some(place(handle)) }
 }
 
 /// All of them. A type stands before those that it is derived from.

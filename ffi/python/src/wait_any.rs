@@ -25,7 +25,7 @@ use multigil::event::{self, Bell, Parker, Patience, Watchable};
 use multigil::flag::Flag;
 use pyo3::ffi;
 
-use crate::handle::{self, Watched};
+use crate::handle::{self, Thing, Watched};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Place, State};
 use crate::wait::{self, Subject};
@@ -171,9 +171,6 @@ impl Descriptors {
         Helper::start(run, stop).map(Some)
     }
 }
-
-/// Something to wait for, without where.
-type Thing = Box<dyn Watchable + Send>;
 
 /// The things of a region at whose bell the caller does not sleep, each with a flag to be set when it is ready.
 struct Outpost {
