@@ -330,11 +330,7 @@ impl Bell {
     ///
     /// # Errors
     /// [`WaitError`]. `look` has been called once more after the last sleep.
-    pub fn wait_until<T>(
-        &self,
-        patience: &Patience<'_>,
-        mut look: impl FnMut() -> Option<T>,
-    ) -> Result<T, WaitError> {
+    pub fn wait_until<T>(&self, patience: &Patience<'_>, mut look: impl FnMut() -> Option<T>) -> Result<T, WaitError> {
         let mut ended = Ok(());
         loop {
             // SYNC POINT: Acquire, before the looks, as in `Event::wait_until`. What others look at after that, under the

@@ -7,12 +7,12 @@ Whoever awaits tries first, and suspends only if that finds nothing. Then it get
 loop who wait for the same. While a group has futures, the region's thread watches the thing for it, without a system
 call until something happens; then the eventfd is readable, and the group wakes as many as can be served.
 
-Who is woken takes the item, or whatever it is, by itself: the wake gives nothing, so nothing is lost with a task that is
-cancelled. The last of those who were woken, be it served, cancelled or too late, sees to it that the thing is looked at
-again, so no wake is lost either.
+Who is woken takes the item, or whatever it is, by itself: the wake gives nothing, so nothing is lost with a task that
+is cancelled. The last of those who were woken, be it served, cancelled or too late, sees to it that the thing is looked
+at again, so no wake is lost either.
 
-A thing is not watched at once, but when the loop has gone round: tasks of one loop that answer each other wake each other
-without anybody else. When it is watched at last, it is looked at, so it does not matter what came meanwhile.
+A thing is not watched at once, but when the loop has gone round: tasks of one loop that answer each other wake each
+other without anybody else. When it is watched at last, it is looked at, so it does not matter what came meanwhile.
 
 Only the reader of the loop's selector refers to the alarm. So it goes with the loop: when that is closed, or dropped.
 """
@@ -24,7 +24,7 @@ import weakref
 from asyncio import get_running_loop
 from collections import OrderedDict
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from multigil import _core
 from multigil._core import Empty, Event, Full, ShutDown
@@ -76,16 +76,22 @@ async def aput(queue: Queue[Any] | SimpleQueue[Any], item: Any) -> None:
 
 async def ajoin(queue: Queue[Any]) -> None:
     """`Queue.ajoin`."""
-    if queue.unfinished_tasks:
-        attempt = lambda: _NOT_YET if queue.unfinished_tasks else None  # noqa: E731
+
+    def attempt() -> Any:
+        return _NOT_YET if queue.unfinished_tasks else None
+
+    if attempt() is _NOT_YET:
         await _until(get_running_loop(), queue, _DONE, attempt, _everybody)
 
 
 async def aacquire(lock: Lock | Semaphore) -> bool:
     """`Lock.aacquire`, and that of semaphores."""
     loop = get_running_loop()
-    if not lock.acquire(blocking=False):
-        attempt = lambda: lock.acquire(blocking=False) or _NOT_YET  # noqa: E731
+
+    def attempt() -> Any:
+        return lock.acquire(blocking=False) or _NOT_YET
+
+    if attempt() is _NOT_YET:
         await _until(loop, lock, _READY, attempt, lambda: getattr(lock, "_value", 1))
     return True
 
@@ -108,8 +114,11 @@ async def await_(event: Event) -> bool:
 async def result(interpreter: Interpreter) -> Any:
     """What `await interpreter` gives."""
     finished = interpreter._asked_for().finished  # noqa: SLF001
-    if not finished.is_shutdown:
-        attempt = lambda: None if finished.is_shutdown else _NOT_YET  # noqa: E731
+
+    def attempt() -> Any:
+        return None if finished.is_shutdown else _NOT_YET
+
+    if attempt() is _NOT_YET:
         await _until(get_running_loop(), finished, _READY, attempt, _everybody)
     return interpreter.result()
 

@@ -1,4 +1,4 @@
-"""`fileno()`: what can be waited for is ready to selectors when an attempt may succeed, and not after one has failed."""
+"""`fileno()`: a thing is ready to selectors when an attempt may succeed, and not after one has failed."""
 
 from __future__ import annotations
 
@@ -281,9 +281,7 @@ def test_two_selectors_are_told() -> None:
 
 
 @pytest.mark.parametrize("kind", [Queue, PriorityQueue])
-def test_no_readiness_is_lost_among_threads(
-    helpers: dict[str, Callable[..., object]], kind: type[Queue[int]]
-) -> None:
+def test_no_readiness_is_lost_among_threads(helpers: dict[str, Callable[..., object]], kind: type[Queue[int]]) -> None:
     """Several wait for the same descriptor, and whoever comes first takes what is there."""
     count = 2000
     q = kind()

@@ -62,11 +62,8 @@ pub(crate) const APUT: ffi::PyMethodDef = py::method_fast(
 Await a place in the queue, and put an item there. Raises as put() does.\n\n\
 Does not suspend if there is one. Who is cancelled has put nothing.",
 );
-pub(crate) const AJOIN: ffi::PyMethodDef = py::method_fast(
-    c"ajoin",
-    call::<2>,
-    c"ajoin($self)\n--\n\nAwait that every item that was put is reported done.",
-);
+pub(crate) const AJOIN: ffi::PyMethodDef =
+    py::method_fast(c"ajoin", call::<2>, c"ajoin($self)\n--\n\nAwait that every item that was put is reported done.");
 pub(crate) const AACQUIRE: ffi::PyMethodDef = py::method_fast(
     c"aacquire",
     call::<3>,
@@ -84,6 +81,5 @@ Await that the event is set; gives True. Whoever waits when it is set goes on, e
 pub(crate) const QUEUE_FILENO: ffi::PyMethodDef =
     ffi::PyMethodDef { ml_meth: ffi::PyMethodDefPointer { PyCFunction: queue_fileno }, ..alarm::FILENO };
 
-pub(crate) const ITERATE: ffi::PyType_Slot =
-    ffi::PyType_Slot { slot: ffi::Py_am_aiter, pfunc: iterate as *mut c_void };
+pub(crate) const ITERATE: ffi::PyType_Slot = ffi::PyType_Slot { slot: ffi::Py_am_aiter, pfunc: iterate as *mut c_void };
 pub(crate) const NEXT: ffi::PyType_Slot = ffi::PyType_Slot { slot: ffi::Py_am_anext, pfunc: next as *mut c_void };

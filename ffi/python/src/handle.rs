@@ -22,8 +22,8 @@ use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
-use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::alarm::{self, Alarm};
+use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, Place, State};
 use crate::{errors, event, rlock};
 
@@ -355,7 +355,7 @@ impl SharedType {
 unsafe fn itself<T: SharedState + Watchable + Sync>(object: *mut ffi::PyObject) -> Watched {
     let handle = HandleObject::<T>::of(object).1;
     // In the region's memory, not in Python's.
-    let thing: &'static T = &**handle;
+    let thing: &'static T = handle;
     Watched { thing: Box::new(thing), place: Some(place(handle)) }
 }
 
