@@ -13,6 +13,7 @@ from pathlib import Path
 
 import footprint
 import locks
+import loops
 import processes
 import report
 import roundtrip
@@ -58,7 +59,7 @@ def chosen(options: argparse.Namespace, settings: Settings) -> Iterator[Scenario
             return True
         return any(part.strip() in contender.name for part in parts)
 
-    for room in (throughput, roundtrip, processes, start, locks, values, footprint):
+    for room in (throughput, roundtrip, processes, loops, start, locks, values, footprint):
         for scenario in room.scenarios(settings):
             if fnmatchcase(scenario.name, options.only):
                 contenders = tuple(each for each in scenario.contenders if is_chosen(each, scenario))
