@@ -26,7 +26,7 @@ from collections import OrderedDict
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from multigil import _core
+from multigil import _core, _custom_queue
 from multigil._core import Empty, Event, Full, ShutDown
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from multigil._core import Lock, Queue, Semaphore, SimpleQueue
-    from multigil._custom_queue import Queue as CustomQueue
     from multigil.interpreter import Interpreter
 
 # What of a thing is awaited, as `core.Alarm.arm` says it: that `wait_any` would give it, that a put or a join would not
@@ -123,12 +122,10 @@ async def result(interpreter: Interpreter) -> Any:
     return interpreter.result()
 
 
-async def attempted[T](queue: CustomQueue, attempt: Callable[[], T], not_yet: type[Exception]) -> T:
+async def attempted[T](queue: _custom_queue.Queue, attempt: Callable[[], T], not_yet: type[Exception]) -> T:
     """What a method of a queue with hooks gives that does not wait, once it does not raise `not_yet` any more."""
+    changed = _custom_queue.changed(queue)
     while True:
-        if queue.changed is None:
-            queue.changed = Event()
-        changed = queue.changed
         times_set = _core.times_set(changed)
         try:
             return attempt()

@@ -37,7 +37,6 @@ class Queue:
         self.all_tasks_done = Condition(self.mutex)
         self.unfinished_tasks = 0
         self.is_shutdown = False
-        self.changed: Event | None = None  # set and cleared with each change, once somebody awaits one
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         with self.not_full:
@@ -257,9 +256,21 @@ def _get(queue: Queue) -> Any:
 
 def _tell(queue: Queue) -> None:
     """Have those look who await something."""
-    if queue.changed is not None:
-        queue.changed.set()
-        queue.changed.clear()
+    changed: Event | None = vars(queue).get(_CHANGED)
+    if changed is not None:
+        changed.set()
+        changed.clear()
+
+
+def changed(queue: Queue) -> Event:
+    """What is set, and cleared at once, with each change from now on."""
+    with queue.mutex:
+        event: Event = vars(queue).setdefault(_CHANGED, Event())
+    return event
+
+
+# The attribute that it is, once somebody has awaited something.
+_CHANGED = "_multigil_changed"
 
 
 class _NotDone(Exception):

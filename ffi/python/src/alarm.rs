@@ -407,8 +407,14 @@ unsafe extern "C" fn alarm_arm(
             SINCE => event::watch_since(state, thing, py::unsigned(times_set)? as u32)?,
             _ => self::thing(state, thing)?,
         };
+        let place = watched.place.unwrap_or(state.home());
         match watch(state, thing, watched, alarm, py::unsigned(number)?) {
-            Ok(armed) => Ok(armed),
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                // The attempts that follow may find it in the hands of the dead, with nobody asleep who looks for them.
+                place.look_out();
+                Ok(false)
+            }
             Err(error) => raise(ffi::PyExc_RuntimeError, &format!("can't start new thread: {error}")),
         }
     })

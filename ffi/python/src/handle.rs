@@ -484,6 +484,11 @@ pub(crate) unsafe fn is_shared(state: &State, object: *mut ffi::PyObject) -> boo
     type_of(state, object).is_some()
 }
 
+/// Whether an object is of a shared type, be it a handle or not.
+pub(crate) unsafe fn is_of_shared_type(state: &State, object: *mut ffi::PyObject) -> bool {
+    type_of_class(state, ffi::Py_TYPE(object)).is_some()
+}
+
 /// How `wait_any` waits for an object, if it is a shared one that can be waited for.
 pub(crate) unsafe fn watch_of(state: &State, object: *mut ffi::PyObject) -> Option<Watch> {
     type_of(state, object)?.watch

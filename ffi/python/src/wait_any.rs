@@ -95,7 +95,9 @@ unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: 
         }
         return Ok(Watched { thing: Box::new(interpreter::ending(state, &awaited)?), place: None });
     }
-    if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
+    let has_descriptor = || ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) != 0;
+    let is_kind_of_ours = ffi::PyType_Check(object) != 0 || handle::is_of_shared_type(state, object);
+    if ffi::PyLong_Check(object) == 0 && (is_kind_of_ours || !has_descriptor()) {
         let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
         let class = Owned::from_raw(ffi::PyType_GetName(ffi::Py_TYPE(object)))?;
         let format = c"wait_any() waits for %s, not for '%U'";
