@@ -45,6 +45,17 @@ def get_all_in_a_loop(q: Queue[int], tasks: int) -> list[int]:
     return got
 
 
+def wait_in_a_loop(q: Queue[int], waits: Queue[None]) -> None:
+    async def main() -> None:
+        task = asyncio.ensure_future(q.aget())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        waits.put(None)
+        await task
+
+    asyncio.run(main())
+
+
 def answer_in_a_loop(there: Queue[int], back: Queue[int]) -> None:
     """Give each number back, until the queue is shut down."""
 

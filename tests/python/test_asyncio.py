@@ -714,6 +714,48 @@ def test_a_queue_of_another_region(run: Run) -> None:
 
 
 @loops_in_interpreters
+@pytest.mark.usefixtures("each_backend")
+def test_an_interpreter_that_sleeps_in_its_loop_can_be_interrupted_and_terminated() -> None:
+    q: Queue[int] = Queue()
+    waits: Queue[None] = Queue()
+    with Interpreter() as interpreter:
+        waiting = interpreter.submit(async_workers.wait_in_a_loop, q, waits)
+        waits.get(timeout=AMPLE)
+        interpreter.interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            waiting.result(AMPLE)
+    interpreter = started(async_workers.wait_in_a_loop, q, waits)
+    waits.get(timeout=AMPLE)
+    interpreter.terminate(AMPLE)
+    assert not interpreter.is_alive()
+
+
+@in_fresh_process
+def test_a_forked_child_awaits_in_a_loop_of_its_own() -> None:
+    q: Queue[int] = Queue()
+    waits: Queue[None] = Queue()
+
+    async def main() -> None:
+        (waiting,) = await suspended(q.aget())
+        q.put(1)
+        assert await waiting == 1
+
+    asyncio.run(limited(main()))
+    child = os.fork()
+    if child == 0:
+        try:
+            async_workers.wait_in_a_loop(q, waits)
+            asyncio.run(limited(main()))
+            os._exit(0)
+        finally:
+            os._exit(1)
+    waits.get(timeout=AMPLE)
+    q.put(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    asyncio.run(limited(main()))
+
+
+@loops_in_interpreters
 @in_fresh_process
 def test_an_interpreter_may_end_with_a_loop_in_which_somebody_waits() -> None:
     q: Queue[int] = Queue()

@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error, Read, Result as IoResult, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 
 use multigil::event::{Lookout, Parker, Patience};
@@ -87,6 +87,23 @@ impl Alarm {
     }
 }
 
+/// The alarms of an interpreter's loops: who sleeps there can be woken for another reason.
+#[derive(Debug, Default)]
+pub(crate) struct Loops(Mutex<Vec<Weak<Alarm>>>);
+
+impl Loops {
+    fn add(&self, alarm: &Arc<Alarm>) {
+        let mut alarms = self.0.lock();
+        alarms.retain(|alarm| alarm.strong_count() > 0);
+        alarms.push(Arc::downgrade(alarm));
+    }
+
+    /// Has all loops go round once: a thread that an asynchronous exception was set for may sleep in one.
+    pub(crate) fn wake(&self) {
+        self.0.lock().iter().filter_map(Weak::upgrade).for_each(|alarm| alarm.ring(NOBODY));
+    }
+}
+
 /// An eventfd from which nobody waits to read.
 fn eventfd(value: u32) -> IoResult<File> {
     // SAFETY: the call has no preconditions.
@@ -99,6 +116,9 @@ fn eventfd(value: u32) -> IoResult<File> {
 
 /// The number of the only watch of an alarm that is an object's `fileno()`.
 const ITSELF: u64 = 0;
+
+/// A number that no watch of a loop's has.
+const NOBODY: u64 = 0;
 
 /// Looks at a thing until it may be ready.
 struct Watch {
@@ -355,13 +375,14 @@ unsafe extern "C" fn new(
     py::guard(|| {
         let state = crate::state_of_type(class)?;
         py::with_arguments(arguments, keywords, |arguments| arguments.parse::<0>("Alarm", [], 0))?;
-        let alarm = Alarm::new().or_else(|error| errors::system(&error))?;
+        let alarm = Arc::new(Alarm::new().or_else(|error| errors::system(&error))?);
+        state.loops.add(&alarm);
         let allocate = (*class).tp_alloc.unwrap_unchecked(); // every type has it
         let object = Owned::from_raw(allocate(class, 0))?;
         let this = object.as_ptr().cast::<Object>();
         Arc::increment_strong_count(state);
         (&raw mut (*this).state).write(state);
-        (&raw mut (*this).alarm).write(Some(Arc::new(alarm)));
+        (&raw mut (*this).alarm).write(Some(alarm));
         Ok(object)
     })
 }

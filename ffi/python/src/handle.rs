@@ -41,8 +41,8 @@ pub(crate) struct HandleObject<T: SharedState> {
     kind: Option<ObjectKind>,
     /// How many buffers of it are in use, if it counts them.
     views: ffi::Py_ssize_t,
-    /// Whether anybody has ever watched it.
-    watched: bool,
+    /// Set once somebody has watched it.
+    watched: OnceLock<()>,
     /// Its `fileno()`, once somebody asked for it.
     alarm: OnceLock<Arc<Alarm>>,
     handle: Option<Handle<'static, T>>,
@@ -93,7 +93,8 @@ impl<T: SharedState> HandleObject<T> {
 
     /// Notes that somebody watches the object.
     pub(crate) unsafe fn set_watched(object: *mut ffi::PyObject) {
-        (*object.cast::<HandleObject<T>>()).watched = true;
+        let watched = &(*object.cast::<HandleObject<T>>()).watched;
+        let _ = watched.set(());
     }
 
     /// Changes what travels with the object.
@@ -195,7 +196,7 @@ unsafe fn make<T: SharedState>(
     }
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).views).write(0);
-    (&raw mut (*this).watched).write(false);
+    (&raw mut (*this).watched).write(OnceLock::new());
     (&raw mut (*this).alarm).write(OnceLock::new());
     (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
     (&raw mut (*this).handle).write(handle);
@@ -220,7 +221,7 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
     }
-    if let Some(place) = place.filter(|_| (*this).watched) {
+    if let Some(place) = place.filter(|_| (&(*this).watched).get().is_some()) {
         alarm::object_goes(&*(*this).state, object, place);
     }
     (&raw mut (*this).alarm).drop_in_place();

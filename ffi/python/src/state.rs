@@ -13,6 +13,7 @@ use multigil::object::{Location, Region, Watch};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
+use crate::alarm::Loops;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise, utf8};
@@ -136,6 +137,8 @@ pub(crate) struct State {
     pub(crate) objects: Objects,
     /// The queues and locks that exist as objects here.
     pub(crate) known: Mutex<Known>,
+    /// The event loops that await something.
+    pub(crate) loops: Loops,
     /// A pickler that is not in use: making one costs as much as pickling a small message.
     pub(crate) idle_pickler: Mutex<Option<Pickler>>,
 }
@@ -264,6 +267,7 @@ impl State {
             visited: Mutex::default(),
             objects: Objects::new(),
             known: Mutex::default(),
+            loops: Loops::default(),
             idle_pickler: Mutex::new(None),
         })
     }
