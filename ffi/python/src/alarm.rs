@@ -105,7 +105,7 @@ impl Loops {
 }
 
 /// An eventfd from which nobody waits to read.
-fn eventfd(value: u32) -> IoResult<File> {
+pub(crate) fn eventfd(value: u32) -> IoResult<File> {
     // SAFETY: the call has no preconditions.
     match unsafe { libc::eventfd(value, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) } {
         ..0 => Err(Error::last_os_error()),

@@ -15,7 +15,7 @@ use core::ffi::c_int;
 use core::time::Duration;
 use std::fs::File;
 use std::io::{Error, Result as IoResult, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -25,6 +25,7 @@ use multigil::event::{self, Bell, Parker, Patience, Watchable};
 use multigil::flag::Flag;
 use pyo3::ffi;
 
+use crate::alarm::eventfd;
 use crate::handle::{self, Thing, Watched};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Place, State};
@@ -158,7 +159,7 @@ impl Descriptors {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let (ours, theirs) = match eventfd().and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
+        let (ours, theirs) = match eventfd(0).and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
             Ok(both) => both,
             Err(error) => return errors::system(&error),
         };
@@ -213,15 +214,6 @@ impl Outpost {
             }
         };
         Helper::start(run, move || parker.interrupt())
-    }
-}
-
-fn eventfd() -> IoResult<File> {
-    // SAFETY: the call has no preconditions.
-    match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) } {
-        ..0 => Err(Error::last_os_error()),
-        // SAFETY: it was just opened, and nobody else has it.
-        descriptor => Ok(unsafe { File::from_raw_fd(descriptor) }),
     }
 }
 
