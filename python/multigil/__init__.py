@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from multigil._timer import Timer
     from multigil._transfer import RemoteTraceback
     from multigil._worker import InterpreterDied, stack_size
+    from multigil.futures import InterpreterPoolExecutor, ProcessPoolExecutor
     from multigil.interpreter import (
         TIMEOUT_MAX,
         Interpreter,
@@ -91,6 +92,7 @@ else:
         "multigil._timer": ("Timer",),
         "multigil._transfer": ("RemoteTraceback",),
         "multigil._worker": ("InterpreterDied", "stack_size"),
+        "multigil.futures": ("InterpreterPoolExecutor", "ProcessPoolExecutor"),
         "multigil.region": ("Region",),
         "multigil.shared_memory": ("SharedMemory",),
     }
@@ -126,6 +128,7 @@ __all__ = [
     "Full",
     "Interpreter",
     "InterpreterDied",
+    "InterpreterPoolExecutor",
     "LifoQueue",
     "Lock",
     "MultigilError",
@@ -134,6 +137,7 @@ __all__ = [
     "OwnerDied",
     "PriorityQueue",
     "Process",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "Region",

@@ -1,11 +1,17 @@
 """What cannot be imported elsewhere travels by value: as its code, with cloudpickle.
 
 Loaded only when something does travel that way, for cloudpickle takes longer to import than all of multigil.
+
+A function of `__main__` brings the globals that it names. In a worker, all of them share one set of globals, as they
+do where they come from: the worker's own `__main__`. So what one of them stores in a global, the next one finds there.
+Each global comes with a version, and one that has not changed where it comes from changes nothing where it arrives.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import os
 import pickle
 import sys
 import threading
@@ -16,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from cloudpickle import cloudpickle
 
-from multigil._core import NotShareable
+from multigil import _worker
+from multigil._core import NotShareable, current_interpreter_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 # ruff: noqa: SLF001  (cloudpickle has no public way to know a class again, nor to make one step by step)
 
@@ -44,7 +51,7 @@ def dumps(value: object) -> bytes:
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's, with three differences.
+    """cloudpickle's, with four differences.
 
     * A class is never changed by the arrival of a copy of it. cloudpickle sets the attributes of a class anew each
       time; coming home, that would exchange the methods of the original for copies with globals of their own.
@@ -74,7 +81,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             function.__annotations__  # noqa: B018  (evaluates them)
         except Exception:
             function = _with_annotations_as_text(function)
-        return super()._dynamic_function_reduce(function)
+        reduced = super()._dynamic_function_reduce(function)
+        if function.__globals__ is not vars(sys.modules["__main__"]):
+            return reduced
+        _, arguments, state = reduced[:3]
+        _sent.update(state[1]["__globals__"])
+        versions = {name: _version(value) for name, value in state[1]["__globals__"].items()}
+        return _make_function, arguments, (*state, _origin(), versions), None, None, _complete_function
 
 
 # Where cloudpickle's arguments for making a class hold the first entries of its namespace, and the tracker's id.
@@ -104,6 +117,124 @@ def _with_annotations_as_text(function: types.FunctionType) -> types.FunctionTyp
         setattr(twin, name, getattr(function, name))
     twin.__annotations__ = _annotations_as_text(function)
     return twin
+
+
+# --- functions of __main__ --------------------------------------------------------------------------------------
+
+# What has versions by what it is, not by what is in it, and the numbers that stand for that.
+_numbers: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+_new_number = itertools.count(1).__next__
+
+# The versions of the globals that have arrived here, by where they come from and their names.
+_received: dict[tuple[tuple[int, int], str], object] = {}
+
+type _Version = tuple[object, ...] | None  # None is another one each time
+
+
+def _origin() -> tuple[int, int]:
+    return os.getpid(), current_interpreter_id()
+
+
+def _version(value: Any) -> _Version:
+    """What is the same for a global as long as it has not changed."""
+    if isinstance(value, types.FunctionType | type):
+        return "object", _numbers.setdefault(value, _new_number())
+    if isinstance(value, types.ModuleType):
+        return "module", value.__name__
+    try:
+        pickled = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception:
+        return None
+    return "value", len(pickled), hash(pickled)
+
+
+def _make_function(code: types.CodeType, namespace: dict[str, Any], *others: Any) -> types.FunctionType:
+    """Make a function of another `__main__`, with this one's globals if this is a worker."""
+    if _worker.loop is not None:
+        namespace = vars(sys.modules["__main__"])
+    function: types.FunctionType = cloudpickle._make_function(code, namespace, *others)
+    return function
+
+
+def _complete_function(function: types.FunctionType, state: tuple[Any, ...]) -> None:
+    """Give it all else, and its globals those that are new here."""
+    attributes, slots, origin, versions = state
+    if _worker.loop is not None:
+        there, coming = function.__globals__, slots["__globals__"]
+        for name, version in versions.items():
+            if version is not None and name in there and _received.get((origin, name)) == version:
+                del coming[name]
+            else:
+                _received[origin, name] = version
+    cloudpickle._function_setstate(function, (attributes, slots))
+
+
+def received() -> dict[tuple[tuple[int, int], str], object]:
+    """The versions of the globals that have arrived in this worker's `__main__`."""
+    return _received
+
+
+# --- functions that are sent often ------------------------------------------------------------------------------
+
+
+class Kept:
+    """The pickle of a function that travels by value, as long as neither that nor what it names can have changed."""
+
+    __slots__ = ("_cells", "_code", "_defaults", "_globals", "packed")
+
+    def __init__(self, function: types.FunctionType, names: Iterable[tuple[dict[str, Any], str, object]]) -> None:
+        self._code = function.__code__
+        self._defaults = function.__defaults__
+        self._cells = tuple((cell, cell.cell_contents) for cell in function.__closure__ or ())
+        self._globals = tuple(names)
+        self.packed = dumps(function)
+
+    def holds_for(self, function: Any) -> bool:
+        """Whether it still is the function's pickle, and no other one has changed those globals where it was sent."""
+        if function.__code__ is not self._code or function.__defaults__ is not self._defaults:
+            return False
+        for there, name, value in self._globals:
+            if there.get(name) is not value or _sent.get(name) is not value:
+                return False
+        return all(cell.cell_contents is value for cell, value in self._cells)
+
+
+_UNCHANGING = (type(None), bool, int, float, complex, str, bytes, types.ModuleType, types.BuiltinFunctionType, type)
+
+# The globals of `__main__` as they were sent last.
+_sent: dict[str, object] = {}
+
+
+def keep(function: types.FunctionType) -> Kept | None:
+    """Pickle a function that travels by value for several times; None if it cannot be known when it changes."""
+    names: dict[tuple[int, str], tuple[dict[str, Any], str, object]] = {}
+    return Kept(function, names.values()) if _cannot_change(function, names) else None
+
+
+def _cannot_change(function: types.FunctionType, names: dict[tuple[int, str], Any]) -> bool:
+    """Whether all that a function names is known by what it is; what that is, by where it is found, goes to `names`."""
+    there = function.__globals__
+    if vars(function) or function.__kwdefaults__:
+        return False
+    if not all(type(value) in _UNCHANGING for value in function.__defaults__ or ()):
+        return False
+    for cell in function.__closure__ or ():
+        try:
+            if type(cell.cell_contents) not in _UNCHANGING:
+                return False
+        except ValueError:  # empty
+            return False
+    for name in cloudpickle._extract_code_globals(function.__code__):
+        if name not in there or (id(there), name) in names:
+            continue
+        value = there[name]
+        names[id(there), name] = there, name, value
+        if isinstance(value, types.FunctionType):
+            if value.__module__ == "__main__" and not _cannot_change(value, names):
+                return False
+        elif type(value) not in _UNCHANGING:
+            return False
+    return True
 
 
 class _Locked:

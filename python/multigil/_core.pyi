@@ -1,6 +1,6 @@
 """The native module: queues, locks and interpreters over the shared-memory engine (`ffi/python`)."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType, GenericAlias, TracebackType
 from typing import Any, Final, Protocol, Self, final, overload
 
@@ -491,6 +491,8 @@ class Subinterpreter:
         Only for the end of the program: the thread never runs again, and what it holds is lost. False, and nothing
         has changed, if the thread is awake or the interpreter has other threads.
         """
+    def tell(self, queue: Queue[Any], number: int) -> None:
+        """Put (number, None, None) into the queue when the interpreter has ended."""
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the interpreter and its thread have ended (seconds); True if they have."""
     def is_alive(self) -> bool:
@@ -608,6 +610,39 @@ def perform(
     *args: Any,
 ) -> tuple[Any]:
     """As `expose`, and make the call (callable, args, kwargs) that the function gives; what that gave, in a tuple."""
+
+def put_numbered(queue: Queue[Any], number: int, item: Any) -> int:
+    """Put an item with a number, and give the bytes that it takes. `get()` gives (number, item, error).
+
+    What unpickling the item raises is not raised, but the error, with None as the item; otherwise the error is None.
+    """
+
+def take_outcomes(
+    results: Queue[Any], keep: Callable[[list[Any]], object], block: bool, timeout: float | None, spin: bool
+) -> None:
+    """Take all that is in a queue, wait for something as `get()` does, and call `keep(list of it)` in the same step.
+
+    With `spin`, the wait begins with looking again and again for some microseconds. Raises Empty.
+    """
+
+def perform_next(
+    tasks: Queue[Any],
+    results: Queue[Any],
+    tickets: Array,
+    worker: int,
+    count: int,
+    changes: int,
+    refresh: Callable[[], object],
+    functions: Mapping[bytes, Callable[..., Any]],
+) -> tuple[int, Any, BaseException | None] | None:
+    """Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as `expose()` does.
+
+    Bytes stand for the callable `functions[bytes]`. Gives (number, result, error), of which one is None; or None if the
+    task was cancelled. Its ticket, the element of the array that the low bits of its number name, tells from its
+    beginning on which of the worker's tasks it is: the count-th. `interrupt()` knows it by that count. `refresh()` is
+    called before if the element after the tickets is not `changes`. If the one after that is not 0, a worker without a
+    task says so in `results`. Raises ShutDown when no more tasks come.
+    """
 
 def attach(kind: int, region: int, location: str, index: int, generation: int, /, *more: Any) -> Any:
     """Give the shared object that an id names: what a pickled one is unpickled by."""

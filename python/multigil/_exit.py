@@ -17,6 +17,7 @@ import sys
 import threading
 import types
 import warnings
+import weakref
 from collections import deque
 from importlib import import_module
 from time import monotonic
@@ -29,6 +30,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from multigil._pool import Pool
     from multigil._process import Child
 
 # Seconds that daemons get to end after they were terminated.
@@ -49,6 +51,7 @@ class _Workers:
         self.over = False  # nothing can be started any more
         self.interrupted = False  # Ctrl-C, while the end of the program waited for them
         self.lost: list[Worker] = []  # of a forked child: see there
+        self.pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 _all = _Workers()
@@ -91,6 +94,39 @@ def make_spares() -> None:
             _all.spares.append(Worker())
 
 
+def prepare_again() -> None:
+    """Prepare for the end of the program, ahead of all that was registered with `atexit` until now.
+
+    Raises RuntimeError at the end of the program.
+    """
+    with _all.lock:
+        if _all.over:
+            raise RuntimeError("can't start new interpreter at interpreter shutdown")
+        if not _all.prepared:
+            _prepare()
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
+
+
+def register_pool(pool: Pool) -> None:
+    """Have the end of the program wait for a pool's tasks. Raises RuntimeError when it is too late."""
+    with _all.lock:
+        if _all.over:
+            raise RuntimeError("can't start new pool at interpreter shutdown")
+        if not _all.prepared:
+            _prepare()
+        _all.pools.add(pool)
+
+
+def _end_pools() -> None:
+    """Wait for the tasks of all pools, which take no others."""
+    pools = list(_all.pools)
+    for pool in pools:
+        pool.close()
+    for pool in pools:
+        pool.join()
+
+
 def _prepare() -> None:
     # Raises RuntimeError when it is too late. There is no public function for this; concurrent.futures uses it too.
     threading._register_atexit(_at_thread_shutdown)  # type: ignore[attr-defined]  # noqa: SLF001
@@ -111,6 +147,7 @@ def _at_thread_shutdown() -> None:
     _worker.flush()  # what was printed here comes before what those print who wait for this end
     _worker.end_main_thread()
     try:
+        _end_pools()
         while waited_for := [one for one in _all.in_use if one.ends_by_itself and not one.daemon and one.is_alive()]:
             for worker in waited_for:
                 worker.join()
@@ -125,11 +162,19 @@ def end_workers(*, terminate: bool = False) -> None:
     Open ones finish what is queued, and those that were started their target; daemons are terminated, and all others
     too when `terminate` is true or an interrupt (Ctrl-C) ends the waiting. May be called again when it was disturbed.
     """
-    with _all.lock:
-        _all.over = True
-        workers = [*_all.spares, *_all.in_use]
+    patiently = not (terminate or _all.interrupted)
     try:
-        if not (terminate or _all.interrupted):
+        if patiently:
+            _end_pools()  # which may need further workers
+    except KeyboardInterrupt:
+        _all.interrupted = True
+        raise
+    finally:
+        with _all.lock:
+            _all.over = True
+            workers = [*_all.spares, *_all.in_use]
+    try:
+        if patiently:
             patient = [worker for worker in workers if not worker.daemon]
             for worker in patient:
                 if not worker.ends_by_itself:
@@ -146,6 +191,8 @@ def end_workers(*, terminate: bool = False) -> None:
             _terminate(interpreters)
         while children := _children():
             _terminate(children)
+        if (inherit := sys.modules.get("multigil._inherit")) is not None:
+            inherit.end()  # when nobody logs any more, however that came
     for worker in workers:
         if worker.collector is not None:
             worker.collector.join()
@@ -203,6 +250,8 @@ def _after_fork_in_parent() -> None:
 def _after_fork_in_child() -> None:
     _worker.renew_main_thread()
     _all.lock = threading.RLock()
+    for pool in _all.pools:
+        pool.leave_to_parent()
     # There is nothing behind the handles. They are kept, because letting go of them would touch what is not there.
     _all.lost.extend(_all.in_use)
     _all.in_use.clear()

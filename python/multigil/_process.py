@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multigil import _core, _worker
-from multigil._core import Event, StaleHandle, Value
+from multigil._core import Event, ShutDown, StaleHandle, Value
 from multigil._worker import Loop, Worker
 
 if TYPE_CHECKING:
@@ -122,6 +122,7 @@ class Child:
         self._queues = queues
         self._requests = itertools.count(1)
         self._answered = answered
+        self._heirs: list[tuple[Queue[Any], int]] = []
         with contextlib.ExitStack() as opened:
             theirs, self._control = os.pipe()
             opened.callback(os.close, theirs)
@@ -163,6 +164,18 @@ class Child:
     def join(self, timeout: float | None = None) -> bool:
         """Wait until the process has ended, at most `timeout` seconds; whether it has."""
         return self.ended.wait(timeout)
+
+    def tell(self, queue: Queue[Any], number: int) -> None:
+        """Put (number, None, None) into the queue when the process has ended."""
+        self._heirs.append((queue, number))
+        if self.ended.is_set():
+            self._tell_heirs()
+
+    def _tell_heirs(self) -> None:
+        # The watcher and whoever calls `tell` just then may both be here: each takes what the other one has not.
+        while self._heirs:
+            with contextlib.suppress(IndexError, ShutDown):
+                _core.put_numbered(*self._heirs.pop(), None)
 
     def interrupt(self, last: int) -> None:
         """Raise KeyboardInterrupt in the task that runs, if its number is at most `last`.
@@ -209,6 +222,7 @@ class Child:
         for queue in self._queues:
             queue.shutdown()
         self.ended.set()
+        self._tell_heirs()
 
 
 @contextlib.contextmanager
@@ -366,10 +380,11 @@ class ProcessLoop(Loop):
         self.inboxes = queues[:1]
         self._left_out = left_out
         self._own_path = list(sys.path)
-        self._apply({"path": known["path"], "argv": known["argv"]})
+        self.apply({"path": known["path"], "argv": known["argv"]})
         super().__init__(queues, asked, None, stack_size, by_value)
 
-    def _apply(self, changes: dict[str, Any]) -> None:
+    def apply(self, changes: dict[str, Any]) -> None:
+        """Take over what has changed in the parent."""
         if "path" in changes and self._left_out is not None:
             changes["path"] = [*self._own_path, *self._foreign(changes["path"], self._left_out)]
         if "environ" in changes:
@@ -379,7 +394,7 @@ class ProcessLoop(Loop):
             for name, value in after.items():
                 if before.get(name) != value:
                     os.putenv(name, value)
-        super()._apply(changes)
+        super().apply(changes)
 
     def _foreign(self, path: Iterable[str], left_out: list[str]) -> list[str]:
         """What the path of the parent, which is another Python, has beside that one's own modules."""

@@ -68,7 +68,7 @@ def _by_value_dumps(value: object) -> bytes:
     return _by_value.dumps(value)
 
 
-def _any_dumps(value: object) -> bytes:
+def any_dumps(value: object) -> bytes:
     """By name if that is possible, else by value."""
     try:
         data = pickle.dumps(value, protocol=_PROTOCOL)
@@ -107,6 +107,50 @@ class ByValue(Parcel):
 
     def pack(self) -> bytes:
         return _by_value_dumps(self._value)
+
+
+class Sealed(Parcel):
+    """Arrives as `Opened`, whatever becomes of the value: several of them in one item do each other no harm."""
+
+    def __init__(self, value: object, error: BaseException | None = None) -> None:
+        self._value = value
+        self._error = error
+
+    def pack(self) -> bytes:
+        error = self._error
+        if error is None:
+            try:
+                return pickle.dumps(_Opening(_open, any_dumps(self._value)), protocol=_PROTOCOL)
+            except Exception as failure:
+                error = failure
+                error.add_note(f"The result is of type {type(self._value).__qualname__!r}.")
+        return pickle.dumps(_Opening(_open_failure, dumps_exception(error)), protocol=_PROTOCOL)
+
+
+class Opened(NamedTuple):
+    """A value, or the exception that is in its place."""
+
+    value: Any
+    error: BaseException | None = None
+
+
+class _Opening:
+    def __init__(self, function: Callable[[bytes], Opened], data: bytes) -> None:
+        self._reduced = (function, (data,))
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Opened], tuple[bytes]]:
+        return self._reduced
+
+
+def _open(data: bytes) -> Opened:
+    try:
+        return Opened(pickle.loads(data))
+    except Exception as error:
+        return Opened(None, error)
+
+
+def _open_failure(data: bytes) -> Opened:
+    return Opened(None, loads_exception(data))
 
 
 # --- exceptions -------------------------------------------------------------------------------------------------
@@ -232,16 +276,16 @@ class _Flattening:
             if isinstance(value, BaseException) and (index := self._index(value)) is not None:
                 return index
             try:
-                return _any_dumps(value)
+                return any_dumps(value)
             except Exception as error:
                 notes.append(f"{name} could not be pickled and arrived as its repr: {error}")
-                return _any_dumps(_describe(value))
+                return any_dumps(describe(value))
 
         group = exception if isinstance(exception, BaseExceptionGroup) else None
         members = () if group is None else group.exceptions
         return _Node(
             kind=_pickled_class(type(exception)),
-            text=_describe(exception, str),
+            text=describe(exception, str),
             reduced=_reduced(exception),
             arguments=[encode(f"argument {i}", value) for i, value in enumerate(exception.args)],
             fields={name: encode(name, value) for name, value in _fields(exception).items()},
@@ -255,7 +299,7 @@ class _Flattening:
         )
 
 
-def _describe(value: object, how: Callable[[object], str] = repr) -> str:
+def describe(value: object, how: Callable[[object], str] = repr) -> str:
     try:
         return how(value)
     except Exception:
@@ -267,7 +311,7 @@ def _reduced(exception: BaseException) -> bytes | None:
     if not any(isinstance(reduce, types.FunctionType) for reduce in (kind.__reduce__, kind.__reduce_ex__)):
         return None
     try:
-        return _any_dumps(exception)
+        return any_dumps(exception)
     except Exception:
         return None
 
@@ -383,7 +427,7 @@ _stand_ins: dict[tuple[str, str, tuple[type, ...]], type] = {}
 
 def _pickled_class(kind: type) -> _Class:
     try:
-        pickled = _any_dumps(kind)
+        pickled = any_dumps(kind)
     except Exception:
         pickled = None
     bases = [_pickled_class(base) for base in kind.__bases__] if kind.__flags__ & _HEAP_TYPE else []

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from multigil._futures import Collector
+    from multigil._inherit import Inheritance
     from multigil._process import Child
 
     # For the headers of tasks, and for the news of three kinds of outcome.
@@ -50,6 +51,7 @@ TARGET = 0  # `finished` is shut down, and the interpreter ends after what is qu
 OPENING = 1  # `finished` is shut down; the interpreter stays open for calls
 CALL = 2  # the number goes into `replied`
 SUBMITTED = 3  # the number goes into `resolved`
+SERVE = 4  # nobody; the box tells what pool's worker it becomes, until that lets it go and the interpreter ends
 
 
 class InterpreterDied(MultigilError, RuntimeError):
@@ -113,7 +115,8 @@ class Worker:
         self.ends_by_itself = False  # with its target; else it is open until it is closed
         self.terminated = False
         self.collector: Collector | None = None  # once something was submitted
-        self._known = _snapshot()
+        self.inheritance: Inheritance | None = None  # what it takes over with the next task
+        self._known = snapshot()
         self._call_box: SimpleQueue[Any] | None = None  # of the last call: a header that is only a number means it
         queues = (self.inbox, self.finished, self.replied, self.resolved)
         self.body: Subinterpreter | Child = self._begin(queues, stack_size)
@@ -135,16 +138,20 @@ class Worker:
 
     def send(self, kind: int, number: int, box: SimpleQueue[Any]) -> None:
         """Put the header of a task, with what has changed here since the last one. Raises ShutDown at the end."""
-        known = self._known
-        if sys.path == known["path"] and sys.argv == known["argv"] and environment() == known["environ"]:
+        known, inheritance = self._known, self.inheritance
+        if inheritance is None and is_current(known):
             if kind == CALL and box is self._call_box:
                 self.inbox.put(number)
             else:
                 self.inbox.put((kind, number, box, None))
         else:
-            now = _snapshot()
-            self.inbox.put((kind, number, box, {key: value for key, value in now.items() if known[key] != value}))
+            now = snapshot()
+            changes = {key: value for key, value in now.items() if known[key] != value}
+            if inheritance is not None:
+                changes["inheritance"] = dumps(inheritance)
+            self.inbox.put((kind, number, box, changes))
             known.update(now)
+            self.inheritance = None
         if kind == CALL:
             self._call_box = box
 
@@ -218,9 +225,14 @@ def terminate(body: Subinterpreter | Child, timeout: float | None) -> bool:
         pause *= 2
 
 
-def _snapshot() -> dict[str, Any]:
+def snapshot() -> dict[str, Any]:
     """What every interpreter has a copy of, and a worker should have as it is here when its task is sent."""
     return {"path": list(sys.path), "argv": list(sys.argv), "environ": dict(environment())}
+
+
+def is_current(known: dict[str, Any]) -> bool:
+    """Whether a snapshot would be the same now."""
+    return bool(sys.path == known["path"] and sys.argv == known["argv"] and environment() == known["environ"])
 
 
 def environment() -> dict[bytes, bytes]:
@@ -340,7 +352,13 @@ class Loop:
             if kind == CALL:
                 self._call_box = box
         if changes:
-            self._apply(changes)
+            self.apply(changes)
+        if kind == SERVE:
+            from multigil import _pool_worker
+
+            inbox.shutdown()
+            _pool_worker.serve(box.get_nowait(), box)
+            return
         outcome = [self._outcome(kind, number, box)]
         self._send(number, box, outcome[0])
         if kind == CALL:
@@ -353,9 +371,10 @@ class Loop:
             if kind == TARGET:
                 inbox.shutdown()
             self._report(number, outcome[0])
-        self._try(outcome.clear, number=number)
+        attempt(outcome.clear, number=number)
 
-    def _apply(self, changes: dict[str, Any]) -> None:
+    def apply(self, changes: dict[str, Any]) -> None:
+        """Take over what has changed in the parent."""
         if "path" in changes:
             sys.path[:] = changes["path"]
         if "argv" in changes:
@@ -365,6 +384,8 @@ class Loop:
             environ = environment()
             environ.clear()
             environ.update(changes["environ"])
+        if "inheritance" in changes and (error := attempt(_take_over, changes["inheritance"])) is not None:
+            sys.excepthook(type(error), error, error.__traceback__)
 
     def _outcome(self, kind: int, number: int, box: SimpleQueue[Any]) -> tuple[Any] | BaseException:
         """Perform a task: (what it gave,), or what it raised."""
@@ -375,38 +396,24 @@ class Loop:
             raise
         except BaseException as error:
             if not box.empty():  # interrupted before the call was taken out
-                self._try(box.get_nowait)
+                attempt(box.get_nowait)
             outcome = error
-        return self._try(flush, number=number) or outcome
+        return attempt(flush, number=number) or outcome
 
     def _send(self, number: int, box: SimpleQueue[Any], outcome: tuple[Any] | BaseException) -> None:
         """Put the outcome into the box; if it cannot be pickled, the error of that instead."""
         if isinstance(outcome, BaseException):
-            self._try(_put_failure, box, outcome)
-            return
-        # Only a call of C can be exposed here: then what raises has put nothing.
-        error = self._try(box.put, outcome, number=number)
-        if isinstance(error, Exception) and not isinstance(error, MemoryError):
-            error = self._try(box.put, _transfer().ByValue(outcome), number=number)
-        if error is not None:
-            self._try(_put_failure, box, error, outcome)
-
-    def _try(self, function: Callable[..., object], *args: object, number: int | None = None) -> BaseException | None:
-        """Call what may run the user's code, and give what it raised."""
-        try:
-            expose(number, function, *args)
-        except InterpreterTerminated:
-            raise
-        except BaseException as error:
-            return error
-        return None
+            attempt(put_failure, box.put, outcome)
+        elif (error := deliver(number, box.put, outcome)) is not None:
+            error.add_note(f"The result is of type {type(outcome[0]).__qualname__!r}.")
+            attempt(put_failure, box.put, error)
 
     def _report(self, number: int, outcome: tuple[Any] | BaseException) -> None:
         """Call the excepthook for the target's exception, as a thread would, unless somebody asks for it at once."""
-        if isinstance(outcome, BaseException) and isinstance(self._try(self._asked.get, True, _SECONDS_TO_ASK), Empty):
+        if isinstance(outcome, BaseException) and isinstance(attempt(self._asked.get, True, _SECONDS_TO_ASK), Empty):
             from multigil import _hooks
 
-            self._try(_hooks.call_excepthook, outcome, number=number)
+            attempt(_hooks.call_excepthook, outcome, number=number)
 
     def _end(self) -> None:
         """Leave nothing behind."""
@@ -442,22 +449,46 @@ def _take_call(kind: int, box: SimpleQueue[Any]) -> tuple[Callable[..., Any], tu
     return function, args, kwargs
 
 
-def _put_failure(box: SimpleQueue[Any], error: BaseException, unsendable: tuple[Any] | None = None) -> None:
-    """Put an exception as the outcome. When there is no memory even for that, the empty box says so."""
-    if unsendable is not None:
-        error.add_note(f"The result is of type {type(unsendable[0]).__qualname__!r}.")
-    box.put(_transfer().Failure(_trimmed(error)))
+def _take_over(inheritance: bytes) -> None:
+    loads(inheritance).apply()
 
 
-def _trimmed(error: BaseException) -> BaseException:
-    """Without the frames of ours that its traceback begins with."""
+def attempt(function: Callable[..., object], *args: object, number: int | None = None) -> BaseException | None:
+    """Call what may run the user's code, and give what it raised."""
+    try:
+        expose(number, function, *args)
+    except InterpreterTerminated:
+        raise
+    except BaseException as error:
+        return error
+    return None
+
+
+def deliver(number: int, put: Callable[[Any], object], value: object) -> BaseException | None:
+    """Put a value, by value if need be, as part of a task; give the error of pickling it.
+
+    `put` is a call of C: only so can it be exposed, since then what raises has put nothing.
+    """
+    error = attempt(put, value, number=number)
+    if isinstance(error, Exception) and not isinstance(error, MemoryError):
+        error = attempt(put, _transfer().ByValue(value), number=number)
+    return error
+
+
+def put_failure(put: Callable[[Any], object], error: BaseException) -> None:
+    """Put an exception. When there is no memory even for that, its missing says so."""
+    put(_transfer().Failure(trimmed(error)))
+
+
+def trimmed(error: BaseException) -> BaseException:
+    """Give the exception without the frames of ours that its traceback begins with."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals.get("__name__") in _OURS:
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
 
 
-_OURS = ("multigil._worker", "multigil._hooks", "multigil._process", "multigil.interpreter")
+_OURS = tuple(f"multigil.{name}" for name in ("_worker", "_pool_worker", "_hooks", "_process", "interpreter"))
 
 
 def flush() -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from _thread import TIMEOUT_MAX, get_ident, get_native_id
+from time import monotonic
 
 from multigil import _exit, _hooks, _worker
 from multigil._core import (
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from concurrent.futures import Future
     from contextvars import Context
-    from types import TracebackType
+    from types import ModuleType, TracebackType
     from typing import Any, Self, SupportsIndex
 
     from multigil._process import Child
@@ -55,6 +56,8 @@ __all__ = [
 ]
 
 _new_task = itertools.count(1).__next__
+
+_NOTHING: frozenset[str] = frozenset()
 
 # The objects of other interpreters that there are in this one, by the process and the numbers of those.
 _known: weakref.WeakValueDictionary[tuple[int, int], Interpreter] = weakref.WeakValueDictionary()
@@ -82,6 +85,11 @@ class Interpreter:
     which everything can be imported and whose death leaves this one alone. `executable` is the Python that it runs, if
     not this one: any from 3.12 on that has this version of multigil.
 
+    `inherit` names what it takes over when it is started: "logging", the levels of all loggers here, and what is logged
+    there is handled by the handlers here; "warnings", the filters, and what they let through is shown here. All that it
+    has logged was handled when `join`, `result`, `call` or `close` returns. "path" and "environ" may be named too, but
+    `sys.path` and `os.environ` are always as they are here when a task is sent.
+
     A subclass may override `run()`. The object is copied into the interpreter then, its own attributes included, and
     what its `run()` gives there is the result.
     """
@@ -101,6 +109,7 @@ class Interpreter:
         "_closed",
         "_daemonic",
         "_executable",
+        "_inherit",
         "_kwargs",
         "_lock",
         "_name",
@@ -124,6 +133,7 @@ class Interpreter:
         context: Context | None = None,
         backend: str = "interpreter",
         executable: str | os.PathLike[str] | None = None,
+        inherit: Iterable[str] = (),
     ) -> None:
         assert group is None, "group argument must be None for now"
         if context:
@@ -143,7 +153,8 @@ class Interpreter:
                 name += f" ({target_name})"
         daemon = current_interpreter().daemon if daemon is None else daemon
         path = None if executable is None else os.fspath(executable)
-        self._set_up(name, daemon, backend, target, args, kwargs or {}, path)
+        wanted = _NOTHING if inherit == () else _inheritance().check(inherit)
+        self._set_up(name, daemon, backend, target, args, kwargs or {}, path, wanted)
 
     def _set_up(
         self,
@@ -154,11 +165,13 @@ class Interpreter:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         executable: str | None = None,
+        inherit: frozenset[str] = _NOTHING,
     ) -> None:
         self._name = name
         self._daemonic = daemon
         self._backend = backend
         self._executable = executable
+        self._inherit = inherit
         self._target = target
         self._args = args
         self._kwargs = kwargs or {}
@@ -207,7 +220,9 @@ class Interpreter:
             raise RuntimeError("cannot join interpreter before it is started")
         if self is current_interpreter():
             raise RuntimeError("cannot join current interpreter")
-        self._body.join(None if timeout is None else max(timeout, 0))
+        until = _until(timeout)
+        if self._body.join(None if timeout is None else max(timeout, 0)) and self._inherit:
+            _inheritance().flush(_left(until))
 
     def is_alive(self) -> bool:
         """Whether it was started and has not ended."""
@@ -326,12 +341,15 @@ class Interpreter:
 
     def _wait(self, timeout: float | None) -> Any:
         worker = self._asked_for()
+        until = _until(timeout)
         try:
             worker.finished.get(timeout=None if timeout is None else max(timeout, 0))
         except ShutDown:  # that is how it tells
             pass
         except Empty:
             raise TimeoutError(f"the target of {self.name} has not ended within {timeout} seconds") from None
+        if self._inherit:
+            _inheritance().flush(_left(until))
         return self._take_outcome(worker)
 
     def _take_outcome(self, worker: Worker) -> Any:
@@ -400,6 +418,8 @@ class Interpreter:
             outcome: list[Any] = []
             worker.take_outcome(box, outcome, self.name)
             self._call_box = box
+        if self._inherit:
+            _inheritance().flush()
         result: T = _give(outcome[0])
         return result
 
@@ -460,6 +480,8 @@ class Interpreter:
         if self._worker is not None:
             self._worker.inbox.shutdown()
             self._worker.join()
+            if self._inherit:
+                _inheritance().flush()
 
     def __enter__(self) -> Self:
         """Open it, if it was not started yet: the target runs first, if there is one."""
@@ -549,12 +571,16 @@ class Interpreter:
             _exit.make_spares()
 
     def _make_worker(self) -> Worker:
+        inheritance = _inheritance().capture(self._inherit) if self._inherit else None
         if self._backend == "interpreter":
-            return _exit.take_worker()
-        from multigil import _process
+            worker = _exit.take_worker()
+        else:
+            from multigil import _process
 
-        executable = _process.usable(self._executable)
-        return _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, executable))
+            executable = _process.usable(self._executable)
+            worker = _exit.take_worker(lambda: _process.ProcessWorker(self._name, self._daemonic, executable))
+        worker.inheritance = inheritance
+        return worker
 
     def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here."""
@@ -602,6 +628,7 @@ class Process(Interpreter):
         daemon: bool | None = None,
         context: Context | None = None,
         executable: str | os.PathLike[str] | None = None,
+        inherit: Iterable[str] = (),
     ) -> None:
         super().__init__(
             group,
@@ -613,6 +640,7 @@ class Process(Interpreter):
             context=context,
             backend="process",
             executable=executable,
+            inherit=inherit,
         )
 
 
@@ -620,6 +648,21 @@ class Process(Interpreter):
 _BACKENDS = {"interpreter": "Interpreter", "process": "Process"}
 
 _SIGKILL = 9
+
+
+def _inheritance() -> ModuleType:
+    from multigil import _inherit  # imports logging
+
+    return _inherit
+
+
+def _until(timeout: float | None) -> float | None:
+    return None if timeout is None else monotonic() + timeout
+
+
+def _left(until: float | None) -> float | None:
+    """Seconds until then."""
+    return None if until is None else max(until - monotonic(), 0)
 
 
 def _key(body: Subinterpreter | Child | _Body) -> tuple[int, int]:
@@ -692,10 +735,10 @@ class _Body:
     def is_alive(self) -> bool:
         return self.ended is None or not self.ended.is_set()
 
-    def join(self, timeout: float | None) -> None:
+    def join(self, timeout: float | None) -> bool:
         if self.ended is None:
             raise RuntimeError(f"cannot join {self.name} from here")
-        self.ended.wait(timeout)
+        return self.ended.wait(timeout)
 
 
 def _give(outcome: Any) -> Any:

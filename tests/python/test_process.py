@@ -46,7 +46,7 @@ class TestClass:
         ours = list(inspect.signature(Process).parameters.values())
         theirs = list(inspect.signature(threading.Thread).parameters.values())
         assert [parameter.name for parameter in ours[:5]] == [parameter.name for parameter in theirs[:5]]
-        assert {parameter.name for parameter in ours[5:]} == {"daemon", "context", "executable"}
+        assert {parameter.name for parameter in ours[5:]} == {"daemon", "context", "executable", "inherit"}
 
     def test_it_is_an_interpreter_with_that_backend(self) -> None:
         process = Process(target=os.getpid)

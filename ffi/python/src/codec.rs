@@ -4,11 +4,16 @@
 //! The pickler writes to a [`Writer`], which keeps what it is given (a frame of at most 64 KiB, or a large object's own
 //! buffer) until the size is known, and then each piece is copied once, to its place in shared memory. Unpickling reads
 //! straight out of shared memory.
+//!
+//! A *numbered* message begins with a number and its object's kind, a word each. So whoever gets it knows whose it is
+//! although the object can't be unpickled, and before it is.
 
 use core::ffi::{c_char, c_int, c_void};
 use core::ptr::null_mut;
 
+use multigil::layout::{ObjectId, ObjectKind};
 use multigil::object::{Handle, Message, SharedState};
+use multigil::queue::Queue;
 use pyo3::ffi;
 
 use crate::errors;
@@ -30,6 +35,51 @@ mod kind {
     pub(super) const STRING_2: u8 = 8;
     pub(super) const STRING_4: u8 = 9;
     pub(super) const PICKLE: u8 = 10;
+    pub(super) const NUMBERED: u8 = 11;
+}
+
+/// Bytes before the object of a numbered message.
+const NUMBER_BYTES: usize = 16;
+
+/// A message that is being made, of an object or of a number and an object.
+struct Form<'m, 'r> {
+    message: &'m mut Message<'r>,
+    number: Option<u64>,
+}
+
+impl Form<'_, '_> {
+    #[inline(always)]
+    unsafe fn set_word(&mut self, kind: u8, word: u64) -> Result<()> {
+        if self.number.is_some() {
+            return self.set_bytes(kind, &word.to_ne_bytes());
+        }
+        self.message.set_word(kind, word);
+        Ok(())
+    }
+
+    #[inline(always)]
+    unsafe fn set_bytes(&mut self, kind: u8, bytes: &[u8]) -> Result<()> {
+        if self.number.is_none() {
+            return self.message.set_bytes(kind, bytes).or_else(|error| errors::out_of_memory(error));
+        }
+        let start = self.allocate(kind, bytes.len(), &[])?;
+        self.message.write(start, bytes);
+        Ok(())
+    }
+
+    /// Makes room for the object, and tells where that begins.
+    #[inline(always)]
+    unsafe fn allocate(&mut self, kind: u8, length: usize, pins: &[(ObjectId, ObjectKind)]) -> Result<usize> {
+        let (start, outer) = if self.number.is_some() { (NUMBER_BYTES, kind::NUMBERED) } else { (0, kind) };
+        if let Err(error) = self.message.allocate(outer, start + length, pins) {
+            return errors::out_of_memory(error);
+        }
+        if let Some(number) = self.number {
+            self.message.write(0, &number.to_ne_bytes());
+            self.message.write(8, &u64::from(kind).to_ne_bytes());
+        }
+        Ok(start)
+    }
 }
 
 /// Makes `message` one of an object, for a queue.
@@ -40,24 +90,46 @@ pub(crate) unsafe fn encode<T: SharedState>(
     object: *mut ffi::PyObject,
     message: &mut Message<'_>,
 ) -> Result<()> {
-    encode_as_it_is(state, object, message)?;
+    encode_as_it_is(state, object, &mut Form { message, number: None })?;
     // The process's own region has no key.
     if state.is_home(queue.region()) { Ok(()) } else { seal::seal(queue, message) }
 }
 
+/// Makes `message` one of a number and an object, for a queue of the process's own region.
 #[inline(always)]
-unsafe fn encode_as_it_is(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
+pub(crate) unsafe fn encode_numbered(
+    state: &'static State,
+    number: u64,
+    object: *mut ffi::PyObject,
+    message: &mut Message<'_>,
+) -> Result<()> {
+    encode_as_it_is(state, object, &mut Form { message, number: Some(number) })
+}
+
+/// Puts a numbered message of None into a queue of the process's own region, which needs no Python.
+pub(crate) fn put_number(queue: &Handle<'static, Queue>, number: u64) {
+    let mut message = Message::new(queue.region(), queue.owner());
+    let mut payload = [0; NUMBER_BYTES + 8];
+    payload[..8].copy_from_slice(&number.to_ne_bytes());
+    payload[8..16].copy_from_slice(&u64::from(kind::NONE).to_ne_bytes());
+    // So few bytes are in the slot itself, for which there always is memory.
+    if message.set_bytes(kind::NUMBERED, &payload).is_ok() {
+        let _ = queue.put(&mut message, queue.region(), queue.owner(), None);
+    }
+}
+
+#[inline(always)]
+unsafe fn encode_as_it_is(state: &'static State, object: *mut ffi::PyObject, form: &mut Form<'_, '_>) -> Result<()> {
     let class = ffi::Py_TYPE(object);
     if class == &raw mut ffi::PyLong_Type {
         let mut overflow = 0;
         let value = ffi::PyLong_AsLongLongAndOverflow(object, &raw mut overflow);
         if overflow == 0 {
-            message.set_word(kind::INTEGER, value as u64);
-            return Ok(());
+            return form.set_word(kind::INTEGER, value as u64);
         }
     } else if class == &raw mut ffi::PyBytes_Type {
         let (start, length) = (ffi::PyBytes_AS_STRING(object), ffi::PyBytes_Size(object));
-        return encode_bytes(kind::BYTES, start.cast(), length as usize, message);
+        return encode_bytes(kind::BYTES, start.cast(), length as usize, form);
     } else if class == &raw mut ffi::PyUnicode_Type {
         let (unit, kind) = match ffi::PyUnicode_KIND(object) {
             ffi::PyUnicode_1BYTE_KIND => (1, kind::STRING_1),
@@ -65,33 +137,28 @@ unsafe fn encode_as_it_is(state: &'static State, object: *mut ffi::PyObject, mes
             _ => (4, kind::STRING_4),
         };
         let length = ffi::PyUnicode_GET_LENGTH(object) as usize * unit;
-        return encode_bytes(kind, ffi::PyUnicode_DATA(object).cast(), length, message);
+        return encode_bytes(kind, ffi::PyUnicode_DATA(object).cast(), length, form);
     } else if class == &raw mut ffi::PyFloat_Type {
-        message.set_word(kind::FLOAT, ffi::PyFloat_AS_DOUBLE(object).to_bits());
-        return Ok(());
+        return form.set_word(kind::FLOAT, ffi::PyFloat_AS_DOUBLE(object).to_bits());
     } else if object == ffi::Py_None() {
-        message.set_word(kind::NONE, 0);
-        return Ok(());
+        return form.set_word(kind::NONE, 0);
     } else if object == ffi::Py_True() {
-        message.set_word(kind::TRUE, 0);
-        return Ok(());
+        return form.set_word(kind::TRUE, 0);
     } else if object == ffi::Py_False() {
-        message.set_word(kind::FALSE, 0);
-        return Ok(());
+        return form.set_word(kind::FALSE, 0);
     }
-    pickle(state, object, message)
+    pickle(state, object, form)
 }
 
 #[inline(always)]
-unsafe fn encode_bytes(kind: u8, start: *const u8, length: usize, message: &mut Message<'_>) -> Result<()> {
+unsafe fn encode_bytes(kind: u8, start: *const u8, length: usize, form: &mut Form<'_, '_>) -> Result<()> {
     // Nobody changes an immutable object's bytes, and the caller holds it.
-    let bytes = core::slice::from_raw_parts(start, length);
-    message.set_bytes(kind, bytes).or_else(|error| errors::out_of_memory(error))
+    form.set_bytes(kind, core::slice::from_raw_parts(start, length))
 }
 
 /// Whether making an object of the message may run any code of Python's.
 pub(crate) fn runs_python(message: &Message<'_>) -> bool {
-    message.kind() & !seal::SEALED == kind::PICKLE
+    matches!(message.kind() & !seal::SEALED, kind::PICKLE | kind::NUMBERED)
 }
 
 /// Makes an object of a message of a queue.
@@ -133,8 +200,44 @@ pub(crate) unsafe fn decode_payload(state: &'static State, kind: u8, start: *con
             Owned::from_raw(ffi::PyUnicode_FromKindAndData(unit, start.cast(), length / unit as ffi::Py_ssize_t))
         }
         kind::PICKLE => unpickle(state, start, length),
+        kind::NUMBERED if length as usize >= NUMBER_BYTES => decode_numbered(state, start, length as usize),
         unknown => errors::corrupt(state, &format!("a message is of unknown kind {unknown}")),
     }
+}
+
+/// The number of a message; None if it is not numbered.
+pub(crate) unsafe fn number(message: &Message<'_>) -> Option<u64> {
+    let start = message.as_ptr();
+    (message.kind() == kind::NUMBERED && message.length() >= NUMBER_BYTES && !start.is_null())
+        .then(|| start.cast::<u64>().read_unaligned())
+}
+
+/// Makes the object of a message that has a number.
+#[inline(always)]
+pub(crate) unsafe fn decode_object(state: &'static State, message: &Message<'_>) -> Result<Owned> {
+    decode_behind_number(state, message.as_ptr(), message.length())
+}
+
+#[inline(always)]
+unsafe fn decode_behind_number(state: &'static State, start: *const u8, length: usize) -> Result<Owned> {
+    let word = start.add(8).cast::<u64>().read_unaligned();
+    match u8::try_from(word) {
+        Ok(kind) if kind != kind::NUMBERED => {
+            decode_payload(state, kind, start.add(NUMBER_BYTES), length - NUMBER_BYTES)
+        }
+        _ => errors::corrupt(state, &format!("a numbered message is of unknown kind {word}")),
+    }
+}
+
+/// `(number, object, error)`: an object that can't be unpickled is None, with the error of that. Even with
+/// KeyboardInterrupt: who waits for what has this number shall hear of it.
+unsafe fn decode_numbered(state: &'static State, start: *const u8, length: usize) -> Result<Owned> {
+    let number = Owned::from_raw(ffi::PyLong_FromUnsignedLongLong(start.cast::<u64>().read_unaligned()))?;
+    let (object, error) = match decode_behind_number(state, start, length) {
+        Ok(object) => (object, Owned::none()),
+        Err(Raised) => (Owned::none(), Owned::from_raw(ffi::PyErr_GetRaisedException())?),
+    };
+    Owned::from_raw(ffi::PyTuple_Pack(3, number.as_ptr(), object.as_ptr(), error.as_ptr()))
 }
 
 #[cold]
@@ -233,8 +336,8 @@ impl Drop for Piece {
 
 /// Pickles an object into a message.
 #[cold]
-unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mut Message<'_>) -> Result<()> {
-    let (pieces, pins) = Pins::collect(message.region(), || {
+unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, form: &mut Form<'_, '_>) -> Result<()> {
+    let (pieces, pins) = Pins::collect(form.message.region(), || {
         // An object's `__reduce__` may put something itself: then the pickler is in use, and it gets another.
         let idle = state.idle_pickler.lock().take();
         let pickler = idle.map_or_else(|| Pickler::new(state), Ok)?;
@@ -251,12 +354,9 @@ unsafe fn pickle(state: &'static State, object: *mut ffi::PyObject, message: &mu
         }
     })?;
     let length = pieces.iter().map(|piece| piece.0.len as usize).sum();
-    if let Err(error) = message.allocate(kind::PICKLE, length, &pins.names()) {
-        return errors::out_of_memory(error);
-    }
-    let mut offset = 0;
+    let mut offset = form.allocate(kind::PICKLE, length, &pins.names())?;
     for piece in &pieces {
-        message.write(offset, piece.bytes());
+        form.message.write(offset, piece.bytes());
         offset += piece.bytes().len();
     }
     Ok(())

@@ -27,11 +27,11 @@ use multigil::queue::Queue;
 use parking_lot::Mutex;
 use pyo3::ffi;
 
-use crate::errors;
 use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
 use crate::state::State;
 use crate::wait::{self, Request, Seat, Subject};
+use crate::{codec, errors, pool};
 
 /// Bytes of stack: twice the main thread's usual size. Only what is used takes memory.
 const STACK_BYTES: usize = 16 << 20;
@@ -67,6 +67,8 @@ struct Shared {
     ended: Event,
     /// To be shut down when the interpreter has ended, however that comes. The first is where it gets its tasks.
     queues: Vec<Handle<'static, Queue>>,
+    /// Where to put which number when it has ended.
+    heir: Mutex<Option<(Handle<'static, Queue>, u64)>>,
     /// The thread, until somebody has joined it.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -115,6 +117,7 @@ impl Drop for Shared {
     fn drop(&mut self) {
         if self.process != std::process::id() {
             self.queues.drain(..).for_each(core::mem::forget);
+            core::mem::forget(self.heir.get_mut().take());
         }
     }
 }
@@ -135,6 +138,18 @@ impl Shared {
         drop(facts);
         self.ended.notify_all(self.region.bell()); // unlocking was the read-modify-write that it asks for
         self.begun.notify_all(self.region.bell());
+        self.tell_heir();
+    }
+
+    /// Tells of the end, once, if there is somebody to be told and it has come.
+    fn tell_heir(&self) {
+        let mut heir = self.heir.lock();
+        if self.has_ended()
+            && let Some((queue, number)) = heir.take()
+        {
+            // Who has shut the queue down does not want to know.
+            codec::put_number(&queue, number);
+        }
     }
 
     /// The whole life of the interpreter, on its own thread.
@@ -374,6 +389,7 @@ unsafe extern "C" fn new(
             begun: Event::default(),
             ended: Event::default(),
             queues,
+            heir: Mutex::default(),
             thread: Mutex::default(),
         });
         all.alive.retain(|one| one.strong_count() > 0);
@@ -487,6 +503,25 @@ unsafe extern "C" fn join(
             wait::detached(|| thread.join()).ok(); // it catches its panics
         }
         Ok(true)
+    })
+}
+
+unsafe extern "C" fn tell(
+    object: *mut ffi::PyObject,
+    values: *const *mut ffi::PyObject,
+    count: ffi::Py_ssize_t,
+    names: *mut ffi::PyObject,
+) -> *mut ffi::PyObject {
+    py::guard_none(|| {
+        let [queue, number] = Arguments::new(values, count, names).parse("tell", [c"queue", c"number"], 2)?;
+        let (state, shared) = parts(object);
+        let (id, number) = (pool::queue(state, queue)?.id(), py::unsigned(number)?);
+        match state.home().region.attach(id, state.home().me) {
+            Ok(handle) => *shared.heir.lock() = Some((handle, number)),
+            Err(error) => return errors::attach(state, error),
+        }
+        shared.tell_heir();
+        Ok(())
     })
 }
 
@@ -745,12 +780,17 @@ unsafe extern "C" fn get_error(object: *mut ffi::PyObject, _: *mut c_void) -> *m
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 7] = [
     py::method_fast(
         c"join",
         join,
         c"join($self, timeout=None)\n--\n\n\
 Wait until the interpreter and its thread have ended, at most timeout seconds; whether they have.",
+    ),
+    py::method_fast(
+        c"tell",
+        tell,
+        c"tell($self, queue, number)\n--\n\nPut (number, None, None) into the queue when the interpreter has ended.",
     ),
     py::method_fast(
         c"interrupt",

@@ -26,6 +26,7 @@
 //! | [`value`], [`array`], [`memory`] | the types that are one of them, many, or only bytes |
 //! | [`interpreter`] | an interpreter with a thread and a GIL of its own |
 //! | [`process`] | a worker that is a process, and its parent |
+//! | [`pool`] | the tasks of pools, and who has begun with what |
 //! | [`wait_any`] | waiting for the first of several things |
 //! | [`alarm`], [`asyncio`] | readiness as file descriptors; what an event loop awaits |
 //! | [`region`] | regions that are opened by name, and names of objects |
@@ -50,6 +51,7 @@ mod interpreter;
 mod lock;
 mod memory;
 mod ordered;
+mod pool;
 mod process;
 mod py;
 mod queue;
@@ -74,7 +76,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 37] = [
+static mut METHODS: [ffi::PyMethodDef; 40] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -126,6 +128,31 @@ As expose(), and make the call (callable, args, kwargs) that the function gives;
 Call function(*args), which belongs to the task of that number, and let interrupt() and terminate() strike.\n\n\
 They strike a worker's thread nowhere else. What was asked for before is raised instead of the call, and what comes too\n\
 late for the call strikes nothing. With None as number, only terminate() strikes.",
+    ),
+    py::method_fast(
+        c"put_numbered",
+        pool::put_numbered,
+        c"put_numbered($module, queue, number, item)\n--\n\n\
+Put an item with a number, and give the bytes that it takes. get() gives (number, item, error).\n\n\
+What unpickling the item raises is not raised, but the error, with None as the item; otherwise the error is None.",
+    ),
+    py::method_fast(
+        c"take_outcomes",
+        pool::take_outcomes,
+        c"take_outcomes($module, results, keep, block, timeout, spin)\n--\n\n\
+Take all that is in a queue, wait for something as get() does, and call keep(list of it) in the same step.\n\n\
+With spin, the wait begins with looking again and again for some microseconds. Raises Empty.",
+    ),
+    py::method_fast(
+        c"perform_next",
+        pool::perform_next,
+        c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh, functions)\n--\n\n\
+Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does. Bytes stand for\n\
+the callable functions[bytes].\n\n\
+Gives (number, result, error), of which one is None; or None if the task was cancelled. Its ticket, the element of the\n\
+array that the low bits of its number name, tells from its beginning on which of the worker's tasks it is: the count-th.\n\
+interrupt() knows it by that count. refresh() is called before if the element after the tickets is not changes. If the\n\
+one after that is not 0, a worker without a task says so in results. Raises ShutDown when no more tasks come.",
     ),
     py::method_fast(
         c"wait_any",

@@ -24,7 +24,7 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 
 /// How long a wait spins before it sleeps. Longer than it takes to wake a sleeper (20 to 30 µs): two that answer each
 /// other would otherwise, once both have slept, find each other asleep for ever.
-const SPIN: Duration = Duration::from_micros(50);
+pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
 /// How long a thread that handles signals sleeps at first, and at most. A signal that arrives between the last look at
 /// them and the sleep does not end that, and no system call sleeps on a word and lets signals in as one step; so Ctrl-C
@@ -211,6 +211,7 @@ impl Seat {
         state: &State,
         subject: Subject,
         deadline: Option<Instant>,
+        spin: Duration,
         mut operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
         interrupted: impl Fn(&E) -> bool,
     ) -> Result<(core::result::Result<T, E>, Option<Request>)> {
@@ -222,7 +223,7 @@ impl Seat {
             places = state.places();
             &places
         };
-        let mut patience = Patience::new(deadline, SPIN, &self.parker).watching(lookout);
+        let mut patience = Patience::new(deadline, spin, &self.parker).watching(lookout);
         let mut slices = handles_signals()
             .then(|| core::iter::successors(Some(FIRST_SLICE), |slice| Some((*slice * 2).min(LAST_SLICE))));
         let waiting = Waiting {
@@ -399,8 +400,20 @@ pub(crate) unsafe fn wait<T, E>(
     operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
     interrupted: impl Fn(&E) -> bool,
 ) -> Result<core::result::Result<T, E>> {
+    wait_spinning(state, subject, deadline, SPIN, operation, interrupted)
+}
+
+/// The same, after spinning for so long: not at all where that would keep those from working who are waited for.
+pub(crate) unsafe fn wait_spinning<T, E>(
+    state: &State,
+    subject: Subject,
+    deadline: Option<Instant>,
+    spin: Duration,
+    operation: impl FnMut(&Patience<'_>) -> core::result::Result<T, E>,
+    interrupted: impl Fn(&E) -> bool,
+) -> Result<core::result::Result<T, E>> {
     with_seat(|seat| {
-        let (result, request) = seat.wait(state, subject, deadline, operation, interrupted)?;
+        let (result, request) = seat.wait(state, subject, deadline, spin, operation, interrupted)?;
         if let Some(request) = request {
             // What the wait gave must not be lost.
             seat.inner.lock().strike(ffi::PyThread_get_thread_ident(), request, state)?;
@@ -419,7 +432,7 @@ pub(crate) unsafe fn wait_or_raise<T, E>(
     interrupted: impl Fn(&E) -> bool,
 ) -> Result<core::result::Result<T, E>> {
     with_seat(|seat| {
-        let (result, request) = seat.wait(state, subject, deadline, operation, interrupted)?;
+        let (result, request) = seat.wait(state, subject, deadline, SPIN, operation, interrupted)?;
         request.map_or(Ok(result), |request| request.raise(state))
     })
 }
