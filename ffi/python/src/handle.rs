@@ -97,6 +97,12 @@ impl<T: SharedState> HandleObject<T> {
         let _ = watched.set(());
     }
 
+    /// Whether somebody has ever done so.
+    unsafe fn is_watched(object: *mut ffi::PyObject) -> bool {
+        let watched = &(*object.cast::<HandleObject<T>>()).watched;
+        watched.get().is_some()
+    }
+
     /// Changes what travels with the object.
     pub(crate) unsafe fn set_companion(object: *mut ffi::PyObject, companion: Option<Owned>) {
         let new = companion.map_or(null_mut(), Owned::into_raw);
@@ -221,7 +227,7 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
     }
-    if let Some(place) = place.filter(|_| (&(*this).watched).get().is_some()) {
+    if let Some(place) = place.filter(|_| HandleObject::<T>::is_watched(object)) {
         alarm::object_goes(&*(*this).state, object, place);
     }
     (&raw mut (*this).alarm).drop_in_place();
