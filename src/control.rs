@@ -7,7 +7,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::envelope::Returned;
 use crate::error::{TooManyDone, WaitError};
-use crate::event::{Bell, Event, Patience};
+use crate::event::{Bell, Event, Patience, Watchable};
 use crate::layout::ObjectHeader;
 use crate::object::Region;
 use crate::ring::NO_LIMIT;
@@ -234,6 +234,36 @@ pub trait AnyQueue {
     fn unfinished(&self) -> u64 {
         let done = self.control().rest.done.load(Ordering::Acquire) & !THROWN_AWAY;
         self.control().got_by_somebody(self.put_in_all()).saturating_sub(done)
+    }
+}
+
+/// A queue as a producer waits for it: ready when a put would not wait.
+#[derive(Debug)]
+pub struct ForPlace<'q, Q>(pub &'q Q);
+
+impl<Q: AnyQueue> Watchable for ForPlace<'_, Q> {
+    fn is_ready(&self) -> bool {
+        !self.0.is_full() || self.0.is_shut_down()
+    }
+
+    fn look(&self) -> bool {
+        self.0.control().not_full.watch();
+        self.is_ready()
+    }
+}
+
+/// A queue as [`AnyQueue::join`] waits for it: ready when all that was put has been reported done.
+#[derive(Debug)]
+pub struct ForDone<'q, Q>(pub &'q Q);
+
+impl<Q: AnyQueue> Watchable for ForDone<'_, Q> {
+    fn is_ready(&self) -> bool {
+        self.0.unfinished() == 0
+    }
+
+    fn look(&self) -> bool {
+        self.0.control().all_done.watch();
+        self.is_ready()
     }
 }
 

@@ -307,7 +307,7 @@ impl<R: Fn() -> bool> Drop for Turn<'_, R> {
     }
 }
 
-/// The word that those sleep on who wait for several things at once; one for all of a region.
+/// The word that those sleep on who wait for several things at once, or for others; one for all of a region.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub struct Bell {
@@ -322,6 +322,26 @@ impl Bell {
         // SYNC POINT: Release publishes what has become of WATCHED to the Acquire in `wait_any`.
         self.rings.fetch_add(1, essential!(BellRung: Ordering::Release));
         self.rings.wake(i32::MAX);
+    }
+
+    /// Calls `look` until it gives something, sleeping on the bell in between. It [looks](Watchable::look) at things, or
+    /// at those at which others look for the sleeper: they do so under a lock, and `look` takes the same one to see what
+    /// they are.
+    ///
+    /// # Errors
+    /// [`WaitError`]. `look` has been called once more after the last sleep.
+    pub fn wait_until<T>(&self, patience: &Patience<'_>, mut look: impl FnMut() -> Option<T>) -> Result<T, WaitError> {
+        let mut ended = Ok(());
+        loop {
+            // SYNC POINT: Acquire, before the looks, as in `Event::wait_until`. What others look at after that, under the
+            // lock that `look` takes, rings after that, too.
+            let seen = self.rings.load(essential!(BellSeen: Ordering::Acquire));
+            if let Some(value) = look() {
+                return Ok(value);
+            }
+            ended?;
+            ended = patience.sleep(&self.rings, seen);
+        }
     }
 }
 
@@ -354,16 +374,7 @@ pub fn wait_any(things: &[&dyn Watchable], bell: &Bell, patience: &Patience<'_>)
     if let Some(place) = ready().or_else(|| patience.spin(&mut ready)) {
         return Ok(place);
     }
-    let mut ended = Ok(());
-    loop {
-        // SYNC POINT: Acquire, before the looks, as in `wait_until`.
-        let seen = bell.rings.load(essential!(BellSeen: Ordering::Acquire));
-        if let Some(place) = things.iter().position(|thing| thing.look()) {
-            return Ok(place);
-        }
-        ended?;
-        ended = patience.sleep(&bell.rings, seen);
-    }
+    bell.wait_until(patience, || things.iter().position(|thing| thing.look()))
 }
 
 /// Somebody who knows of the others that take part. One who dies wakes nobody any more, so those who sleep look out.

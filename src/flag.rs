@@ -86,6 +86,16 @@ impl Flag {
     pub fn from_now(&self) -> FlagFromNow<'_> {
         FlagFromNow { flag: self, seen: self.now() }
     }
+
+    /// How often it was set, modulo 2^31.
+    pub fn times_set(&self) -> u32 {
+        self.now().0 / ONE_TIME
+    }
+
+    /// The flag as a wait sees it that began when it had been set so often.
+    pub fn from_then(&self, times_set: u32) -> FlagFromNow<'_> {
+        FlagFromNow { flag: self, seen: Seen(times_set.wrapping_mul(ONE_TIME)) }
+    }
 }
 
 /// What a flag was at some time.

@@ -14,6 +14,7 @@ from pathlib import Path
 import executors
 import footprint
 import locks
+import loops
 import parallel
 import processes
 import report
@@ -60,7 +61,7 @@ def chosen(options: argparse.Namespace, settings: Settings) -> Iterator[Scenario
             return True
         return any(part.strip() in contender.name for part in parts)
 
-    for room in (throughput, roundtrip, processes, executors, start, locks, values, footprint, parallel):
+    for room in (throughput, roundtrip, processes, executors, loops, start, locks, values, footprint, parallel):
         for scenario in room.scenarios(settings):
             if fnmatchcase(scenario.name, options.only):
                 contenders = tuple(each for each in scenario.contenders if is_chosen(each, scenario))

@@ -82,6 +82,20 @@ class Queue[T]:
     def task_done(self) -> None: ...
     def join(self) -> None: ...
     def shutdown(self, immediate: bool = False) -> None: ...
+    async def aget(self) -> T:
+        """Await the next item, in a loop of asyncio's. Raises as `get` does; who is cancelled has taken nothing."""
+    async def aput(self, item: T) -> None:
+        """Await a place, and put an item there; raises as `put` does. Who is cancelled has put nothing."""
+    async def ajoin(self) -> None:
+        """Await that every item that was put is reported done."""
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> T: ...
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when there is an item or the queue is shut down.
+
+        An attempt to get that finds nothing makes it unready, no other use of the queue does: get until there is
+        nothing, then wait for it. It is closed with this object.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
@@ -134,6 +148,12 @@ class SimpleQueue[T]:
         """Throw away all items that are there now, as done."""
     def qsize(self) -> int: ...
     def empty(self) -> bool: ...
+    async def aget(self) -> T:
+        """Await the next item, as that of `Queue`."""
+    async def aput(self, item: T) -> None:
+        """Put an item, which never suspends."""
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when there is an item, as that of `Queue`."""
 
 @disjoint_base
 class Lock:
@@ -150,6 +170,21 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    async def aacquire(self) -> bool:
+        """Await that it can be acquired, in an event loop of asyncio's, and do so; give True.
+
+        Raises as `acquire` does. Who is cancelled has acquired nothing.
+        """
+    async def __aenter__(self) -> bool: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when the lock could be acquired.
+
+        An `acquire` that does not succeed makes it unready, nothing else does: try first, then wait.
+        It is closed with this object.
+        """
     @property
     def owner(self) -> Owner | None:
         """The thread that acquired the lock and holds it; None if the lock is free."""
@@ -166,6 +201,12 @@ class RLock:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when the thread that asked last could acquire the lock.
+
+        An `acquire` that does not succeed makes it unready, nothing else does: try first, then wait.
+        It is closed with this object.
+        """
     @property
     def owner(self) -> Owner | None:
         """The thread that holds the lock; None if the lock is free."""
@@ -237,6 +278,17 @@ class Event:
     def set(self) -> None: ...
     def clear(self) -> None: ...
     def wait(self, timeout: float | None = None) -> bool: ...
+    async def await_(self) -> bool:
+        """Await that the event is set, in an event loop of asyncio's; give True.
+
+        Whoever waits when it is set goes on, even if it is cleared at once.
+        """
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when the event is set, or was since.
+
+        An `is_set` or `wait` that gives False makes it unready, nothing else does: try first, then wait.
+        It is closed with this object.
+        """
 
 @disjoint_base
 class Semaphore:
@@ -253,6 +305,21 @@ class Semaphore:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+    async def aacquire(self) -> bool:
+        """Await that it can be acquired, in an event loop of asyncio's, and do so; give True.
+
+        Raises as `acquire` does. Who is cancelled has acquired nothing.
+        """
+    async def __aenter__(self) -> bool: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /
+    ) -> None: ...
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when its value is positive.
+
+        An `acquire` that does not succeed makes it unready, nothing else does: try first, then wait.
+        It is closed with this object.
+        """
 
 class BoundedSemaphore(Semaphore):
     """A semaphore that is not released more often than acquired; `threading.BoundedSemaphore` in every method."""
@@ -358,6 +425,28 @@ class Memory:
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
 @final
+class Alarm:
+    """A file descriptor that is ready to be read when one of the things that are watched may be ready.
+
+    What `multigil._asyncio` has one of for each loop. Watches have numbers; each goes off once.
+    """
+
+    def __new__(cls) -> Self: ...
+    def fileno(self) -> int: ...
+    def arm(self, number: int, thing: object, what: int, times_set: int) -> bool:
+        """Watch a thing, in place of the watch of that number; False, and nothing is watched, if it is ready.
+
+        `what` is 0 for what `wait_any` waits for, 1 for a place in a queue, 2 for what its `join` waits for, and 3 for
+        an event that is set, or was since it had been set `times_set` times.
+        """
+    def disarm(self, number: int, /) -> None:
+        """Take a watch away, if there is one."""
+    def ring(self, number: int, /) -> None:
+        """Do what a watch does that goes off."""
+    def take(self) -> list[int]:
+        """The numbers of the watches that went off since the last call; the descriptor is not ready then."""
+
+@final
 class Subinterpreter:
     """One interpreter with a GIL of its own, and the operating system's thread that runs it.
 
@@ -427,6 +516,9 @@ def wait_any[T](*objects: T, timeout: float | None = None) -> T | None:
     an event when it is set, a semaphore when its value is positive, an Interpreter when it has ended, a file
     descriptor (an int, or an object with a method `fileno`) when a read would not wait.
     """
+
+def times_set(event: Event, /) -> int:
+    """How often an event was set."""
 
 def create_memory(name: str, size: int) -> Memory | None:
     """Make memory of that name; None if there is some already."""

@@ -14,7 +14,7 @@ from heapq import heappop, heappush
 from time import monotonic
 
 # Our own lock and condition: a wait for those of threading could not be interrupted from another interpreter.
-from multigil._core import Condition, Empty, Full, Lock, ShutDown
+from multigil._core import Condition, Empty, Event, Full, Lock, ShutDown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Queue:
             if not self.unfinished_tasks:
                 self.all_tasks_done.notify_all()
             self.not_full.notify_all()
+            _tell(self)
 
     def qsize(self) -> int:
         with self.mutex:
@@ -113,6 +114,7 @@ class Queue:
             self.unfinished_tasks -= 1
             if not self.unfinished_tasks:
                 self.all_tasks_done.notify_all()
+                _tell(self)
 
     def join(self) -> None:
         with self.all_tasks_done:
@@ -126,6 +128,31 @@ class Queue:
                 self.all_tasks_done.notify_all()
             self.not_empty.notify_all()
             self.not_full.notify_all()
+            _tell(self)
+
+    async def aget(self) -> Any:
+        from multigil import _asyncio
+
+        return await _asyncio.attempted(self, self.get_nowait, Empty)
+
+    async def aput(self, item: Any) -> None:
+        from multigil import _asyncio
+
+        await _asyncio.attempted(self, lambda: self.put_nowait(item), Full)
+
+    async def ajoin(self) -> None:
+        from multigil import _asyncio
+
+        await _asyncio.attempted(self, lambda: _check_done(self), _NotDone)
+
+    async def anext(self) -> Any:
+        try:
+            return await self.aget()
+        except ShutDown:
+            raise StopAsyncIteration from None
+
+    def fileno(self) -> int:
+        raise NotImplementedError(f"{type(self).__name__} has hooks, which no file descriptor tells of")
 
     def __next__(self) -> Any:
         try:
@@ -217,12 +244,42 @@ def _put(queue: Queue, item: Any) -> None:
     queue._put(item)
     queue.unfinished_tasks += 1
     queue.not_empty.notify()
+    _tell(queue)
 
 
 def _get(queue: Queue) -> Any:
     item = queue._get()
     queue.not_full.notify()
+    _tell(queue)
     return item
+
+
+def _tell(queue: Queue) -> None:
+    """Have those look who await something."""
+    changed: Event | None = vars(queue).get(_CHANGED)
+    if changed is not None:
+        changed.set()
+        changed.clear()
+
+
+def changed(queue: Queue) -> Event:
+    """What is set, and cleared at once, with each change from now on."""
+    with queue.mutex:
+        event: Event = vars(queue).setdefault(_CHANGED, Event())
+    return event
+
+
+# The attribute that it is, once somebody has awaited something.
+_CHANGED = "_multigil_changed"
+
+
+class _NotDone(Exception):
+    """Not all items that were put have been reported done."""
+
+
+def _check_done(queue: Queue) -> None:
+    if queue.unfinished_tasks:
+        raise _NotDone
 
 
 def _throw_away(queue: Queue) -> None:

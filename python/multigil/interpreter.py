@@ -12,6 +12,7 @@ from time import monotonic
 
 from multigil import _exit, _hooks, _worker
 from multigil._core import (
+    Alarm,
     Empty,
     Event,
     NotShareable,
@@ -28,7 +29,7 @@ from multigil._worker import CALL, OPENING, SUBMITTED, TARGET, Worker, execute, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from concurrent.futures import Future
     from contextvars import Context
     from types import ModuleType, TracebackType
@@ -97,6 +98,7 @@ class Interpreter:
     __slots__ = (
         "__dict__",
         "__weakref__",
+        "_alarm",
         "_answered",
         "_args",
         "_backend",
@@ -183,6 +185,7 @@ class Interpreter:
         # One call at a time, as they run one at a time there. Reentrant for the sake of signal handlers.
         self._calling = threading.RLock()
         self._call_box: SimpleQueue[Any] | None = None
+        self._alarm: Alarm | None = None  # for `fileno()`
         self._answered: set[int] = set()
         self._initialized = True
 
@@ -324,9 +327,20 @@ class Interpreter:
         status = self._worker.returncode
         return exit_status(self._take_outcome(self._worker)) if status is None else status
 
-    def _wait(self, timeout: float | None) -> Any:
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Await what `result()` gives, in an event loop of asyncio's. Raises as that does."""
+        from multigil import _asyncio
+
+        return _asyncio.result(self).__await__()
+
+    def _asked_for(self) -> Worker:
+        """The worker of whose target somebody asks for the outcome; `finished` is shut down when there is one."""
         worker = self._started("wait for")
         worker.asked.shutdown()
+        return worker
+
+    def _wait(self, timeout: float | None) -> Any:
+        worker = self._asked_for()
         until = _until(timeout)
         try:
             worker.finished.get(timeout=None if timeout is None else max(timeout, 0))
@@ -369,6 +383,19 @@ class Interpreter:
         Raises RuntimeError if it is no process that was started from here; `wait_any` takes every interpreter.
         """
         return self._child("wait for the sentinel of").sentinel
+
+    def fileno(self) -> int:
+        """A file descriptor that is ready to be read when the interpreter has ended, as long as this object is there.
+
+        Raises RuntimeError as `wait_any` does: before the start, and for the current interpreter.
+        """
+        awaited = self._awaited()
+        with self._lock:
+            if self._alarm is None:
+                self._alarm = Alarm()
+                if not self._alarm.arm(0, awaited, 0, 0):
+                    self._alarm.ring(0)
+            return self._alarm.fileno()
 
     def call[T, **P](self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call a function in the interpreter and give its result, or raise what it raised.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use loom::sync::Mutex;
 use loom::sync::atomic::Ordering;
 use loom::thread;
 use multigil::error::WaitError;
-use multigil::event::{Attempt, Bell, Event, Patience, wait_any};
+use multigil::event::{Attempt, Bell, Event, Patience, Watchable, wait_any};
 use multigil::model::{AtomicU64, Part};
 use multigil::semaphore::Semaphore;
 
@@ -357,6 +358,67 @@ fn watcher_gives_up() {
 #[test]
 fn watcher_gives_up_holds() {
     check(2, watcher_gives_up);
+}
+
+/// What one has another one be told of, who sleeps on the bell for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    Idle,
+    Armed,
+    Over,
+}
+
+/// One who looks for a sleeper that may be on its way into the sleep: what comes after the look wakes the sleeper.
+fn looked_for_another() {
+    let things = Arc::new(Things::default());
+    let watch = Arc::new(Mutex::new(Watch::Idle));
+    let (theirs, their_watch) = (things.clone(), watch.clone());
+    let sleeper = thread::spawn(move || {
+        let look = || {
+            let mut watch = their_watch.lock().unwrap();
+            if *watch == Watch::Armed && theirs.first.look() {
+                *watch = Watch::Over;
+            }
+            (*watch == Watch::Over).then_some(())
+        };
+        theirs.bell.wait_until(&Patience::endless(), look).unwrap();
+    });
+    let other = things.clone();
+    let notifier = thread::spawn(move || other.release());
+    let is_ready = {
+        let mut watch = watch.lock().unwrap();
+        let is_ready = things.first.look();
+        *watch = if is_ready { Watch::Over } else { Watch::Armed };
+        is_ready
+    };
+    if is_ready {
+        things.bell.ring(); // nobody waits; it only ends the model
+    }
+    sleeper.join().unwrap();
+    notifier.join().unwrap();
+}
+
+#[test]
+fn looked_for_another_holds() {
+    check(3, looked_for_another);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looked_for_another_fails_without_wait_fence() {
+    twin(3, Part::WaitFence, looked_for_another);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looked_for_another_fails_without_notify_fence() {
+    twin(3, Part::NotifyFence, looked_for_another);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn looked_for_another_fails_without_watched() {
+    twin(3, Part::Watched, looked_for_another);
 }
 
 // ---------------------------------------------------------------------------------------------- deaths

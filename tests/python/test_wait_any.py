@@ -407,6 +407,7 @@ class TestFileDescriptors:
     def test_nothing_is_left_of_what_polls(self, files: ExitStack) -> None:
         (silent, _), ready = both_ends_of_a_pipe(files), Event()
         wait_any(silent, timeout=0.001)
+        gc.collect()  # what earlier tests left has descriptors, too
         threads, files = tasks(), len(os.listdir("/proc/self/fd"))
         for _ in range(200):
             assert wait_any(silent, timeout=0.000_1) is None
@@ -415,7 +416,9 @@ class TestFileDescriptors:
             ready.set()
             assert waiting.result(AMPLE) is ready
         gc.collect()
-        assert (tasks(), len(os.listdir("/proc/self/fd"))) == (threads, files)
+        # One that has watched for an earlier test's `fileno()` may have ended meanwhile.
+        assert tasks() <= threads
+        assert len(os.listdir("/proc/self/fd")) == files
 
 
 @in_fresh_process

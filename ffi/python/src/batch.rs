@@ -9,10 +9,10 @@ use multigil::object::{Handle, Message};
 use pyo3::ffi;
 
 use crate::py::{self, Arguments, Owned, Raised, Result, check, raise};
-use crate::queue::{Batch, Kind, get_willing, put_willing, with_queue};
+use crate::queue::{Batch, Kind, get_willing, not_got, put_willing, with_queue};
 use crate::state::State;
 use crate::wait::Willing;
-use crate::{codec, custom, errors};
+use crate::{codec, custom};
 
 pub(crate) unsafe extern "C" fn put_many(
     object: *mut ffi::PyObject,
@@ -85,13 +85,18 @@ pub(crate) unsafe extern "C" fn get_many(
         let arguments = Arguments::new(values, count, names);
         with_queue!(
             object,
-            |state, queue| get_all(state, queue, arguments),
+            |state, queue| get_all(state, object, queue, arguments),
             custom::call(object, c"get_many", arguments)
         )
     })
 }
 
-unsafe fn get_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, arguments: Arguments) -> Result<Owned> {
+unsafe fn get_all<K: Kind>(
+    state: &'static State,
+    object: *mut ffi::PyObject,
+    queue: &Handle<'static, K>,
+    arguments: Arguments,
+) -> Result<Owned> {
     let [count, block, timeout] = arguments.parse("get_many", [c"count", c"block", c"timeout"], 0)?;
     let count = if count.is_null() || count == ffi::Py_None() { u64::MAX.into() } else { py::integer(count)? };
     if count < 0 {
@@ -100,7 +105,7 @@ unsafe fn get_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, ar
     let items = Owned::from_raw(ffi::PyList_New(0))?;
     if count > 0 {
         let willing = get_willing(state, &**queue, block, timeout)?;
-        take_all(state, queue, u64::try_from(count).unwrap_or(u64::MAX), &willing, &items)?;
+        take_all(state, object, queue, u64::try_from(count).unwrap_or(u64::MAX), &willing, &items)?;
     }
     Ok(items)
 }
@@ -108,6 +113,7 @@ unsafe fn get_all<K: Kind>(state: &'static State, queue: &Handle<'static, K>, ar
 /// Appends at least one item to the list, and at most `count`.
 unsafe fn take_all<K: Kind>(
     state: &'static State,
+    object: *mut ffi::PyObject,
     queue: &Handle<'static, K>,
     count: u64,
     willing: &Willing,
@@ -116,7 +122,7 @@ unsafe fn take_all<K: Kind>(
     let mut batch = K::batch(state, queue);
     let mut message = Message::new(queue.region(), queue.owner());
     if let Err(error) = batch.get(&mut message, willing)? {
-        return errors::get(state, error);
+        return not_got(state, object, error);
     }
     // When the next item stays where it is: there is no memory for it, or it can't be compared.
     let stays = if K::COMPARES { ffi::PyExc_Exception } else { ffi::PyExc_MemoryError };

@@ -5,25 +5,35 @@ use core::ptr::null_mut;
 
 use multigil::error::WaitError;
 use multigil::flag::Flag;
+use multigil::layout::ObjectKind;
 use multigil::object::SharedFlag;
 use pyo3::ffi;
 
-use crate::fork;
 use crate::handle::{self, HandleObject, Watched};
-use crate::py::{self, Arguments, Owned, Result, check};
+use crate::py::{self, Arguments, Owned, Result, check, raise};
+use crate::state::State;
 use crate::wait::{self, Subject};
+use crate::{alarm, asyncio, fork};
 
 type Object = HandleObject<SharedFlag>;
 
 unsafe extern "C" fn event_is_set(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
-    py::guard_bool(|| Ok(Object::of(object).1.is_set()))
+    py::guard_bool(|| Ok(is_set(object)))
+}
+
+unsafe fn is_set(object: *mut ffi::PyObject) -> bool {
+    let is_set = Object::of(object).1.is_set();
+    if !is_set {
+        alarm::missed(object);
+    }
+    is_set
 }
 
 unsafe extern "C" fn event_is_set_deprecated(object: *mut ffi::PyObject, _: *mut ffi::PyObject) -> *mut ffi::PyObject {
     py::guard_bool(|| {
         let text = c"isSet() is deprecated, use is_set() instead";
         check(ffi::PyErr_WarnEx(ffi::PyExc_DeprecationWarning, text.as_ptr(), 1))?;
-        Ok(Object::of(object).1.is_set())
+        Ok(is_set(object))
     })
 }
 
@@ -56,6 +66,9 @@ unsafe fn wait(object: *mut ffi::PyObject, timeout: *mut ffi::PyObject) -> Resul
         |patience| flag.wait(seen, flag.region().bell(), patience),
         |error| *error == WaitError::Interrupted,
     )?;
+    if result.is_err() {
+        alarm::missed(object);
+    }
     Ok(result.is_ok())
 }
 
@@ -69,6 +82,28 @@ unsafe extern "C" fn event_wait(
         let [timeout] = Arguments::new(values, count, names).parse("wait", [c"timeout"], 0)?;
         wait(object, timeout)
     })
+}
+
+/// `times_set(event)`: what [`watch_since`] wants to know.
+pub(crate) unsafe extern "C" fn times_set(module: *mut ffi::PyObject, event: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    py::guard(|| {
+        check_kind(crate::state_of_module(module), event)?;
+        Owned::from_raw(ffi::PyLong_FromUnsignedLong(Object::of(event).1.times_set().into()))
+    })
+}
+
+/// What a wait waits for that began when the event had been set so often.
+pub(crate) unsafe fn watch_since(state: &State, event: *mut ffi::PyObject, times_set: u32) -> Result<Watched> {
+    check_kind(state, event)?;
+    let flag = Object::of(event).1;
+    Ok(Watched { thing: Box::new(flag.from_then(times_set)), place: Some(handle::place(flag)) })
+}
+
+unsafe fn check_kind(state: &State, event: *mut ffi::PyObject) -> Result<()> {
+    match handle::whereabouts_of(state, event) {
+        Some((_, _, ObjectKind::Flag)) => Ok(()),
+        _ => raise(ffi::PyExc_TypeError, "it has to be an Event"),
+    }
 }
 
 /// What `wait_any` waits for.
@@ -112,7 +147,7 @@ unsafe extern "C" fn new_event(
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 8] = [
+static mut METHODS: [ffi::PyMethodDef; 10] = [
     py::method_no_args(c"is_set", event_is_set, c"is_set($self)\n--\n\nWhether the event is set."),
     py::method_no_args(
         c"isSet",
@@ -132,6 +167,8 @@ Set the event: everybody who waits goes on, even if it is cleared at once, and w
         c"wait($self, timeout=None)\n--\n\n\
 Wait until the event is set, at most timeout seconds if that is not None; whether it was set.",
     ),
+    asyncio::AWAIT,
+    alarm::FILENO,
     py::method_no_args(c"_at_fork_reinit", event_at_fork_reinit, c"In a forked child, become an event of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedFlag>, c"Pickle the event by its id."),
     py::METHODS_END,

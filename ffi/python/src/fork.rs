@@ -22,10 +22,9 @@ use multigil::object::{Reference, Successor};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
-use crate::handle;
 use crate::py::{self, Owned, Result, import};
 use crate::state::{Place, State};
-use crate::wait;
+use crate::{alarm, handle, wait};
 
 /// What is ready for a child.
 #[derive(Debug, Default)]
@@ -98,6 +97,7 @@ impl Prepared {
                 Ok(reference) => handle::become_own(state, *object, me, reference),
                 Err(_) => ffi::Py_INCREF(*object), // it never gives back what is the parent's
             }
+            alarm::become_own(*object);
         }
         left.into_iter().for_each(|(place, me, reference)| place.region.drop_reference(me, reference));
         Ok(())
@@ -128,6 +128,7 @@ unsafe extern "C" fn after_in_child(module: *mut ffi::PyObject, _: *mut ffi::PyO
         let state = crate::state_of_module(module);
         *IS_CHILD.lock() = true;
         wait::forget_other_threads();
+        alarm::forget_watches();
         handle::forget_thread();
         let prepared = match PREPARED.take() {
             // It failed before, which was said then.

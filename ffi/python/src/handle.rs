@@ -8,7 +8,7 @@ use core::cell::{Cell, RefCell};
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use multigil::error::OutOfMemory;
 use multigil::event::Watchable;
@@ -22,6 +22,7 @@ use multigil::ordered::{LifoQueue, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
+use crate::alarm::{self, Alarm};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, Place, State};
 use crate::{errors, event, rlock};
@@ -40,6 +41,10 @@ pub(crate) struct HandleObject<T: SharedState> {
     kind: Option<ObjectKind>,
     /// How many buffers of it are in use, if it counts them.
     views: ffi::Py_ssize_t,
+    /// Set once somebody has watched it.
+    watched: OnceLock<()>,
+    /// Its `fileno()`, once somebody asked for it.
+    alarm: OnceLock<Arc<Alarm>>,
     handle: Option<Handle<'static, T>>,
 }
 
@@ -73,6 +78,29 @@ impl<T: SharedState> HandleObject<T> {
     /// How many buffers of the object are in use.
     pub(crate) unsafe fn views(object: *mut ffi::PyObject) -> *mut ffi::Py_ssize_t {
         &raw mut (*object.cast::<HandleObject<T>>()).views
+    }
+
+    /// What makes the object's `fileno()` readable.
+    #[inline(always)]
+    pub(crate) unsafe fn alarm<'a>(object: *mut ffi::PyObject) -> &'a OnceLock<Arc<Alarm>> {
+        &*Self::alarm_slot(object)
+    }
+
+    /// Where that is.
+    pub(crate) unsafe fn alarm_slot(object: *mut ffi::PyObject) -> *mut OnceLock<Arc<Alarm>> {
+        &raw mut (*object.cast::<HandleObject<T>>()).alarm
+    }
+
+    /// Notes that somebody watches the object.
+    pub(crate) unsafe fn set_watched(object: *mut ffi::PyObject) {
+        let watched = &(*object.cast::<HandleObject<T>>()).watched;
+        let _ = watched.set(());
+    }
+
+    /// Whether somebody has ever done so.
+    unsafe fn is_watched(object: *mut ffi::PyObject) -> bool {
+        let watched = &(*object.cast::<HandleObject<T>>()).watched;
+        watched.get().is_some()
     }
 
     /// Changes what travels with the object.
@@ -174,6 +202,8 @@ unsafe fn make<T: SharedState>(
     }
     (&raw mut (*this).companion).write(companion.map_or(null_mut(), Owned::into_raw));
     (&raw mut (*this).views).write(0);
+    (&raw mut (*this).watched).write(OnceLock::new());
+    (&raw mut (*this).alarm).write(OnceLock::new());
     (&raw mut (*this).kind).write(handle.as_ref().map(|_| T::KIND));
     (&raw mut (*this).handle).write(handle);
     Ok(object)
@@ -197,6 +227,10 @@ pub(crate) unsafe extern "C" fn deallocate<T: SharedState>(object: *mut ffi::PyO
     if !(*this).weak_references.is_null() {
         ffi::PyObject_ClearWeakRefs(object);
     }
+    if let Some(place) = place.filter(|_| HandleObject::<T>::is_watched(object)) {
+        alarm::object_goes(&*(*this).state, object, place);
+    }
+    (&raw mut (*this).alarm).drop_in_place();
     (&raw mut (*this).handle).drop_in_place();
     clear::<T>(object);
     if let Some(place) = place {
@@ -298,9 +332,12 @@ struct SharedType {
 /// Gives what is ready when the calling thread's wait for an object would end. It is not used after the object's end.
 pub(crate) type Watch = unsafe fn(*mut ffi::PyObject) -> Watched;
 
+/// Something to wait for, without where.
+pub(crate) type Thing = Box<dyn Watchable + Send>;
+
 /// Something to wait for, and where it is.
 pub(crate) struct Watched {
-    pub(crate) thing: Box<dyn Watchable + Send>,
+    pub(crate) thing: Thing,
     /// None is the process's own region.
     pub(crate) place: Option<Place>,
 }
@@ -322,9 +359,11 @@ impl SharedType {
 }
 
 /// A [`Watch`] of objects that are ready for all alike.
-unsafe fn itself<T: SharedState + Watchable>(object: *mut ffi::PyObject) -> Watched {
+unsafe fn itself<T: SharedState + Watchable + Sync>(object: *mut ffi::PyObject) -> Watched {
     let handle = HandleObject::<T>::of(object).1;
-    Watched { thing: Box::new(handle), place: Some(place(handle)) }
+    // In the region's memory, not in Python's.
+    let thing: &'static T = handle;
+    Watched { thing: Box::new(thing), place: Some(place(handle)) }
 }
 
 /// All of them. A type stands before those that it is derived from.
@@ -450,6 +489,11 @@ pub(crate) unsafe fn renew<T: SharedState>(
 /// Whether other interpreters can have an object too, as the same one.
 pub(crate) unsafe fn is_shared(state: &State, object: *mut ffi::PyObject) -> bool {
     type_of(state, object).is_some()
+}
+
+/// Whether an object is of a shared type, be it a handle or not.
+pub(crate) unsafe fn is_of_shared_type(state: &State, object: *mut ffi::PyObject) -> bool {
+    type_of_class(state, ffi::Py_TYPE(object)).is_some()
 }
 
 /// How `wait_any` waits for an object, if it is a shared one that can be waited for.

@@ -28,11 +28,14 @@
 //! | [`process`] | a worker that is a process, and its parent |
 //! | [`pool`] | the tasks of pools, and who has begun with what |
 //! | [`wait_any`] | waiting for the first of several things |
+//! | [`alarm`], [`asyncio`] | readiness as file descriptors; what an event loop awaits |
 //! | [`region`] | regions that are opened by name, and names of objects |
 //! | [`fork`] | what a forked child has of all this |
 //! | this one | the module |
 
+mod alarm;
 mod array;
+mod asyncio;
 mod atomics;
 mod barrier;
 mod batch;
@@ -73,7 +76,7 @@ use pyo3::ffi;
 use crate::py::{Owned, Raised, Shared};
 use crate::state::State;
 
-static mut METHODS: [ffi::PyMethodDef; 39] = [
+static mut METHODS: [ffi::PyMethodDef; 40] = [
     py::method_fast(c"attach", handle::attach, c"Give the queue or lock that an id names: what unpickling one calls."),
     py::method_no_args(
         c"blocks",
@@ -161,6 +164,7 @@ semaphore when its value is positive, an Interpreter when it has ended, a file d
 method fileno) when a read would not wait. Of several that are ready, the first one in the arguments is given; None\n\
 after timeout seconds if that is not None. Whoever takes what was ready may come too late.",
     ),
+    py::method_one(c"times_set", event::times_set, c"times_set($module, event, /)\n--\n\nHow often an Event was set."),
     py::method_fast(
         c"create_memory",
         memory::create,

@@ -13,7 +13,7 @@ use crate::handle::{self, HandleObject, owner, this_thread};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{self, State};
 use crate::wait::{self, Subject, Willing};
-use crate::{errors, fork};
+use crate::{alarm, asyncio, errors, fork};
 
 type Object = HandleObject<SharedLock>;
 
@@ -23,8 +23,10 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
     match (lock.try_acquire(me), willing) {
         (Ok(true), _) => Ok(true),
         (Ok(false), Willing::No) if handle::finds_dead(lock) => acquire(object, Willing::No),
-        (Ok(false), Willing::No) => Ok(false),
-        (Ok(false), Willing::Until(deadline)) => wait_for(state, Subject::of(lock), lock, deadline),
+        (Ok(false), Willing::No) => Ok(alarm::found(object, false)),
+        (Ok(false), Willing::Until(deadline)) => {
+            Ok(alarm::found(object, wait_for(state, Subject::of(lock), lock, deadline)?))
+        }
         (Err(died), _) => errors::owner_died(state, died),
     }
 }
@@ -257,7 +259,7 @@ unsafe extern "C" fn new_lock(
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 11] = [
+static mut METHODS: [ffi::PyMethodDef; 15] = [
     py::method_fast(
         c"acquire",
         lock_acquire,
@@ -281,6 +283,10 @@ Raises OwnerDied, once, if the process died that held it; it is free then, and w
     py::method_no_args(c"locked_lock", lock_locked, c"locked_lock($self)\n--\n\nAn old name of locked()."),
     py::method_no_args(c"__enter__", lock_enter, c"Take the lock."),
     py::method_fast(c"__exit__", lock_exit, c"Give the lock back."),
+    asyncio::AACQUIRE,
+    asyncio::ENTER,
+    asyncio::EXIT,
+    alarm::FILENO,
     py::method_no_args(c"_at_fork_reinit", lock_at_fork_reinit, c"In a forked child, become a free lock of its own."),
     py::method_no_args(c"__reduce__", handle::reduce::<SharedLock>, c"Pickle the lock by its id."),
     py::METHODS_END,

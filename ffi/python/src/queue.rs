@@ -9,7 +9,7 @@ use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
 use std::time::Instant;
 
-use multigil::control::AnyQueue;
+use multigil::control::{AnyQueue, ForDone, ForPlace};
 use multigil::error::{GetError, OutOfMemory, PutError, WaitError};
 use multigil::event::Patience;
 use multigil::layout::ObjectKind;
@@ -18,11 +18,11 @@ use multigil::ordered::{Lifo, LifoQueue, Priority, PriorityQueue};
 use multigil::queue::Queue;
 use pyo3::ffi;
 
-use crate::handle::{self, HandleObject};
+use crate::handle::{self, HandleObject, Watched};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, Place, State};
 use crate::wait::{self, Subject, Willing};
-use crate::{batch, codec, custom, errors};
+use crate::{alarm, asyncio, batch, codec, custom, errors};
 
 /// A kind of shared queue.
 pub(crate) trait Kind: AnyQueue + SharedState + Sized {
@@ -366,11 +366,47 @@ unsafe extern "C" fn queue_get(
                     let [block, timeout] = arguments.parse("get", [c"block", c"timeout"], 0)?;
                     get_willing(state, &**queue, block, timeout)?
                 };
-                get(state, queue, &willing)?.or_else(|error| errors::get(state, error))
+                get(state, queue, &willing)?.or_else(|error| not_got(state, object, error))
             },
             custom::call(object, c"get", arguments)
         )
     })
+}
+
+/// Raises what an attempt to get failed with.
+#[cold]
+pub(crate) unsafe fn not_got<T>(state: &State, object: *mut ffi::PyObject, error: GetError) -> Result<T> {
+    if error == GetError::Empty {
+        alarm::missed(object);
+    }
+    errors::get(state, error)
+}
+
+/// What a put waits for.
+pub(crate) unsafe fn watch_place(state: &State, object: *mut ffi::PyObject) -> Result<Watched> {
+    check_kind(state, object)?;
+    with_queue!(
+        object,
+        |_state, queue| Ok(Watched { thing: Box::new(ForPlace(&**queue)), place: Some(handle::place(queue)) }),
+        unreachable!("it was checked")
+    )
+}
+
+/// What [`join`] waits for.
+pub(crate) unsafe fn watch_done(state: &State, object: *mut ffi::PyObject) -> Result<Watched> {
+    check_kind(state, object)?;
+    with_queue!(
+        object,
+        |_state, queue| Ok(Watched { thing: Box::new(ForDone(&**queue)), place: Some(handle::place(queue)) }),
+        unreachable!("it was checked")
+    )
+}
+
+unsafe fn check_kind(state: &State, object: *mut ffi::PyObject) -> Result<()> {
+    match handle::whereabouts_of(state, object) {
+        Some((_, _, ObjectKind::Queue | ObjectKind::LifoQueue | ObjectKind::PriorityQueue)) => Ok(()),
+        _ => raise(ffi::PyExc_TypeError, "it has to be a queue"),
+    }
 }
 
 /// As the standard library's: a queue that is shut down and empty says so before it looks at the timeout.
@@ -404,7 +440,7 @@ unsafe extern "C" fn get_nowait(object: *mut ffi::PyObject, _: *mut ffi::PyObjec
     py::guard(|| {
         with_queue!(
             object,
-            |state, queue| get(state, queue, &Willing::No)?.or_else(|error| errors::get(state, error)),
+            |state, queue| get(state, queue, &Willing::No)?.or_else(|error| not_got(state, object, error)),
             custom::call(object, c"get_nowait", Arguments::NONE)
         )
     })
@@ -438,7 +474,7 @@ unsafe extern "C" fn peek(
                 let mut copy = Message::new(queue.region(), queue.owner());
                 match Kind::peek(state, queue, &mut copy, &willing)? {
                     Ok(()) => codec::decode(state, queue, &copy),
-                    Err(error) => errors::get(state, error),
+                    Err(error) => not_got(state, object, error),
                 }
             },
             custom::call(object, c"peek", arguments)
@@ -809,7 +845,7 @@ const QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::QUEUE }>();
 const LIFO_QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::LIFO_QUEUE }>();
 const PRIORITY_QUEUE_HOOKS: [ffi::PyMethodDef; 4] = custom::hooks::<{ custom::PRIORITY_QUEUE }>();
 
-static mut QUEUE_METHODS: [ffi::PyMethodDef; 23] = [
+static mut QUEUE_METHODS: [ffi::PyMethodDef; 27] = [
     py::method_fast(c"put", queue_put, PUT_DOC),
     GET,
     PUT_NOWAIT,
@@ -836,6 +872,10 @@ If immediate is true, the queue is emptied now, and each item that is thrown awa
     ),
     py::method_no_args(c"__enter__", enter, c"Give the queue itself."),
     py::method_fast(c"__exit__", exit, c"Shut the queue down."),
+    asyncio::AGET,
+    asyncio::APUT,
+    asyncio::AJOIN,
+    asyncio::QUEUE_FILENO,
     REDUCE,
     py::CLASS_GET_ITEM,
     QUEUE_HOOKS[0],
@@ -854,7 +894,7 @@ const fn hooks_alone(hooks: [ffi::PyMethodDef; 4]) -> [ffi::PyMethodDef; 5] {
 static mut LIFO_QUEUE_METHODS: [ffi::PyMethodDef; 5] = hooks_alone(LIFO_QUEUE_HOOKS);
 static mut PRIORITY_QUEUE_METHODS: [ffi::PyMethodDef; 5] = hooks_alone(PRIORITY_QUEUE_HOOKS);
 
-static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 13] = [
+static mut SIMPLE_QUEUE_METHODS: [ffi::PyMethodDef; 16] = [
     py::method_fast(
         c"put",
         simple_put,
@@ -870,6 +910,9 @@ Put an item into the queue, which never waits; block and timeout are there for t
     CLEAR,
     QSIZE,
     EMPTY,
+    asyncio::AGET,
+    asyncio::APUT,
+    asyncio::QUEUE_FILENO,
     REDUCE,
     py::CLASS_GET_ITEM,
     py::METHODS_END,
@@ -933,7 +976,7 @@ redelivered tells. task_done() reports the oldest item that the calling thread g
         new_queue,
         (&raw mut QUEUE_METHODS).cast(),
         (&raw mut QUEUE_ATTRIBUTES).cast(),
-        &[initialize, ITERATE, NEXT],
+        &[initialize, ITERATE, NEXT, asyncio::ITERATE, asyncio::NEXT],
     )
 }
 

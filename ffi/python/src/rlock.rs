@@ -12,7 +12,7 @@ use crate::handle::{self, HandleObject, Watched, owner};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::State;
 use crate::wait::{Subject, Willing};
-use crate::{errors, fork, lock};
+use crate::{alarm, errors, fork, lock};
 
 type Object = HandleObject<SharedRLock>;
 
@@ -22,13 +22,13 @@ pub(crate) unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Re
     match (lock.try_acquire(me), willing) {
         (Ok(true), _) => Ok(true),
         (Ok(false), Willing::No) if handle::finds_dead(lock) => acquire(object, Willing::No),
-        (Ok(false), Willing::No) => Ok(false),
+        (Ok(false), Willing::No) => Ok(alarm::found(object, false)),
         (Ok(false), Willing::Until(deadline)) => {
             let taken = lock::wait_for(state, Subject::of(lock), lock.lock(), deadline)?;
             if taken {
                 lock.was_taken(1);
             }
-            Ok(taken)
+            Ok(alarm::found(object, taken))
         }
         (Err(ReacquireError::TooManyAcquires(error)), _) => raise(ffi::PyExc_OverflowError, &error.to_string()),
         (Err(ReacquireError::OwnerDied(died)), _) => errors::owner_died(state, died),
@@ -186,7 +186,8 @@ pub(crate) unsafe fn create(state: &'static State, class: *mut ffi::PyTypeObject
     handle::wrap_made(state, class, place.region.create_shared::<RLock>(place.me, |_| {}))
 }
 
-static mut METHODS: [ffi::PyMethodDef; 12] = [
+static mut METHODS: [ffi::PyMethodDef; 13] = [
+    alarm::FILENO,
     py::method_fast(
         c"acquire",
         rlock_acquire,

@@ -11,6 +11,7 @@ use pyo3::ffi;
 use crate::handle::{self, HandleObject};
 use crate::py::{self, Arguments, Owned, Result, raise};
 use crate::wait::{self, Subject, Willing};
+use crate::{alarm, asyncio};
 
 type Object = HandleObject<SharedSemaphore>;
 
@@ -19,7 +20,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
     match (semaphore.try_acquire(semaphore.owner()), willing) {
         (true, _) => Ok(true),
         (false, Willing::No) if handle::finds_dead(semaphore) => acquire(object, Willing::No),
-        (false, Willing::No) => Ok(false),
+        (false, Willing::No) => Ok(alarm::found(object, false)),
         (false, Willing::Until(deadline)) => {
             let result = wait::wait(
                 state,
@@ -28,7 +29,7 @@ unsafe fn acquire(object: *mut ffi::PyObject, willing: Willing) -> Result<bool> 
                 |patience| semaphore.acquire(semaphore.owner(), semaphore.region().bell(), patience),
                 |error| *error == WaitError::Interrupted,
             )?;
-            Ok(result.is_ok())
+            Ok(alarm::found(object, result.is_ok()))
         }
     }
 }
@@ -145,7 +146,7 @@ unsafe extern "C" fn initialize(
     })
 }
 
-static mut METHODS: [ffi::PyMethodDef; 6] = [
+static mut METHODS: [ffi::PyMethodDef; 10] = [
     py::method_fast(
         c"acquire",
         semaphore_acquire,
@@ -163,6 +164,10 @@ Raises ValueError, and adds nothing, if a bounded semaphore would have more than
     ),
     py::method_fast(c"__enter__", semaphore_acquire, c"Take one from the semaphore's value."),
     py::method_fast(c"__exit__", semaphore_exit, c"Give it back."),
+    asyncio::AACQUIRE,
+    asyncio::ENTER,
+    asyncio::EXIT,
+    alarm::FILENO,
     py::method_no_args(c"__reduce__", handle::reduce::<SharedSemaphore>, c"Pickle the semaphore by its id."),
     py::METHODS_END,
 ];

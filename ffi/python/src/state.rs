@@ -13,10 +13,11 @@ use multigil::object::{Location, Region, Watch};
 use parking_lot::Mutex;
 use pyo3::ffi;
 
+use crate::alarm::Loops;
 use crate::codec::Pickler;
 use crate::handle::Known;
 use crate::py::{Owned, Raised, Result, check, import, raise, utf8};
-use crate::{array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
+use crate::{alarm, array, barrier, condition, event, interpreter, lock, memory, queue, rlock, semaphore, value};
 
 /// Declares the objects that an interpreter's module holds, and all that has to be done for each of them.
 macro_rules! objects {
@@ -72,6 +73,8 @@ objects! {
     memory_type,
     /// The type of the name.
     subinterpreter_type,
+    /// The type of the name.
+    alarm_type,
     /// The type of the file that picklers write to.
     writer_type,
     /// `queue.Empty`.
@@ -96,6 +99,8 @@ objects! {
     interpreter_terminated,
     /// `multigil._custom_queue`, once it was needed.
     custom_queue,
+    /// `multigil._asyncio`, once it was needed.
+    asyncio,
     /// `multigil._core.attach`.
     attach,
     /// `_pickle.Pickler`.
@@ -132,6 +137,8 @@ pub(crate) struct State {
     pub(crate) objects: Objects,
     /// The queues and locks that exist as objects here.
     pub(crate) known: Mutex<Known>,
+    /// The event loops that await something.
+    pub(crate) loops: Loops,
     /// A pickler that is not in use: making one costs as much as pickling a small message.
     pub(crate) idle_pickler: Mutex<Option<Pickler>>,
 }
@@ -260,6 +267,7 @@ impl State {
             visited: Mutex::default(),
             objects: Objects::new(),
             known: Mutex::default(),
+            loops: Loops::default(),
             idle_pickler: Mutex::new(None),
         })
     }
@@ -470,6 +478,7 @@ impl State {
         add(c"Array", &objects.array_type, array::make_type(module)?)?;
         add(c"Memory", &objects.memory_type, memory::make_type(module)?)?;
         add(c"Subinterpreter", &objects.subinterpreter_type, interpreter::make_type(module)?)?;
+        add(c"Alarm", &objects.alarm_type, alarm::make_type(module)?)?;
         set(&objects.writer_type, crate::codec::make_writer_type(module)?);
         set(&objects.attach, Owned::from_raw(ffi::PyObject_GetAttrString(module, c"attach".as_ptr()))?);
 
@@ -501,6 +510,15 @@ impl State {
     /// `threading.BrokenBarrierError`.
     pub(crate) unsafe fn broken_barrier_error(&self) -> Result<Owned> {
         self.imported(&self.objects.broken_barrier_error, c"threading", c"BrokenBarrierError")
+    }
+
+    /// `multigil._asyncio`.
+    pub(crate) unsafe fn asyncio(&self) -> Result<Owned> {
+        let slot = &self.objects.asyncio;
+        if slot.get().is_null() {
+            slot.set(import(c"multigil._asyncio")?.into_raw());
+        }
+        self.object(slot)
     }
 
     /// `multigil._custom_queue`.

@@ -294,6 +294,7 @@ impl SeatState {
         let class = request.class(state)?;
         self.struck = true;
         ffi::PyThreadState_SetAsyncExc(ident as c_long, class.as_ptr());
+        state.loops.wake();
         Ok(())
     }
 }

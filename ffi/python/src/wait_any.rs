@@ -15,7 +15,7 @@ use core::ffi::c_int;
 use core::time::Duration;
 use std::fs::File;
 use std::io::{Error, Result as IoResult, Write};
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -25,7 +25,8 @@ use multigil::event::{self, Bell, Parker, Patience, Watchable};
 use multigil::flag::Flag;
 use pyo3::ffi;
 
-use crate::handle::{self, Watched};
+use crate::alarm::eventfd;
+use crate::handle::{self, Thing, Watched};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Place, State};
 use crate::wait::{self, Subject};
@@ -95,7 +96,9 @@ unsafe fn thing(state: &'static State, object: *mut ffi::PyObject, descriptors: 
         }
         return Ok(Watched { thing: Box::new(interpreter::ending(state, &awaited)?), place: None });
     }
-    if ffi::PyLong_Check(object) == 0 && ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) == 0 {
+    let has_descriptor = || ffi::PyObject_HasAttrString(object, c"fileno".as_ptr()) != 0;
+    let is_kind_of_ours = ffi::PyType_Check(object) != 0 || handle::is_of_shared_type(state, object);
+    if ffi::PyLong_Check(object) == 0 && (is_kind_of_ours || !has_descriptor()) {
         let kinds = "queues, locks, events, semaphores, interpreters and file descriptors";
         let class = Owned::from_raw(ffi::PyType_GetName(ffi::Py_TYPE(object)))?;
         let format = c"wait_any() waits for %s, not for '%U'";
@@ -156,7 +159,7 @@ impl Descriptors {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let (ours, theirs) = match eventfd().and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
+        let (ours, theirs) = match eventfd(0).and_then(|cancel| Ok((cancel.try_clone()?, cancel))) {
             Ok(both) => both,
             Err(error) => return errors::system(&error),
         };
@@ -171,9 +174,6 @@ impl Descriptors {
         Helper::start(run, stop).map(Some)
     }
 }
-
-/// Something to wait for, without where.
-type Thing = Box<dyn Watchable + Send>;
 
 /// The things of a region at whose bell the caller does not sleep, each with a flag to be set when it is ready.
 struct Outpost {
@@ -214,15 +214,6 @@ impl Outpost {
             }
         };
         Helper::start(run, move || parker.interrupt())
-    }
-}
-
-fn eventfd() -> IoResult<File> {
-    // SAFETY: the call has no preconditions.
-    match unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) } {
-        ..0 => Err(Error::last_os_error()),
-        // SAFETY: it was just opened, and nobody else has it.
-        descriptor => Ok(unsafe { File::from_raw_fd(descriptor) }),
     }
 }
 
