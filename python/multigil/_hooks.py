@@ -152,13 +152,15 @@ def call_excepthook(error: BaseException) -> None:
 _NONE: Hooks = (None, None, None)
 
 
-def present() -> Hooks | None:
-    """What the user has set here; None if nothing ever was."""
+def present(*, new: bool = False) -> Hooks | None:
+    """What the user has set here; None if nothing ever was, or nothing is and the call goes to a new interpreter."""
     global _in_use
     hook: Hook | None = multigil.excepthook
     hooks = (None if hook is excepthook else hook, _trace, _profile)
-    _in_use = _in_use or hooks != _NONE
-    return hooks if _in_use else None
+    if hooks == _NONE:
+        return hooks if _in_use and not new else None
+    _in_use = True
+    return hooks
 
 
 def call(hooks: Hooks, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -199,8 +199,12 @@ class Mapping:
 
     def _cancel(self, running: bool | None) -> None:
         self.waiting.clear()
+        parts: list[Part] = []
         while self.parts:
             part: Part | None = self.parts.popleft()
             while part is not None:
-                self._pool.cancel(part, running=running)
+                parts.append(part)
                 part = part.rest
+        # The last one first: a worker whose part is interrupted shall not begin with the next one.
+        for part in reversed(parts):
+            self._pool.cancel(part, running=running)

@@ -556,7 +556,7 @@ class Interpreter:
             call = (_run, (self,), {}) if own_run else (self._target or _nothing, tuple(self._args), dict(self._kwargs))
             self._travels = True
             try:
-                put_any(box, (*self._with_hooks(*call), None))
+                put_any(box, (*self._with_hooks(*call, new=True), None))
             finally:
                 self._travels = False
             worker = self._make_worker()
@@ -582,9 +582,9 @@ class Interpreter:
         worker.inheritance = inheritance
         return worker
 
-    def _with_hooks(self, *call: Any) -> tuple[Any, ...]:
+    def _with_hooks(self, *call: Any, new: bool = False) -> tuple[Any, ...]:
         """Let a call bring the hooks that are set here."""
-        hooks = _hooks.present()
+        hooks = _hooks.present(new=new)
         return call if hooks is None else (_hooks.call, (hooks, *call), {})
 
     def _take(self, worker: Worker) -> None:
