@@ -376,8 +376,12 @@ class Pool:
                 if self._thread is None:
                     # A sub-interpreter allows no daemon threads; the program's end waits for pools before that.
                     daemon = current_interpreter_id() == 0
-                    self._thread = threading.Thread(target=self._collect, name="multigil-pool", daemon=daemon)
-                    self._thread.start()
+                    thread = threading.Thread(target=self._collect, name="multigil-pool", daemon=daemon)
+                    try:
+                        thread.start()
+                    except RuntimeError:  # at the end of the program, which waits for the pool and so collects itself
+                        return
+                    self._thread = thread
         with contextlib.suppress(RuntimeError):  # it rings already
             self._bell.release()
 
@@ -392,12 +396,16 @@ class Pool:
                             self._take(True, None)
                         except Exception as error:
                             self._fail("The results of the pool's tasks could not be taken", error)
-                while self._to_call:
-                    try:
-                        self._to_call.popleft().call_back()
-                    except BaseException as error:  # which is no Exception: those were logged
-                        what = (type(error), error, error.__traceback__, self._thread)
-                        threading.excepthook(threading.ExceptHookArgs(what))
+                self._call_back()
+
+    def _call_back(self) -> None:
+        """Call the callbacks of futures that have their outcomes."""
+        while self._to_call:
+            try:
+                self._to_call.popleft().call_back()
+            except BaseException as error:  # which is no Exception: those were logged
+                what = (type(error), error, error.__traceback__, threading.current_thread())
+                threading.excepthook(threading.ExceptHookArgs(what))
 
     # --- what has become of tasks and workers -------------------------------------------------------------------
 
@@ -644,9 +652,11 @@ class Pool:
     def join(self, timeout: float | None = None) -> None:
         """Wait until all workers have ended, after `close`, and all callbacks were called."""
         self.wait_for(self._end, timeout)
+        self._ring()
         thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            self._ring()
+        if thread is None:
+            self._call_back()
+        elif thread is not threading.current_thread():
             thread.join()
         if self._inherit:
             _inheritance().flush(timeout)
