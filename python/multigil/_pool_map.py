@@ -119,7 +119,9 @@ class Mapping:
 
     def feed(self) -> None:
         """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""
-        while self.waiting and (self._in_flight < self._most_in_flight or self._buffersize is not None):
+        # What is in the buffer is sent at once, but for the first calls: they tell how large parts should be.
+        all_at_once = self._buffersize is not None and (self._chunksize is not None or self._seconds is not None)
+        while self.waiting and (all_at_once or self._in_flight < self._most_in_flight):
             count = min(self.calls_of_part(), len(self.waiting))
             part = Part(self._pool, self, [self.waiting.popleft() for _ in range(count)])
             self.parts.append(part)
@@ -155,7 +157,7 @@ class Mapping:
 
     def needs_pool(self) -> bool:
         """Whether there is something to be sent or split although nobody may be asking for results."""
-        return bool(self._splittable or (self.waiting and self._buffersize is None))
+        return bool(self.waiting or (self._splittable and self._buffersize is None))
 
     def results(self, deadline: float | None, cancel_running: bool | None) -> Iterator[Any]:
         """Give the results, in their order."""
@@ -185,11 +187,11 @@ class Mapping:
             self._cancel(cancel_running)
 
     def _next_part(self) -> Part | None:
-        if self._buffersize is not None:
-            if not self.waiting:
+        if self._buffersize is not None and not self.waiting:
+            room = self._buffersize - self._buffered
+            if room >= self.calls_of_part() or not self.parts:
                 self.fetch()
-            self._pool.feed(self)
-        elif not self.parts:
+        if self.waiting and (self._buffersize is not None or not self.parts):
             self._pool.feed(self)
         if self.parts:
             return self.parts[0]

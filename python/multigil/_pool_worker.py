@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
+from _functools import partial  # `functools`, as `_transfer`, would take as long to import as all the rest here
 from _pickle import loads
-from functools import partial
 from time import perf_counter
 
 from multigil import _worker
-from multigil._core import InterpreterTerminated, ShutDown, perform, perform_next, put_numbered
-from multigil._transfer import Sealed
+from multigil._core import InterpreterTerminated, perform, perform_next, put_numbered
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,11 +63,10 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
     main = _Main() if reset else None
     count = 0
     while most is None or count < most:
-        try:
-            done = perform_next(tasks, results, tickets, index, count + 1, changes, refresh, _functions)
-        except ShutDown:
+        done = perform_next(tasks, results, tickets, index, count + 1, changes, refresh, _functions)
+        if done is None:
             break
-        if done is not None:
+        if done:
             count += 1
             _send(results, count, *done)
             if type(done[1]) not in PLAIN:
@@ -184,10 +182,11 @@ def run_part(
         except InterpreterTerminated:
             raise
         except BaseException as error:
-            outcomes.append(Sealed(None, _worker.trimmed(error)))
+            outcomes.append(_worker.transfer().Sealed(None, _worker.trimmed(error)))
             if isinstance(error, KeyboardInterrupt):
                 break  # nobody wants the others either
     seconds = perf_counter() - begin
     if not PLAIN.issuperset(map(type, outcomes)):
+        Sealed = _worker.transfer().Sealed  # noqa: N806
         outcomes = [one if type(one) in PLAIN or type(one) is Sealed else Sealed(one) for one in outcomes]
     return seconds, outcomes

@@ -76,10 +76,11 @@ def put_any(box: SimpleQueue[Any], item: object) -> None:
     except MemoryError:
         raise
     except Exception:
-        box.put(_transfer().ByValue(item))
+        box.put(transfer().ByValue(item))
 
 
-def _transfer() -> ModuleType:
+def transfer() -> ModuleType:
+    """Give the module `_transfer`."""
     from multigil import _transfer  # costs milliseconds, and most tasks do without
 
     return _transfer
@@ -471,13 +472,13 @@ def deliver(number: int, put: Callable[[Any], object], value: object) -> BaseExc
     """
     error = attempt(put, value, number=number)
     if isinstance(error, Exception) and not isinstance(error, MemoryError):
-        error = attempt(put, _transfer().ByValue(value), number=number)
+        error = attempt(put, transfer().ByValue(value), number=number)
     return error
 
 
 def put_failure(put: Callable[[Any], object], error: BaseException) -> None:
     """Put an exception. When there is no memory even for that, its missing says so."""
-    put(_transfer().Failure(trimmed(error)))
+    put(transfer().Failure(trimmed(error)))
 
 
 def trimmed(error: BaseException) -> BaseException:

@@ -149,10 +149,10 @@ With spin, the wait begins with looking again and again for some microseconds. R
         c"perform_next($module, tasks, results, tickets, worker, count, changes, refresh, functions)\n--\n\n\
 Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as expose() does. Bytes stand for\n\
 the callable functions[bytes].\n\n\
-Gives (number, result, error), of which one is None; or None if the task was cancelled. Its ticket, the element of the\n\
-array that the low bits of its number name, tells from its beginning on which of the worker's tasks it is: the count-th.\n\
-interrupt() knows it by that count. refresh() is called before if the element after the tickets is not changes. If the\n\
-one after that is not 0, a worker without a task says so in results. Raises ShutDown when no more tasks come.",
+Gives (number, result, error), of which one is None; () if the task was cancelled; None if no more tasks come. A task's\n\
+ticket, the element of the array that the low bits of its number name, tells from its beginning on which of the worker's\n\
+tasks it is: the count-th. interrupt() knows it by that count. refresh() is called before if the element after the\n\
+tickets is not changes. If the one after that is not 0, a worker without a task says so in results.",
     ),
     py::method_fast(
         c"wait_any",

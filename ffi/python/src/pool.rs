@@ -15,9 +15,10 @@
 //!
 //! The array has two more elements. One counts how often the pool's settings have changed (`sys.path`, the environment): a
 //! worker that has not heard of the last change yet does so before the next task. The other one counts the tasks that can
-//! be split: as long as there are any, a worker with nothing to do says so before it waits.
+//! be split: as long as there are any, a worker says so when it has had nothing to do for a while, again and again.
 
 use core::time::Duration;
+use std::time::Instant;
 
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
@@ -45,6 +46,10 @@ const BEGUN: u64 = 1 << 63;
 const WORKER_SHIFT: u32 = 48;
 const MOST_WORKERS: u64 = 1 << 15;
 
+/// After how long a worker says that it has nothing to do, at first and at last. A task that is split sooner would
+/// have been done by then.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LAST_PAUSE: Duration = Duration::from_millis(100);
 /// The news that a worker has nothing to do.
 const IDLE: u64 = 1 << 61 | 1 << 35;
 
@@ -169,13 +174,22 @@ pub(crate) unsafe extern "C" fn perform_next(
             return raise(ffi::PyExc_ValueError, "no such worker, or no such task");
         }
         let mut message = Message::new(tasks.region(), tasks.owner());
-        if tasks.is_empty() && tickets.element(SPLITTABLE).is_some_and(|word| word.load() != 0) {
-            codec::put_number(results, IDLE | worker);
-        }
-        // Nothing but the worker's termination ends this wait.
-        let wait = || <Queue as Kind>::get(state, tasks, &mut message, &Willing::Until(None));
-        if let Err(error) = wait::expose(state, NO_TASK, wait)? {
-            return errors::get(state, error);
+        let is_splittable = || tickets.element(SPLITTABLE).is_some_and(|word| word.load() != 0);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            // Whoever makes tasks that can be split wakes all workers that sleep for ever.
+            let deadline = is_splittable().then(|| Instant::now() + pause);
+            // Nothing but the worker's termination ends this wait.
+            let wait = || <Queue as Kind>::get(state, tasks, &mut message, &Willing::Until(deadline));
+            match wait::expose(state, NO_TASK, wait)? {
+                Ok(()) => break,
+                Err(GetError::Empty) if deadline.is_some() => {
+                    codec::put_number(results, IDLE | worker);
+                    pause = (pause * 2).min(LAST_PAUSE);
+                }
+                Err(GetError::ShutDown) => return Ok(Owned::none()),
+                Err(error) => return errors::get(state, error),
+            }
         }
         let Some(number) = codec::number(&message) else {
             return errors::corrupt(state, "a pool's task has no number");
@@ -186,7 +200,7 @@ pub(crate) unsafe extern "C" fn perform_next(
         let begun = BEGUN | worker << WORKER_SHIFT | count;
         let word = tickets.element((number & ((1 << TICKET_BITS) - 1)) as usize);
         if !word.is_some_and(|word| word.compare_exchange(number, begun)) {
-            return Ok(Owned::none());
+            return Owned::from_raw(ffi::PyTuple_New(0));
         }
         let result = wait::expose(state, count, || call(state, &codec::decode_object(state, &message)?, functions));
         drop(message);
