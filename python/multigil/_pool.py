@@ -162,7 +162,7 @@ class Pool:
         with self._lock:
             if self._closing or self._failure is not None:
                 self.check()
-            if self._backlog or not self._has_room():
+            if self._backlog or (len(self._pending) >= _MOST_PENDING and not self._has_room()):
                 future.call = call
                 self._backlog.append(future)
             else:
@@ -320,7 +320,12 @@ class Pool:
                 # Whatever disturbs this comes back to the same one.
                 while self._arrived:
                     arrived = self._arrived[0]
-                    self._handle(*arrived)
+                    number, value, error = arrived
+                    future = self._pending.get(number)
+                    if type(future) is PoolFuture and future.settle_unwatched(value, error):
+                        self._forget(number)
+                    else:
+                        self._handle(number, value, error)
                     if self._arrived and self._arrived[0] is arrived:
                         self._arrived.popleft()
             finally:

@@ -91,15 +91,19 @@ class PoolFuture(Future[Any]):
         """Whether others look at its parts."""
         return "_condition" in vars(self)
 
-    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
-        """Give it its outcome, once, and tell who waits for it. With the pool's lock held."""
-        if self._state in DONE:
-            return
+    def settle_unwatched(self, result: Any, error: BaseException | None, state: str = FINISHED) -> bool:
+        """Give it its outcome if nobody watches it."""
         self.call = None
         with self._pool.watching:
-            if not self.is_watched():
-                self._result, self._exception, self._state = result, error, state
-                return
+            if "_condition" in self.__dict__:
+                return False
+            self._result, self._exception, self._state = result, error, state
+            return True
+
+    def settle(self, state: str, result: Any, error: BaseException | None) -> None:
+        """Give it its outcome, once, and tell who waits for it. With the pool's lock held."""
+        if self._state in DONE or self.settle_unwatched(result, error, state):
+            return
         # Whoever watches several holds the conditions of some of them while it makes the next one.
         with self._condition:
             self._result, self._exception, self._state = result, error, state

@@ -33,7 +33,7 @@ use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::queue::Kind;
 use crate::state::State;
-use crate::wait::{self, NO_TASK, SPIN, Subject, Willing};
+use crate::wait::{self, NO_TASK, Subject, Willing};
 use crate::{codec, errors};
 
 /// How many bits of a number are the ticket's place. `_pool.py` has the same numbers.
@@ -50,6 +50,9 @@ const MOST_WORKERS: u64 = 1 << 15;
 /// have been done by then.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
+/// How long an outcome is waited for by looking for it, while other processors are idle: as long as it takes to wake a
+/// worker that sleeps, twice. To be woken by that worker would take as long again.
+const LONG_SPIN: Duration = Duration::from_micros(200);
 /// The news that a worker has nothing to do.
 const IDLE: u64 = 1 << 61 | 1 << 35;
 
@@ -107,7 +110,7 @@ pub(crate) unsafe extern "C" fn take_outcomes(
         let state = crate::state_of_module(module);
         let results = queue(state, results)?;
         let willing = wait::queue_timeout(block, timeout)?;
-        let spin = if py::truth(spin, true)? { SPIN } else { Duration::ZERO };
+        let spin = if py::truth(spin, true)? { LONG_SPIN } else { Duration::ZERO };
         let list = Owned::from_raw(ffi::PyList_New(0))?;
         let taken = take_all(state, results, &willing, spin, &list);
         py::finally(taken, || Owned::from_borrowed(keep).call(&[list.as_ptr()]).map(drop))
