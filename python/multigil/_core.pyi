@@ -638,10 +638,10 @@ def perform_next(
     """Wait for the next task of a pool, and make the call (callable, args, kwargs) that it is, as `expose()` does.
 
     Bytes stand for the callable `functions[bytes]`. Gives (number, result, error), of which one is None; () if the task
-    was cancelled; None if no more tasks come. A task's ticket, the element of the array that the low bits of its number name, tells from its
-    beginning on which of the worker's tasks it is: the count-th. `interrupt()` knows it by that count. `refresh()` is
-    called before if the element after the tickets is not `changes`. If the one after that is not 0, a worker without a
-    task says so in `results`.
+    was cancelled; None if no more tasks come. A task's ticket, the element of the array that the low bits of its number
+    name, tells from its beginning on which of the worker's tasks it is: the count-th. `interrupt()` knows it by that
+    count. `refresh()` is called before if the element after the tickets is not `changes`. If the one after that is not
+    0, a worker without a task says so in `results`.
     """
 
 def attach(kind: int, region: int, location: str, index: int, generation: int, /, *more: Any) -> Any:

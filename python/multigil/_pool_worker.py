@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from _functools import partial  # `functools`, as `_transfer`, would take as long to import as all the rest here
 from _pickle import loads
+from functools import partial
 from time import perf_counter
 
 from multigil import _worker
