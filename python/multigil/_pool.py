@@ -108,6 +108,7 @@ class Pool:
         put_any(SimpleQueue(), self._initialization)  # what cannot be sent raises here
         self._max_tasks = max_tasks
         self._retries = retries
+        self._replaces = retries > 0 or max_tasks is not None  # workers, and so somebody has to see that one has ended
         self._reset_main = reset_main
         self._inherit = inherit
 
@@ -171,7 +172,7 @@ class Pool:
                     future.call = call
         if future.number:
             self._send(future, number, call)
-        if not future.number or self._retries:
+        if self._replaces or not future.number:
             self._ring()
         return future
 
@@ -371,8 +372,8 @@ class Pool:
         """Whether the pool's thread has something to do."""
         if self._closing and self._end._state not in DONE:
             return True
-        # Where tasks are begun anew, somebody has to see that a worker has died.
-        return bool(self._watched or self._to_call or self._backlog or self._maps or (self._retries and self._pending))
+        replacing = self._replaces and self._pending
+        return bool(self._watched or self._to_call or self._backlog or self._maps or replacing)
 
     def _ring(self) -> None:
         """Have the pool's thread look whether there is something to do."""

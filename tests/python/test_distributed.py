@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copyreg
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import cluster_workers
 import multigil
 from harness import AMPLE, HERE, plain_environment
 
+reducers = dict(copyreg.dispatch_table)
+
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
 
@@ -24,6 +27,10 @@ from dask._task_spec import Task, TaskRef  # noqa: E402
 from distributed.worker import _run_task_simple  # noqa: E402
 
 from multigil.distributed import Executor, MultigilPlugin, TaskExecutor  # noqa: E402
+
+# tblib, which distributed imports, has all exceptions pickled in a way of its own. Other tests are about Python's.
+copyreg.dispatch_table.clear()
+copyreg.dispatch_table.update(reducers)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

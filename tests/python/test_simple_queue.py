@@ -105,9 +105,9 @@ def test_the_constructor_takes_no_argument() -> None:
         simple_queue(1)
 
 
-def test_nothing_else_is_there_but_what_takes_several_items_and_what_takes_none() -> None:
+def test_nothing_else_is_there_but_what_takes_several_items_or_none_and_what_is_awaited() -> None:
     public = {name for name in dir(SimpleQueue) if not name.startswith("_")}
-    assert public == {*METHODS, "clear", "get_many", "peek", "put_many"}
+    assert public == {*METHODS, "aget", "aput", "clear", "fileno", "get_many", "peek", "put_many"}
 
 
 def test_the_repr_names_the_class_and_the_address() -> None:
