@@ -78,6 +78,9 @@ class Point:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        return f"Point({self.x}, {self.y})"
+
     def moved(self, by: int) -> Point:
         return Point(self.x + by, self.y + by)
 
