@@ -50,13 +50,13 @@ test: test-rust test-python ## run the tests
 test-rust: $(done_here)/test-rust
 	@echo 'The Rust tests have passed; they run again when a file of theirs changes.'
 
-# CPython before 3.12.4 crashes now and then in a program that has made hundreds of interpreters: there, each file of
-# tests is a program of its own.
+# Two at a time, file by file. CPython before 3.12.4 crashes now and then in a program that has made hundreds of
+# interpreters: there, each file of tests is a program of its own.
 test-python: build $(done_there)/requirements-test
 	@if $(python) -c 'import sys; sys.exit(sys.version_info >= (3, 12, 4))'; then \
-		set -e; for file in tests/python/test_*.py; do $(python) -m pytest --quiet $$file; done; \
+		printf '%s\n' tests/python/test_*.py | xargs -n 1 -P 2 $(python) -m pytest --quiet; \
 	else \
-		$(python) -m pytest; \
+		$(python) -m pytest --numprocesses 2 --dist loadfile; \
 	fi
 
 bench: build $(done_there)/requirements-bench ## measure multigil and its peers

@@ -39,6 +39,7 @@ def test_nobody_waits() -> None:
     assert str(diagnosis) == "0 threads waiting, 0 deadlocks."
 
 
+@in_fresh_process
 def test_who_holds_a_lock_without_waiting() -> None:
     with Lock():
         (thread,) = diagnose().threads
