@@ -571,10 +571,8 @@ class Pool:
         mapping = Mapping(self, function, calls, chunksize, buffersize)
         with self._lock:
             self.check()
-            mapping.fetch()
-            if mapping.waiting:
-                self._maps.append(mapping)
-                mapping.feed()
+        mapping.fetch()  # which may do anything, use the pool as well
+        self.feed(mapping)
         if mapping.needs_pool():
             self._ring()
         return mapping.results(deadline, cancel_running)

@@ -6,6 +6,7 @@ import itertools
 from collections import deque
 from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures._base import FINISHED
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _SECONDS_OF_PART = 0.005
 _MOST_CALLS = 1 << 14
 _MOST_BYTES = 1 << 20
+# How many of a size that the user has chosen are sent at once.
+_MOST_PARTS = 1 << 10
 
 
 class Part(PoolFuture):
@@ -41,7 +44,7 @@ class Part(PoolFuture):
     def numbered_call(self) -> tuple[Any, ...]:
         """The call to be sent under the number that it has now."""
         ticket = self._pool.set_span(self.number, len(self.calls))
-        return run_part, (self.mapping.function, self.calls, ticket), {}
+        return run_part, (self.mapping.function, self.calls, ticket, self.mapping.most_seconds), {}
 
     def send(self) -> None:
         """Send it, as one that may be split if it can be."""
@@ -104,7 +107,11 @@ class Mapping:
         self._chunksize = chunksize
         self._buffersize = buffersize
         self._buffered = 0  # calls whose results were not given yet
-        self._most_in_flight = 2 * pool.max_workers + 1
+        # Where the pool chooses, parts are sent when workers are about to need them: the later, the more it knows.
+        self._most_in_flight = _MOST_PARTS if chunksize is not None else 2 * pool.max_workers + 1
+        self.most_seconds = (
+            inf if chunksize is not None else 10 * _SECONDS_OF_PART
+        )  # of a part, if there are calls left
         self._seconds: float | None = None  # that a call takes
         self._bytes = 0.0  # and its arguments
 
@@ -113,9 +120,9 @@ class Mapping:
         if self._buffersize is None:
             self.waiting.extend(self._calls)
         else:
-            before = len(self.waiting)
-            self.waiting.extend(itertools.islice(self._calls, self._buffersize - self._buffered))
-            self._buffered += len(self.waiting) - before
+            calls = list(itertools.islice(self._calls, self._buffersize - self._buffered))
+            self._buffered += len(calls)
+            self.waiting.extend(calls)
 
     def feed(self) -> None:
         """Send so many parts that workers do not have to wait for the next one. With the pool's lock held."""

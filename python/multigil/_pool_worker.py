@@ -49,7 +49,7 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
     except InterpreterTerminated:
         raise
     except BaseException as error:
-        _worker.put_failure(partial(put_numbered, results, UNUSABLE | index), error)
+        _worker.attempt(_worker.put_failure, partial(put_numbered, results, UNUSABLE | index), error)
         return
     put_numbered(results, READY | index, None)
     changes = 0
@@ -69,7 +69,7 @@ def serve(place: Place, box: SimpleQueue[Any]) -> None:
         if done:
             count += 1
             _send(results, count, *done)
-            if type(done[1]) not in PLAIN:
+            if done[2] is not None or type(done[1]) not in PLAIN:
                 outcome = [done]
                 del done
                 _worker.attempt(outcome.clear, number=count)  # which may run a destructor
@@ -148,12 +148,9 @@ _MOST_FUNCTIONS = 256
 _spans: Array | None = None
 _functions = Functions()
 
-# A part that has taken so long is ended after the call that runs. It was thought to take a tenth of it.
-_MOST_SECONDS = 0.05
-
 
 def run_part(
-    function: Callable[..., Any] | bytes, calls: Sequence[tuple[Any, ...]], ticket: int
+    function: Callable[..., Any] | bytes, calls: Sequence[tuple[Any, ...]], ticket: int, most_seconds: float
 ) -> tuple[float, list[Any]]:
     """Call a function with each of several tuples of arguments: the seconds that it took, and the outcomes.
 
@@ -162,7 +159,7 @@ def run_part(
 
     The part's span, `end << 32 | next`, says which calls have begun: each is claimed by a compare-and-swap, and so the
     pool can take away those at the end for a worker that has nothing else to do. There are as many outcomes as are
-    left; or fewer, if calls take much longer than was thought: then the pool sends the others again, in smaller parts.
+    left; or fewer, if they have taken `most_seconds`: then the pool sends the others again, in smaller parts.
     """
     if isinstance(function, bytes):
         function = _functions[function]
@@ -171,7 +168,7 @@ def run_part(
     outcomes: list[Any] = []
     span = len(calls) << 32
     begin = perf_counter()
-    give_up = begin + _MOST_SECONDS
+    give_up = begin + most_seconds
     while (place := len(outcomes)) < span >> 32 and perf_counter() < give_up:
         if not claim(ticket, span, span + 1):
             span = _spans[ticket]
