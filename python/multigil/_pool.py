@@ -208,16 +208,20 @@ class Pool:
         number = future.number = self._sequence << TICKET_BITS | ticket
         self._tickets[ticket] = number
         self._pending[number] = future
-        if len(self._workers) < min(len(self._pending), self.max_workers):
+        if self._needs_worker():
             try:
                 self.collect_what_is_there()  # perhaps somebody is idle
-                if len(self._workers) < min(len(self._pending), self.max_workers):
+                if self._needs_worker():
                     self._add_worker()
             except BaseException as error:
                 if not self._workers or not isinstance(error, Exception):  # otherwise the others will do
                     self._forget(number)
                     raise
         return number
+
+    def _needs_worker(self) -> bool:
+        """Whether there are more tasks, or parts of some, than workers, and more workers may be made."""
+        return len(self._workers) < min(len(self._pending) + self._splittable, self.max_workers)
 
     def _tell_settings(self) -> None:
         self._known = _worker.snapshot()
@@ -479,7 +483,7 @@ class Pool:
             self._leaving.discard(index)
             if not was_leaving and self._failure is None:
                 self._mourn(index, worker, was_ready)
-            if self._failure is None and len(self._workers) < min(len(self._pending), self.max_workers):
+            if self._failure is None and self._needs_worker():
                 if self._tasks.is_shutdown and self._tasks.empty():
                     if not self._workers:
                         self._fail("Tasks of the pool were lost", None)
@@ -609,8 +613,13 @@ class Pool:
 
     def count_splittable(self, change: int) -> None:
         """Tell workers whether there are parts that may be split."""
+        before = self._splittable
         self._splittable += change
         self._tickets[_SPLITTABLE] = self._splittable
+        if before == 0:
+            # Those that would go on sleeping when the part is sent: a task that is none has them look.
+            for _ in range(len(self._pending) + 1, len(self._workers)):
+                put_numbered(self._tasks, LOOK, None)
 
     def _split(self) -> None:
         """Take the second half of the largest part from its worker: another one has nothing to do."""
@@ -647,7 +656,11 @@ class Pool:
     def _finish(self) -> None:
         """Let the workers end when there is nothing to send any more. The end is when the last of them has ended."""
         with self._lock:
-            sends = self._backlog or any(mapping.waiting for mapping in self._maps) or (self._retries and self._pending)
+            sends = (
+                self._backlog
+                or any(mapping.needs_pool() for mapping in self._maps)
+                or (self._retries and self._pending)
+            )
             if not sends:
                 self._tasks.shutdown()
             if not self._workers and not self._pending and not sends:
