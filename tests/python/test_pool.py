@@ -1,4 +1,4 @@
-"""What pools do inside: tickets and backlogs, parts of maps, functions that travel by value, who sees a worker's end."""
+"""What pools do inside: tickets and backlogs, parts of maps, functions that travel by value, workers that end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import multigil
 import tasks
 from harness import AMPLE, ProgramRunner
-from multigil import _pool, _pool_map
+from multigil import _pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
