@@ -5,8 +5,9 @@ functions and classes of `__main__`, which another interpreter cannot import, go
 
 * a class stays one class: copies that come home become the original again, and an interpreter that receives a class
   many times has it once;
-* a function takes along the globals that it names. They are copied each time it travels, so a change to one of
-  them is not seen by the other side; a `Queue` or a `Lock` among them is shared, as ever.
+* a function takes along the globals that it names. They are copied, so a change to one of them is not seen by the
+  other side until the function travels again; a `Queue` or a `Lock` among them is shared, as ever. In a worker they
+  become globals of its `__main__`, which all functions have that come from there.
 
 | what | plain pickle | `__main__` by value | lambdas, closures by value |
 |---|---|---|---|
