@@ -148,7 +148,7 @@ class Pool:
         self._bell = threading.Lock()  # wakes the pool's thread
         self._bell.acquire()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # an executor that the garbage collector finds meanwhile closes its pool
         _exit.register_pool(self)
 
     # --- sending ------------------------------------------------------------------------------------------------
