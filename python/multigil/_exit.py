@@ -125,6 +125,7 @@ def _end_pools() -> None:
         pool.close()
     for pool in pools:
         pool.join()
+        _all.pools.discard(pool)
 
 
 def _prepare() -> None:

@@ -673,7 +673,7 @@ class Pool:
         thread = self._thread
         if thread is None:
             self._call_back()
-        elif thread is not threading.current_thread():
+        elif thread.ident != threading.get_ident():  # a callback may end the program's pools
             thread.join()
         if self._inherit:
             _inheritance().flush(timeout)

@@ -165,12 +165,22 @@ def give_or_spin(told: Any, number: int) -> int:
     return number
 
 
+# In functions of their own, because the jump back of a loop is not inside of the `try` around it in 3.13.0.
+def _spin() -> None:
+    while True:
+        pass
+
+
+def _spin_until(go: Any) -> None:
+    while not go.is_set():
+        pass
+
+
 def spin_until(told: Any, go: Any) -> None:
     """Run Python code until the event is set, or somebody ends it; tell which."""
     told.put("running")
     try:
-        while not go.is_set():
-            pass
+        _spin_until(go)
         told.put("let go")
     except KeyboardInterrupt:
         told.put("KeyboardInterrupt")
@@ -193,8 +203,7 @@ def spin_and_clean_up(told: Any, interrupted: type[BaseException] = KeyboardInte
     """As `tell_and_spin`; tells what ended it."""
     told.put("running")
     try:
-        while True:
-            pass
+        _spin()
     except interrupted as error:
         told.put(type(error).__name__)
         raise
