@@ -195,8 +195,7 @@ def wait_and_raise(go: Any, error: BaseException) -> Any:
 def tell_and_spin(told: Any, value: Any = None) -> None:
     """Say that it has begun, and run Python code until somebody ends it."""
     told.put(value)
-    while True:
-        pass
+    _spin()
 
 
 def spin_and_clean_up(told: Any, interrupted: type[BaseException] = KeyboardInterrupt) -> str:
@@ -222,8 +221,7 @@ def open_and_spin(path: str, told: Any) -> None:
     """Keep a file open and run Python code until somebody ends it."""
     with open(path, "wb"):
         told.put(None)
-        while True:
-            pass
+        _spin()
 
 
 def print_flushed(value: Any) -> None:
@@ -444,8 +442,7 @@ def die_unless(how: str, runs: Any, wanted: int, value: Any = None) -> Any:
 def tell_and_be_ended(told: Any) -> Any:
     """Say who this is, and run Python code until somebody ends the worker."""
     told.put((os.getpid(), multigil.current_interpreter()))
-    while True:
-        pass
+    _spin()
 
 
 def who() -> Any:
