@@ -22,7 +22,6 @@ use std::time::Instant;
 
 use multigil::control::AnyQueue;
 use multigil::error::GetError;
-use multigil::event::Patience;
 use multigil::layout::ObjectKind;
 use multigil::object::{Handle, Message};
 use multigil::queue::Queue;
@@ -31,9 +30,9 @@ use pyo3::ffi;
 use crate::atomics;
 use crate::handle::HandleObject;
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
-use crate::queue::Kind;
+use crate::queue::{self, Kind};
 use crate::state::State;
-use crate::wait::{self, NO_TASK, Subject, Willing};
+use crate::wait::{self, NO_TASK, Willing};
 use crate::{codec, errors};
 
 /// How many bits of a number are the ticket's place. `_pool.py` has the same numbers.
@@ -128,21 +127,11 @@ unsafe fn take_all(
     let there = results.len().max(1);
     for taken in 0..there {
         let mut message = Message::new(results.region(), results.owner());
-        let mut take = |patience: Option<&Patience<'_>>| {
-            let result = results.get(&mut message, results.region(), results.owner(), patience);
-            let Err(GetError::Large(bytes)) = result else { return result };
-            message.prepare(bytes);
-            results.get(&mut message, results.region(), results.owner(), patience)
-        };
-        let result = match (take(None), willing) {
-            (Err(GetError::Empty), Willing::Until(deadline)) if taken == 0 => {
-                let interrupted = |error: &GetError| *error == GetError::Interrupted;
-                let take = |patience: &Patience<'_>| take(Some(patience));
-                wait::wait_spinning(state, Subject::of(results), *deadline, spin, take, interrupted)?
-            }
-            (result, _) => result,
-        };
-        match result {
+        let willing = if taken == 0 { willing } else { &Willing::No };
+        let received = queue::receive(state, results, &mut message, willing, spin, |message, patience| {
+            results.get(message, results.region(), results.owner(), patience)
+        })?;
+        match received {
             Ok(()) => {
                 let outcome = codec::decode(state, results, &message)?;
                 py::check(ffi::PyList_Append(list.as_ptr(), outcome.as_ptr()))?;

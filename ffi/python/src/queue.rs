@@ -7,6 +7,7 @@
 use core::cell::Cell;
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::null_mut;
+use core::time::Duration;
 use std::time::Instant;
 
 use multigil::control::{AnyQueue, ForDone, ForPlace};
@@ -21,7 +22,7 @@ use pyo3::ffi;
 use crate::handle::{self, HandleObject, Watched};
 use crate::py::{self, Arguments, Owned, Raised, Result, raise};
 use crate::state::{Objects, Place, State};
-use crate::wait::{self, Subject, Willing};
+use crate::wait::{self, SPIN, Subject, Willing};
 use crate::{alarm, asyncio, batch, codec, custom, errors};
 
 /// A kind of shared queue.
@@ -156,7 +157,7 @@ impl Kind for Queue {
         message: &mut Message<'_>,
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
-        receive(state, queue, message, willing, |message, patience| {
+        receive(state, queue, message, willing, SPIN, |message, patience| {
             queue.get(message, queue.region(), queue.owner(), patience)
         })
     }
@@ -171,7 +172,9 @@ impl Kind for Queue {
         copy: &mut Message<'_>,
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
-        receive(state, queue, copy, willing, |copy, patience| queue.peek(copy, queue.region(), queue.owner(), patience))
+        receive(state, queue, copy, willing, SPIN, |copy, patience| {
+            queue.peek(copy, queue.region(), queue.owner(), patience)
+        })
     }
 
     unsafe fn shut_down(_: &'static State, queue: &Handle<'static, Queue>, immediate: bool) -> Result<()> {
@@ -201,7 +204,7 @@ impl Batch for FifoBatch<'_> {
         willing: &Willing,
     ) -> Result<core::result::Result<(), GetError>> {
         let batch = &mut self.batch;
-        receive(self.state, self.queue, message, willing, |message, patience| batch.get(message, patience))
+        receive(self.state, self.queue, message, willing, SPIN, |message, patience| batch.get(message, patience))
     }
 
     fn tell(&mut self) {
@@ -228,19 +231,21 @@ unsafe fn put_waiting(
     result.or_else(|error| errors::put(state, error))
 }
 
-/// Has `take` fill the message, waits for it if need be and the caller is willing, and prepares for a large one.
+/// Has `take` fill the message, waits for it if need be and the caller is willing, spinning first for so long, and
+/// prepares for a large one.
 #[inline(always)]
-unsafe fn receive(
+pub(crate) unsafe fn receive(
     state: &State,
     queue: &Handle<'static, Queue>,
     message: &mut Message<'_>,
     willing: &Willing,
+    spin: Duration,
     mut take: impl FnMut(&mut Message<'_>, Option<&Patience<'_>>) -> core::result::Result<(), GetError>,
 ) -> Result<core::result::Result<(), GetError>> {
     loop {
         let result = match (take(message, None), willing) {
             (Err(GetError::Empty | GetError::Peeked), Willing::Until(deadline)) => {
-                wait_for_item(state, queue, *deadline, |patience| take(message, Some(patience)))?
+                wait_for_item(state, queue, *deadline, spin, |patience| take(message, Some(patience)))?
             }
             (result, _) => result,
         };
@@ -266,9 +271,10 @@ unsafe fn wait_for_item(
     state: &State,
     queue: &Handle<'static, Queue>,
     deadline: Option<Instant>,
+    spin: Duration,
     take: impl FnMut(&Patience<'_>) -> core::result::Result<(), GetError>,
 ) -> Result<core::result::Result<(), GetError>> {
-    wait::wait(state, Subject::of(queue), deadline, take, |error| *error == GetError::Interrupted)
+    wait::wait_spinning(state, Subject::of(queue), deadline, spin, take, |error| *error == GetError::Interrupted)
 }
 
 /// Waits for somebody who is looking at the oldest item: to go past would be to take a later one first.

@@ -24,7 +24,7 @@ const TIMEOUT_MAX: f64 = 9_223_372_036.0;
 
 /// How long a wait spins before it sleeps. Longer than it takes to wake a sleeper (20 to 30 µs): two that answer each
 /// other would otherwise, once both have slept, find each other asleep for ever.
-const SPIN: Duration = Duration::from_micros(50);
+pub(crate) const SPIN: Duration = Duration::from_micros(50);
 
 /// How long a thread that handles signals sleeps at first, and at most. A signal that arrives between the last look at
 /// them and the sleep does not end that, and no system call sleeps on a word and lets signals in as one step; so Ctrl-C
