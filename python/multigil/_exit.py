@@ -64,10 +64,7 @@ def take_worker(make: Callable[[], Worker] | None = None) -> Worker:
     """Give what `make` gives, or a spare interpreter, or a new one. Raises RuntimeError at the end of the program."""
     stack_size = _worker.wanted_stack_size()
     with _all.lock:
-        if _all.over:
-            raise RuntimeError("can't start new interpreter at interpreter shutdown")
-        if not _all.prepared:
-            _prepare()
+        _prepare_for("interpreter")
         _all.in_use.difference_update([worker for worker in _all.in_use if not worker.is_alive()])
         worker = None if make is None else make()
         while _all.spares and worker is None and stack_size == 0:
@@ -100,10 +97,7 @@ def prepare_again() -> None:
     Raises RuntimeError at the end of the program.
     """
     with _all.lock:
-        if _all.over:
-            raise RuntimeError("can't start new interpreter at interpreter shutdown")
-        if not _all.prepared:
-            _prepare()
+        _prepare_for("interpreter")
         atexit.unregister(end_workers)
         atexit.register(end_workers)
 
@@ -111,10 +105,7 @@ def prepare_again() -> None:
 def register_pool(pool: Pool) -> None:
     """Have the end of the program wait for a pool's tasks. Raises RuntimeError when it is too late."""
     with _all.lock:
-        if _all.over:
-            raise RuntimeError("can't start new pool at interpreter shutdown")
-        if not _all.prepared:
-            _prepare()
+        _prepare_for("pool")
         _all.pools.add(pool)
 
 
@@ -126,6 +117,14 @@ def _end_pools() -> None:
     for pool in pools:
         pool.join()
         _all.pools.discard(pool)
+
+
+def _prepare_for(what: str) -> None:
+    """See to it that the end of the program will end what is about to be made. Raises RuntimeError when it is over."""
+    if _all.over:
+        raise RuntimeError(f"can't start new {what} at interpreter shutdown")
+    if not _all.prepared:
+        _prepare()
 
 
 def _prepare() -> None:

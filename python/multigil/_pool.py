@@ -59,7 +59,6 @@ from multigil._worker import SERVE, InterpreterDied, Worker, put_any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import BrokenExecutor
-    from types import ModuleType
 
 _TICKETS = 1 << TICKET_BITS
 _MOST_PENDING = _TICKETS  # tasks that are sent and have no outcome; all others wait here
@@ -156,9 +155,9 @@ class Pool:
     def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> PoolFuture:
         """Send a task. Raises RuntimeError after the shutdown, and the exception of a broken pool."""
         hooks = _hooks.present()
-        call = (packed(function), args, kwargs)
         if hooks is not None:
-            call = (_hooks.call, (hooks, function, args, kwargs), {})
+            function, args, kwargs = _hooks.call, (hooks, function, args, kwargs), {}
+        call = (packed(function), args, kwargs)
         future = PoolFuture(self)
         with self._lock:
             if self._closing or self._failure is not None:
@@ -185,10 +184,16 @@ class Pool:
 
     def _broken(self) -> BrokenExecutor:
         assert self._failure is not None
-        text, cause = self._failure
+        return self._broken_by(*self._failure)
+
+    def _broken_by(self, text: str, cause: BaseException | None) -> BrokenExecutor:
         error = self._make_broken(text)
         error.__cause__ = cause
         return error
+
+    def _unsettled(self) -> list[PoolFuture]:
+        """The futures of all tasks that have no outcome, sent or not."""
+        return [*filter(None, self._pending.values()), *self._backlog]
 
     def _has_room(self) -> bool:
         if len(self._pending) >= _MOST_PENDING:
@@ -263,7 +268,7 @@ class Pool:
         """Make a worker. Raises what keeps it from being made."""
         index = next(index for index in itertools.count() if index not in self._workers)
         name = f"{self._name}_{self._made}"
-        inheritance = _inheritance().capture(self._inherit) if self._inherit else None
+        inheritance = _worker.inheriting().capture(self._inherit) if self._inherit else None
         shared = (self._tasks, self._results, self._settings, self._tickets, self._spans)
         how = (index, self._max_tasks, self._reset_main, self._retries > 0, inheritance)
         box: SimpleQueue[Any] = SimpleQueue()
@@ -512,9 +517,7 @@ class Pool:
             future.attempts += 1
             if future.attempts > self._retries:
                 text = f"{future.attempts} workers died while they performed the task, the last: {cause}"
-                error = self._make_broken(text)
-                error.__cause__ = cause
-                self._settle(future, FINISHED, None, error)
+                self._settle(future, FINISHED, None, self._broken_by(text, cause))
             else:
                 self.send(future)
 
@@ -538,7 +541,7 @@ class Pool:
                 return
             self._failure = text, cause
             self._tasks.shutdown(immediate=True)
-            waiting = [*filter(None, self._pending.values()), *self._backlog]
+            waiting = self._unsettled()
             self._pending.clear()
             self._backlog.clear()
             for mapping in self._maps:
@@ -643,7 +646,7 @@ class Pool:
             if cancel_futures:
                 for mapping in self._maps:
                     mapping.waiting.clear()
-                waiting = [*filter(None, self._pending.values()), *self._backlog]
+                waiting = self._unsettled()
             else:
                 waiting = []
         for future in waiting:
@@ -676,7 +679,7 @@ class Pool:
         elif thread.ident != threading.get_ident():  # a callback may end the program's pools
             thread.join()
         if self._inherit:
-            _inheritance().flush(timeout)
+            _worker.inheriting().flush(timeout)
 
     def end_workers(self, number: signal.Signals) -> None:
         """End all workers at once: by a signal if they are processes."""
@@ -690,7 +693,7 @@ class Pool:
         """In a forked child: queues and workers are the parent's, and no other thread is here."""
         self._lock, self._collecting, self.watching = threading.RLock(), threading.RLock(), threading.RLock()
         self._failure = "The pool belongs to the process that was forked", None
-        for future in [*filter(None, self._pending.values()), *self._backlog]:
+        for future in self._unsettled():
             future._exception, future._state = self._broken(), FINISHED
         self._workers.clear()
         self._pending.clear()
@@ -700,9 +703,3 @@ class Pool:
         self._arrived.clear()
         self._thread = None
         self._results, self._tasks = Queue(), Queue()
-
-
-def _inheritance() -> ModuleType:
-    from multigil import _inherit  # imports logging
-
-    return _inherit

@@ -35,7 +35,7 @@ from multigil._core import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import ModuleType
     from typing import Any
 
@@ -84,6 +84,21 @@ def transfer() -> ModuleType:
     from multigil import _transfer  # costs milliseconds, and most tasks do without
 
     return _transfer
+
+
+def inheriting() -> ModuleType:
+    """Give the module `_inherit`."""
+    from multigil import _inherit  # imports logging
+
+    return _inherit
+
+
+def checked_inherit(names: Iterable[str]) -> frozenset[str]:
+    """What of the names of `inherit=` there is something to do for. Raises ValueError and TypeError."""
+    if names == ():
+        return frozenset()
+    checked: frozenset[str] = inheriting().check(names)
+    return checked
 
 
 # How long an exception of a target waits for somebody who asks for it, before it is printed.

@@ -21,7 +21,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Never
 
-from multigil import _exit, _pool
+from multigil import _exit, _pool, _worker
 from multigil._core import NotShareable
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _PoolExecutor(Executor):
             retries=retries,
             cancel_running=cancel_running,
             reset_main=reset_main,
-            inherit=_checked(inherit),
+            inherit=_worker.checked_inherit(inherit),
         )
         weakref.finalize(self, self._pool.close).atexit = False
 
@@ -271,14 +271,6 @@ class ProcessPoolExecutor(_PoolExecutor):
 
 _new_interpreter_pool = itertools.count().__next__
 _new_process_pool = itertools.count().__next__
-
-
-def _checked(inherit: Iterable[str]) -> frozenset[str]:
-    if inherit == ():
-        return frozenset()
-    from multigil import _inherit  # imports logging
-
-    return _inherit.check(inherit)
 
 
 def _processors() -> int | None:

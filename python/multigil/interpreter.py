@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
     from concurrent.futures import Future
     from contextvars import Context
-    from types import ModuleType, TracebackType
+    from types import TracebackType
     from typing import Any, Self, SupportsIndex
 
     from multigil._process import Child
@@ -56,8 +56,6 @@ __all__ = [
 ]
 
 _new_task = itertools.count(1).__next__
-
-_NOTHING: frozenset[str] = frozenset()
 
 # The objects of other interpreters that there are in this one, by the process and the numbers of those.
 _known: weakref.WeakValueDictionary[tuple[int, int], Interpreter] = weakref.WeakValueDictionary()
@@ -153,7 +151,7 @@ class Interpreter:
                 name += f" ({target_name})"
         daemon = current_interpreter().daemon if daemon is None else daemon
         path = None if executable is None else os.fspath(executable)
-        wanted = _NOTHING if inherit == () else _inheritance().check(inherit)
+        wanted = _worker.checked_inherit(inherit)
         self._set_up(name, daemon, backend, target, args, kwargs or {}, path, wanted)
 
     def _set_up(
@@ -165,7 +163,7 @@ class Interpreter:
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
         executable: str | None = None,
-        inherit: frozenset[str] = _NOTHING,
+        inherit: frozenset[str] = frozenset(),
     ) -> None:
         self._name = name
         self._daemonic = daemon
@@ -222,7 +220,7 @@ class Interpreter:
             raise RuntimeError("cannot join current interpreter")
         until = _until(timeout)
         if self._body.join(None if timeout is None else max(timeout, 0)) and self._inherit:
-            _inheritance().flush(_left(until))
+            _worker.inheriting().flush(_left(until))
 
     def is_alive(self) -> bool:
         """Whether it was started and has not ended."""
@@ -349,7 +347,7 @@ class Interpreter:
         except Empty:
             raise TimeoutError(f"the target of {self.name} has not ended within {timeout} seconds") from None
         if self._inherit:
-            _inheritance().flush(_left(until))
+            _worker.inheriting().flush(_left(until))
         return self._take_outcome(worker)
 
     def _take_outcome(self, worker: Worker) -> Any:
@@ -419,7 +417,7 @@ class Interpreter:
             worker.take_outcome(box, outcome, self.name)
             self._call_box = box
         if self._inherit:
-            _inheritance().flush()
+            _worker.inheriting().flush()
         result: T = _give(outcome[0])
         return result
 
@@ -481,7 +479,7 @@ class Interpreter:
             self._worker.inbox.shutdown()
             self._worker.join()
             if self._inherit:
-                _inheritance().flush()
+                _worker.inheriting().flush()
 
     def __enter__(self) -> Self:
         """Open it, if it was not started yet: the target runs first, if there is one."""
@@ -571,7 +569,7 @@ class Interpreter:
             _exit.make_spares()
 
     def _make_worker(self) -> Worker:
-        inheritance = _inheritance().capture(self._inherit) if self._inherit else None
+        inheritance = _worker.inheriting().capture(self._inherit) if self._inherit else None
         if self._backend == "interpreter":
             worker = _exit.take_worker()
         else:
@@ -648,12 +646,6 @@ class Process(Interpreter):
 _BACKENDS = {"interpreter": "Interpreter", "process": "Process"}
 
 _SIGKILL = 9
-
-
-def _inheritance() -> ModuleType:
-    from multigil import _inherit  # imports logging
-
-    return _inherit
 
 
 def _until(timeout: float | None) -> float | None:
